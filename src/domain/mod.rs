@@ -1,0 +1,11 @@
+//! Pure rules: no I/O, no clock, nothing else of the crate.
+
+pub mod access;
+pub mod container;
+pub mod error;
+pub mod image;
+pub mod page;
+pub mod ports;
+pub mod spec;
+
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,3 @@
+//! The gRPC services: parse, one call of the application, render.
+
+pub mod pb;
