@@ -1,1 +1,234 @@
-//! TBD
+//! A container as the node sees it, and the labels by which we know our own.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::ports::PublishedPort;
+
+/// Labels that the service writes; callers may not set them.
+pub mod labels {
+    /// Prefix of all labels of the service.
+    pub const PREFIX: &str = "container-svc.";
+    /// Node id of the service that made the container.
+    pub const NODE: &str = "container-svc.node";
+    /// The identity that a run is serialised by.
+    pub const KEY: &str = "container-svc.key";
+    /// Hash of the resolved request.
+    pub const SPEC_HASH: &str = "container-svc.spec-hash";
+    /// Aliases, separated by commas.
+    pub const ALIASES: &str = "container-svc.aliases";
+    /// Image as it was asked for.
+    pub const IMAGE: &str = "container-svc.image";
+    /// The caller's hash, else ours; also written by 1Backend's own service.
+    pub const HASH: &str = "1backend-hash";
+
+    /// True for a label that only the service may write.
+    pub fn reserved(key: &str) -> bool {
+        key.starts_with(PREFIX) || key == HASH
+    }
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Made, never started.
+    Created,
+    /// Runs.
+    Running,
+    /// Frozen.
+    Paused,
+    /// Ended and about to start again.
+    Restarting,
+    /// Being removed.
+    Removing,
+    /// Ended.
+    Exited,
+    /// The engine failed to remove it.
+    Dead,
+}
+
+impl State {
+    /// The engine's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Removing => "removing",
+            Self::Exited => "exited",
+            Self::Dead => "dead",
+        }
+    }
+
+    /// From the engine's word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [
+            Self::Created,
+            Self::Running,
+            Self::Paused,
+            Self::Restarting,
+            Self::Removing,
+            Self::Exited,
+            Self::Dead,
+        ]
+        .into_iter()
+        .find(|state| state.word() == word)
+    }
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Volume name or host path.
+    pub source: String,
+    /// Path in the container.
+    pub destination: String,
+    /// Mounted read-only.
+    pub read_only: bool,
+}
+
+/// Limits; 0 is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Resources {
+    /// Processors.
+    pub cpu: f64,
+    /// Memory in MiB.
+    pub memory_mb: u32,
+    /// Processes and threads.
+    pub pids: u32,
+}
+
+/// Place on the network.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Network {
+    /// Name of the network.
+    pub mode: String,
+    /// Address, empty while it does not run.
+    pub ip_address: String,
+    /// Hardware address, empty while it does not run.
+    pub mac_address: String,
+}
+
+/// What is known of one container.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Container {
+    /// Engine id.
+    pub id: String,
+    /// Engine name first, then aliases.
+    pub names: Vec<String>,
+    /// Image as asked for.
+    pub image: String,
+    /// Content id of the image.
+    pub image_id: String,
+    /// Published ports, with what they really are.
+    pub ports: Vec<PublishedPort>,
+    /// All labels, ours too.
+    pub labels: BTreeMap<String, String>,
+    /// Environment as `KEY`, `value`.
+    pub envs: BTreeMap<String, String>,
+    /// Mounts.
+    pub volumes: Vec<Volume>,
+    /// Life.
+    pub state: State,
+    /// Limits.
+    pub resources: Resources,
+    /// Network.
+    pub network: Network,
+    /// Made.
+    pub created_at: Timestamp,
+    /// Last start.
+    pub started_at: Option<Timestamp>,
+    /// Last end, while it does not run.
+    pub finished_at: Option<Timestamp>,
+    /// Exit code of the last run, while it does not run.
+    pub exit_code: Option<i32>,
+    /// The last run ended for want of memory.
+    pub oom_killed: bool,
+    /// Its log has no stream headers.
+    pub tty: bool,
+}
+
+impl Container {
+    fn label(&self, key: &str) -> &str {
+        self.labels.get(key).map_or("", String::as_str)
+    }
+
+    /// The engine's name.
+    pub fn name(&self) -> &str {
+        self.names.first().map_or("", String::as_str)
+    }
+
+    /// The caller's hash, else the computed one, else empty.
+    pub fn hash(&self) -> &str {
+        self.label(labels::HASH)
+    }
+
+    /// The computed hash; empty for a foreign container.
+    pub fn spec_hash(&self) -> &str {
+        self.label(labels::SPEC_HASH)
+    }
+
+    /// The identity that runs of it are serialised by; empty when foreign.
+    pub fn key(&self) -> &str {
+        self.label(labels::KEY)
+    }
+
+    /// True when the service of this node made it.
+    pub fn managed_by(&self, node_id: &str) -> bool {
+        self.label(labels::NODE) == node_id
+    }
+
+    /// True when it runs, paused or not.
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, State::Running | State::Paused)
+    }
+
+    /// True when this is one of its hashes.
+    pub fn has_hash(&self, hash: &str) -> bool {
+        !hash.is_empty() && (self.hash() == hash || self.spec_hash() == hash)
+    }
+
+    /// True when it has the label, `key` or `key=value`.
+    pub fn has_label(&self, filter: &str) -> bool {
+        match filter.split_once('=') {
+            Some((key, value)) => self.labels.get(key).is_some_and(|have| have == value),
+            None => self.labels.contains_key(filter),
+        }
+    }
+}
+
+/// True when a value under this key is likely a secret and must not be shown.
+pub fn is_secret_key(key: &str) -> bool {
+    let key = key.to_ascii_uppercase();
+    ["PASSWORD", "PASSWD", "SECRET", "TOKEN", "CREDENTIAL", "PRIVATE"]
+        .iter()
+        .any(|word| key.contains(word))
+        || key == "KEY"
+        || key.ends_with("_KEY")
+        || key.ends_with("APIKEY")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_survives_its_word() {
+        for word in ["created", "running", "paused", "restarting", "removing", "exited", "dead"] {
+            assert_eq!(State::from_word(word).map(State::word), Some(word));
+        }
+        assert_eq!(State::from_word("asleep"), None);
+    }
+
+    #[test]
+    fn secrets_are_known_by_their_keys() {
+        for key in ["DB_PASSWORD", "api_key", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "KEY"] {
+            assert!(is_secret_key(key), "{key}");
+        }
+        for key in ["PATH", "KEYBOARD", "MONKEY", "HOME"] {
+            assert!(!is_secret_key(key), "{key}");
+        }
+    }
+}

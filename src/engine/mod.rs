@@ -1,1 +1,134 @@
-//! TBD
+//! The only place with bollard: the Docker engine in the words of the domain.
+
+use std::{future::Future, sync::Mutex, time::Duration};
+
+use bollard::{ClientVersion, Docker};
+
+use crate::domain::{Error, Kind, Result};
+
+mod containers;
+mod convert;
+mod errors;
+mod events;
+mod images;
+mod networks;
+
+pub use containers::NewContainer;
+pub use errors::{PORT_IN_USE, conflicting_port};
+pub use events::Event;
+pub use images::{Credential, PullStep};
+
+/// The oldest API that is spoken; raised by negotiation.
+const API: ClientVersion = ClientVersion { major_version: 1, minor_version: 41 };
+/// bollard's own limit for response headers; ours are shorter or deliberate.
+const TRANSPORT_TIMEOUT_S: u64 = 2 * 3600;
+
+/// What the engine says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Version, as in `20.10.24`.
+    pub version: String,
+    /// API version in use, as in `1.41`.
+    pub api: String,
+    /// Operating system and architecture.
+    pub platform: String,
+}
+
+/// A Docker engine at an address. Cheap to share; connects when first needed.
+#[derive(Debug)]
+pub struct Engine {
+    address: String,
+    /// How long the engine may take to answer a plain question.
+    timeout: Duration,
+    docker: Mutex<Option<Docker>>,
+}
+
+impl Engine {
+    /// An engine at `unix://…`, `tcp://…` or `http://…`; nothing is opened yet.
+    pub fn new(address: &str, timeout: Duration) -> Self {
+        Self { address: address.to_owned(), timeout, docker: Mutex::new(None) }
+    }
+
+    /// The address it was given.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The host in the address, when the engine is on another machine.
+    pub fn remote_host(&self) -> Option<&str> {
+        let rest = self.address.split_once("://").filter(|(scheme, _)| *scheme != "unix")?.1;
+        let host = rest.split('/').next().unwrap_or_default();
+        Some(host.rsplit_once(':').map_or(host, |(host, _)| host))
+    }
+
+    /// Connects anew and agrees on the API version.
+    pub async fn connect(&self) -> Result<Version> {
+        let docker = match self.address.strip_prefix("unix://") {
+            Some(path) => Docker::connect_with_unix(path, TRANSPORT_TIMEOUT_S, &API),
+            None => Docker::connect_with_http(&self.address, TRANSPORT_TIMEOUT_S, &API),
+        }
+        .map_err(|error| self.error(error))?;
+        let docker = self.within(self.timeout, docker.negotiate_version()).await?;
+        let version = self.within(self.timeout, docker.version()).await?;
+        let api = docker.client_version();
+        self.set(Some(docker));
+        Ok(Version {
+            version: version.version.unwrap_or_default(),
+            api: format!("{}.{}", api.major_version, api.minor_version),
+            platform: format!(
+                "{}/{}",
+                version.os.unwrap_or_default(),
+                version.arch.unwrap_or_default()
+            ),
+        })
+    }
+
+    /// Asks the engine whether it answers, within two seconds.
+    pub async fn ping(&self) -> Result<()> {
+        let docker = self.docker().await?;
+        self.within(self.timeout.min(Duration::from_secs(2)), docker.ping()).await.map(drop)
+    }
+
+    async fn docker(&self) -> Result<Docker> {
+        let have = self.docker.lock().ok().and_then(|docker| docker.clone());
+        if let Some(docker) = have {
+            return Ok(docker);
+        }
+        self.connect().await?;
+        self.docker
+            .lock()
+            .ok()
+            .and_then(|docker| docker.clone())
+            .ok_or_else(|| Error::internal("the connection to the engine was lost"))
+    }
+
+    fn set(&self, docker: Option<Docker>) {
+        if let Ok(mut slot) = self.docker.lock() {
+            *slot = docker;
+        }
+    }
+
+    /// Runs one question under a deadline that covers the whole answer.
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        question: impl Future<Output = Result<T, bollard::errors::Error>>,
+    ) -> Result<T> {
+        match tokio::time::timeout(limit, question).await {
+            Ok(answer) => answer.map_err(|error| self.error(error)),
+            Err(_) => Err(Error::new(
+                Kind::Unavailable,
+                "ENGINE_TIMEOUT",
+                format!(
+                    "the Docker engine at {} did not answer within {} s; see whether it hangs",
+                    self.address,
+                    limit.as_secs()
+                ),
+            )),
+        }
+    }
+
+    fn error(&self, error: bollard::errors::Error) -> Error {
+        errors::convert(&self.address, error)
+    }
+}

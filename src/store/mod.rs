@@ -1,1 +1,118 @@
-//! TBD
+//! The only place with rusqlite: what must outlive the process.
+//!
+//! One thread owns the connection and does one job after the other; callers
+//! wait for its answer through a bounded queue.
+
+use std::{path::Path, thread};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::domain::{Error, Kind, Result};
+
+mod migrations;
+mod records;
+mod tokens;
+
+pub use records::{HistoryEntry, Record};
+pub use tokens::StoredToken;
+
+/// Jobs that may wait; callers beyond that wait for room.
+const QUEUE: usize = 256;
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// A SQLite database. Cheap to clone; closed when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct Store {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Store {
+    /// Opens or makes the database file, readable by its owner only.
+    ///
+    /// FAILED_PRECONDITION when the file is damaged, not writable, or from a
+    /// newer version; it is never replaced by an empty one.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut connection = connect(path).map_err(|error| unusable(path, &error))?;
+        migrations::run(&mut connection, path)?;
+        let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
+        thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || {
+                while let Some(job) = queue.blocking_recv() {
+                    job(&mut connection);
+                }
+            })
+            .map_err(|error| Error::internal("the store's thread cannot start").because(error))?;
+        Ok(Self { jobs })
+    }
+
+    /// Shows that the store still writes.
+    pub async fn probe(&self) -> Result<()> {
+        self.run(|db| {
+            db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('probe', '')", [])
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Runs one job on the owner's thread.
+    async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, wait) = oneshot::channel();
+        let job: Job = Box::new(move |db| {
+            // Nobody waits any more when the caller has left.
+            let _ = answer.send(job(db));
+        });
+        let gone = || Error::internal("the store has ended");
+        self.jobs.send(job).await.map_err(|_| gone())?;
+        wait.await.map_err(|_| gone())?.map_err(|error| failed(&error))
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    // Made before SQLite opens it, so that it is never readable by others.
+    let mut options = std::fs::OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    if let Err(error) = options.create(true).append(true).open(path) {
+        let why = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
+        return Err(rusqlite::Error::SqliteFailure(why, Some(error.to_string())));
+    }
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict != "ok" {
+        let why = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+        return Err(rusqlite::Error::SqliteFailure(why, Some(verdict)));
+    }
+    Ok(connection)
+}
+
+fn unusable(path: &Path, error: &rusqlite::Error) -> Error {
+    Error::precondition(
+        "STORE_UNUSABLE",
+        format!(
+            "the database {} cannot be used: {error}; restore it, or move it away to begin anew",
+            path.display()
+        ),
+    )
+}
+
+fn failed(error: &rusqlite::Error) -> Error {
+    let full = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
+    let (kind, reason) = match full {
+        true => (Kind::ResourceExhausted, "DISK_FULL"),
+        false => (Kind::Unavailable, "STORE_FAILED"),
+    };
+    Error::new(kind, reason, format!("the store cannot do its work: {error}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! The hash and the checks, as promises.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::Kind;
+
+fn defaults() -> Defaults {
+    Defaults { port_address: std::net::Ipv4Addr::UNSPECIFIED.into() }
+}
+
+fn full() -> RunRequest {
+    let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+    RunRequest {
+        image: "nginx".into(),
+        names: vec!["web".into(), "alias-b".into(), "alias-a".into()],
+        ports: vec![
+            RawPort { internal: 80, host: 0, ..RawPort::default() },
+            RawPort { internal: 443, host: 8443, ..RawPort::default() },
+        ],
+        hash: "mine".into(),
+        labels: vec![pair("b", "2"), pair("a", "1")],
+        envs: vec![pair("Y", ""), pair("X", "1")],
+        command: vec!["sh".into(), "-c".into(), "true".into()],
+        entrypoint: vec!["/bin/env".into()],
+        working_dir: "/srv".into(),
+        user: "app".into(),
+        cpu: 0.5,
+        memory_mb: 64,
+        pids: 10,
+        stop_timeout: Some(Ok(Duration::from_secs(3))),
+        ..RunRequest::default()
+    }
+}
+
+fn hash(request: RunRequest) -> String {
+    RunSpec::resolve(request, &defaults()).expect("valid").spec_hash()
+}
+
+/// These must never change: a change would recreate every container.
+#[test]
+fn the_hash_is_the_same_in_every_release() {
+    let minimal = RunRequest { image: "nginx".into(), ..RunRequest::default() };
+    assert_eq!(hash(minimal), "v1:MINIMAL");
+    assert_eq!(hash(full()), "v1:FULL");
+}
+
+#[test]
+fn defaults_written_out_change_nothing() {
+    let plain = RunRequest {
+        image: "nginx".into(),
+        ports: vec![RawPort { internal: 80, ..RawPort::default() }],
+        ..RunRequest::default()
+    };
+    let explicit = RunRequest {
+        image: "docker.io/library/nginx:latest".into(),
+        ports: vec![RawPort {
+            internal: 80,
+            host: 0,
+            protocol: Some("tcp".into()),
+            host_address: Some("0.0.0.0".into()),
+        }],
+        stop_timeout: Some(Ok(DEFAULT_STOP_TIMEOUT)),
+        pull_policy: PullPolicy::Always,
+        ..RunRequest::default()
+    };
+    assert_eq!(hash(plain), hash(explicit));
+}
+
+#[test]
+fn every_field_that_matters_changes_the_hash_and_is_named() {
+    let old = RunSpec::resolve(full(), &defaults()).expect("valid");
+    let changes: [(&str, fn(&mut RunRequest)); 13] = [
+        ("image", |r| r.image = "nginx:1".into()),
+        ("names", |r| r.names.truncate(2)),
+        ("ports", |r| r.ports[0].internal = 81),
+        ("ports", |r| r.ports[0].protocol = Some("udp".into())),
+        ("hash", |r| r.hash = "other".into()),
+        ("labels", |r| r.labels[0].1 = "3".into()),
+        ("envs", |r| r.envs[0].1 = "y".into()),
+        ("command", |r| r.command.swap(0, 1)),
+        ("entrypoint", |r| r.entrypoint.clear()),
+        ("workingDir", |r| r.working_dir = "/".into()),
+        ("user", |r| r.user.clear()),
+        ("resources", |r| r.cpu = 0.6),
+        ("stopTimeout", |r| r.stop_timeout = None),
+    ];
+    for (field, change) in changes {
+        let mut request = full();
+        change(&mut request);
+        let new = RunSpec::resolve(request, &defaults()).expect("valid");
+        assert_ne!(old.spec_hash(), new.spec_hash(), "{field}");
+        assert_eq!(differing(&old.canonical(), &new.canonical()), [field]);
+    }
+}
+
+#[test]
+fn all_that_is_wrong_is_said_at_once() {
+    let mut request = full();
+    request.image = String::new();
+    request.names.push("web".into());
+    request.names.push("-x".into());
+    request.ports[0].internal = 70_000;
+    request.ports.push(RawPort { internal: 444, host: 8443, ..RawPort::default() });
+    request.envs.push(("A=B".into(), String::new()));
+    request.envs.push((String::new(), String::new()));
+    request.labels.push(("container-svc.node".into(), "x".into()));
+    request.cpu = f64::NAN;
+    request.memory_mb = 1;
+    request.working_dir = "srv".into();
+    let error = RunSpec::resolve(request, &defaults()).expect_err("wrong");
+    assert_eq!(error.kind(), Kind::InvalidArgument);
+    let mut fields: Vec<&str> = error.violations().iter().map(|v| v.field.as_str()).collect();
+    fields.sort_unstable();
+    assert_eq!(
+        fields,
+        [
+            "envs",
+            "envs[3].key",
+            "image",
+            "labels",
+            "names[3]",
+            "names[4]",
+            "ports[0].internal",
+            "ports[2].host",
+            "resources.cpu",
+            "resources.memoryMB",
+            "workingDir",
+        ]
+    );
+}
+
+proptest! {
+    #[test]
+    fn order_of_sets_does_not_matter(seed in 0u64..u64::MAX) {
+        let mut request = full();
+        let turn = |n: usize| usize::try_from(seed).unwrap_or(0) % n;
+        request.labels.rotate_left(turn(2));
+        request.envs.rotate_left(turn(2));
+        request.ports.rotate_left(turn(2));
+        request.names[1..].rotate_left(turn(2));
+        prop_assert_eq!(hash(request), hash(full()));
+    }
+
+    #[test]
+    fn texts_cannot_be_confused(a in ".{0,8}", b in ".{0,8}", c in ".{0,8}", d in ".{0,8}") {
+        let with = |command: [&str; 2]| RunRequest {
+            image: "x".into(),
+            command: command.map(|s| s.replace('\0', "")).to_vec(),
+            ..RunRequest::default()
+        };
+        let clean = |s: &str| s.replace('\0', "");
+        let same = clean(&a) == clean(&c) && clean(&b) == clean(&d);
+        prop_assert_eq!(hash(with([&a, &b])) == hash(with([&c, &d])), same);
+    }
+
+    #[test]
+    fn nothing_makes_it_panic(image in ".*", name in ".*", port in any::<i64>(), cpu in any::<f64>(), memory in any::<i64>()) {
+        let _ = RunSpec::resolve(RunRequest {
+            image,
+            names: vec![name],
+            ports: vec![RawPort { internal: port, host: port, ..RawPort::default() }],
+            cpu,
+            memory_mb: memory,
+            ..RunRequest::default()
+        }, &defaults());
+    }
+}

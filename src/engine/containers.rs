@@ -1,0 +1,190 @@
+//! Containers: make, start, stop, rename, remove, inspect, list, last log lines.
+
+use std::{collections::HashMap, time::Duration};
+
+use bollard::{
+    container::LogOutput,
+    models::{
+        ContainerCreateBody, EndpointSettings, HostConfig, NetworkingConfig, PortBinding, PortMap,
+    },
+    query_parameters::{
+        CreateContainerOptions, InspectContainerOptions, ListContainersOptions, LogsOptions,
+        RemoveContainerOptions, RenameContainerOptions, StartContainerOptions,
+        StopContainerOptions,
+    },
+};
+use futures_util::StreamExt as _;
+
+use super::{Engine, convert};
+use crate::domain::{
+    Kind, Result,
+    container::Container,
+    ports::Protocol,
+    spec::RunSpec,
+};
+
+/// Creating and starting take the engine long on a busy disk.
+const WORK_LIMIT: Duration = Duration::from_secs(120);
+/// Most bytes of log kept in memory for a summary.
+const LOG_LIMIT: usize = 1 << 20;
+
+/// Everything the engine needs to make a container.
+#[derive(Debug)]
+pub struct NewContainer<'a> {
+    /// Name to create it under.
+    pub name: &'a str,
+    /// What shall run.
+    pub spec: &'a RunSpec,
+    /// Content id of the image, so that no tag can move in between.
+    pub image_id: &'a str,
+    /// Host port of each port of the spec, in its order.
+    pub host_ports: &'a [u16],
+    /// All labels, ours too.
+    pub labels: HashMap<String, String>,
+    /// Network to join.
+    pub network: &'a str,
+}
+
+impl Engine {
+    /// Makes a container and answers with its id; it does not start.
+    pub async fn create(&self, new: NewContainer<'_>) -> Result<String> {
+        let docker = self.docker().await?;
+        let options = CreateContainerOptions { name: Some(new.name.to_owned()), ..Default::default() };
+        let created =
+            self.within(WORK_LIMIT, docker.create_container(Some(options), body(&new))).await?;
+        Ok(created.id)
+    }
+
+    /// Starts a container; one that runs is left as it is.
+    pub async fn start(&self, id: &str) -> Result<()> {
+        let docker = self.docker().await?;
+        self.within(WORK_LIMIT, docker.start_container(id, None::<StartContainerOptions>)).await
+    }
+
+    /// Stops a container with its own timeout; one that does not run is left.
+    pub async fn stop(&self, id: &str) -> Result<()> {
+        let docker = self.docker().await?;
+        // A container may ask for up to an hour between the signal and the kill.
+        let limit = WORK_LIMIT + Duration::from_secs(3600);
+        self.within(limit, docker.stop_container(id, None::<StopContainerOptions>)).await
+    }
+
+    /// Gives a container another name.
+    pub async fn rename(&self, id: &str, name: &str) -> Result<()> {
+        let docker = self.docker().await?;
+        let options = RenameContainerOptions { name: name.to_owned() };
+        self.within(self.timeout, docker.rename_container(id, options)).await
+    }
+
+    /// Removes a container, running or not; its volumes stay. One that is gone
+    /// is fine.
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        let docker = self.docker().await?;
+        let options = RemoveContainerOptions { force: true, ..Default::default() };
+        match self.within(WORK_LIMIT, docker.remove_container(id, Some(options))).await {
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Describes a container by id or name; `None` when there is none.
+    pub async fn inspect(&self, id_or_name: &str) -> Result<Option<Container>> {
+        let docker = self.docker().await?;
+        let question = docker.inspect_container(id_or_name, None::<InspectContainerOptions>);
+        match self.within(self.timeout, question).await {
+            Ok(answer) => convert::inspected(answer).map(Some),
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lists all containers, without what only an inspection tells.
+    pub async fn list(&self) -> Result<Vec<Container>> {
+        let docker = self.docker().await?;
+        let options = ListContainersOptions { all: true, ..Default::default() };
+        let listed = self.within(self.timeout, docker.list_containers(Some(options))).await?;
+        Ok(listed.into_iter().filter_map(convert::summarised).collect())
+    }
+
+    /// The last log lines, both streams in the engine's order, at most 1 MiB:
+    /// what is cut is cut from the beginning.
+    pub async fn last_lines(&self, id: &str, lines: u32) -> Result<String> {
+        if lines == 0 {
+            return Ok(String::new());
+        }
+        let docker = self.docker().await?;
+        let options = LogsOptions {
+            stdout: true,
+            stderr: true,
+            tail: lines.to_string(),
+            ..Default::default()
+        };
+        let read = async {
+            let mut log = docker.logs(id, Some(options));
+            let mut text: Vec<u8> = Vec::new();
+            while let Some(piece) = log.next().await {
+                let (LogOutput::StdErr { message }
+                | LogOutput::StdOut { message }
+                | LogOutput::StdIn { message }
+                | LogOutput::Console { message }) = piece?;
+                text.extend_from_slice(&message);
+                if text.len() > 2 * LOG_LIMIT {
+                    text.drain(..text.len() - LOG_LIMIT);
+                }
+            }
+            Ok(text)
+        };
+        let text = self.within(self.timeout, read).await?;
+        let from = text.len().saturating_sub(LOG_LIMIT);
+        Ok(String::from_utf8_lossy(&text[from..]).into_owned())
+    }
+}
+
+fn body(new: &NewContainer<'_>) -> ContainerCreateBody {
+    let spec = new.spec;
+    let list = |texts: &[String]| (!texts.is_empty()).then(|| texts.to_vec());
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+
+    let mut bindings = PortMap::new();
+    for (port, host) in spec.ports.iter().zip(new.host_ports) {
+        let binding = PortBinding {
+            host_ip: Some(port.address.to_string()),
+            host_port: Some(host.to_string()),
+        };
+        let key = exposed(port.internal, port.protocol);
+        bindings.entry(key).or_default().get_or_insert_default().push(binding);
+    }
+    let resources = spec.resources;
+    // The default bridge knows no aliases; the engine refuses them there.
+    let aliases = if new.network == "bridge" { Vec::new() } else { spec.names.clone() };
+    let endpoint = EndpointSettings { aliases: list(&aliases), ..Default::default() };
+
+    ContainerCreateBody {
+        image: Some(new.image_id.to_owned()),
+        env: Some(spec.envs.iter().map(|(key, value)| format!("{key}={value}")).collect()),
+        cmd: list(&spec.command),
+        entrypoint: list(&spec.entrypoint),
+        working_dir: text(&spec.working_dir),
+        user: text(&spec.user),
+        labels: Some(new.labels.clone()),
+        exposed_ports: Some(bindings.keys().cloned().collect()),
+        stop_timeout: i64::try_from(spec.stop_timeout.as_secs()).ok(),
+        host_config: Some(HostConfig {
+            port_bindings: Some(bindings),
+            network_mode: Some(new.network.to_owned()),
+            #[expect(clippy::cast_possible_truncation, reason = "at most 4096 processors")]
+            nano_cpus: (resources.cpu > 0.0).then_some((resources.cpu * 1e9) as i64),
+            memory: (resources.memory_mb > 0).then_some(i64::from(resources.memory_mb) << 20),
+            pids_limit: (resources.pids > 0).then_some(i64::from(resources.pids)),
+            ..Default::default()
+        }),
+        networking_config: Some(NetworkingConfig {
+            endpoints_config: Some(HashMap::from([(new.network.to_owned(), endpoint)])),
+        }),
+        ..Default::default()
+    }
+}
+
+fn exposed(port: u16, protocol: Protocol) -> String {
+    format!("{port}/{}", protocol.word())
+}

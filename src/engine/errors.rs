@@ -1,0 +1,117 @@
+//! From the engine's errors to those of the domain.
+
+use bollard::errors::Error as Docker;
+
+use crate::domain::{Error, Kind};
+
+/// Reason of an error about a host port that is taken.
+pub const PORT_IN_USE: &str = "PORT_IN_USE";
+
+/// What the engine said, without a guess at what it was asked.
+pub(super) fn convert(address: &str, error: Docker) -> Error {
+    match error {
+        Docker::DockerResponseServerError { status_code, message } => {
+            answered(status_code, &message)
+        }
+        Docker::DockerStreamError { error } => streamed(&error),
+        Docker::JsonDataError { .. } | Docker::JsonSerdeError { .. } => Error::new(
+            Kind::Unavailable,
+            "ENGINE_GARBLED",
+            format!("the Docker engine at {address} sent an answer that cannot be read"),
+        )
+        .because(error),
+        other => Error::new(
+            Kind::Unavailable,
+            "ENGINE_UNREACHABLE",
+            format!(
+                "the Docker engine at {address} cannot be reached; start it, or set DOCKER_HOST"
+            ),
+        )
+        .with("address", address)
+        .because(other),
+    }
+}
+
+fn answered(status: u16, message: &str) -> Error {
+    if is_port_conflict(message) {
+        return Error::precondition(PORT_IN_USE, message);
+    }
+    let (kind, reason) = match status {
+        400 => (Kind::InvalidArgument, "ENGINE_REFUSED"),
+        403 => (Kind::FailedPrecondition, "ENGINE_FORBADE"),
+        404 => (Kind::NotFound, "ENGINE_NOT_FOUND"),
+        409 => (Kind::AlreadyExists, "ENGINE_CONFLICT"),
+        503 => (Kind::Unavailable, "ENGINE_BUSY"),
+        _ => (Kind::FailedPrecondition, "ENGINE_FAILED"),
+    };
+    Error::new(kind, reason, format!("the Docker engine answered: {}", message.trim()))
+}
+
+/// Errors inside a pull: the registry's words, passed on by the engine.
+pub(super) fn streamed(message: &str) -> Error {
+    let text = message.to_ascii_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let (kind, reason, advice) = if has(&["toomanyrequests", "too many requests"]) {
+        (Kind::ResourceExhausted, "REGISTRY_LIMIT", "wait, or log in to the registry")
+    } else if has(&["no such host", "connection refused", "timeout", "eof", "dial tcp", "tls:"]) {
+        (Kind::Unavailable, "REGISTRY_UNREACHABLE", "see whether the registry can be reached")
+    } else if has(&[
+        "not found",
+        "manifest unknown",
+        "access denied",
+        "does not exist",
+        "unauthorized",
+        "no basic auth",
+        "name unknown",
+        "authentication required",
+    ]) {
+        (Kind::NotFound, "IMAGE_NOT_FOUND", "check the name, and the credentials for the registry")
+    } else {
+        (Kind::FailedPrecondition, "PULL_FAILED", "see the engine's log")
+    };
+    Error::new(kind, reason, format!("the image cannot be pulled: {}; {advice}", message.trim()))
+}
+
+fn is_port_conflict(message: &str) -> bool {
+    message.contains("port is already allocated")
+        || (message.contains("address already in use") && message.contains("bind"))
+}
+
+/// The host port that an error about a conflict names: the digits that follow
+/// the address, as in `Bind for 0.0.0.0:8080 failed`.
+pub fn conflicting_port(message: &str) -> Option<u16> {
+    let at = ["Bind for ", "listen tcp4 ", "listen tcp ", "listen tcp6 ", "listen udp "]
+        .iter()
+        .find_map(|mark| message.find(mark).map(|at| at + mark.len()))?;
+    let address = message[at..].split_whitespace().next()?.trim_end_matches(':');
+    address.rsplit_once(':')?.1.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_of_a_conflict_is_read_from_the_engines_words() {
+        for (message, port) in [
+            ("Bind for 0.0.0.0:8080 failed: port is already allocated", Some(8080)),
+            ("Error: listen tcp4 0.0.0.0:81: bind: address already in use", Some(81)),
+            ("listen tcp [::]:82: bind: address already in use", Some(82)),
+            ("no port", None),
+        ] {
+            assert_eq!(conflicting_port(message), port, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_registrys_words_become_a_kind() {
+        for (message, kind) in [
+            ("manifest for x:y not found: manifest unknown", Kind::NotFound),
+            ("dial tcp 127.0.0.1:1: connect: connection refused", Kind::Unavailable),
+            ("toomanyrequests: slow down", Kind::ResourceExhausted),
+            ("something else", Kind::FailedPrecondition),
+        ] {
+            assert_eq!(streamed(message).kind(), kind, "{message}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The engine's event stream, reduced to what our view needs.
+
+use bollard::{models::EventMessageTypeEnum, query_parameters::EventsOptions};
+use futures_util::{Stream, StreamExt as _};
+
+use super::Engine;
+use crate::domain::Result;
+
+/// Something on the node changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A container changed; ask for it.
+    Container(String),
+    /// A container is gone.
+    Gone(String),
+    /// Image names may mean other content than before.
+    Images,
+}
+
+impl Engine {
+    /// Subscribes; the stream ends or fails when the engine goes away.
+    pub async fn events(&self) -> Result<impl Stream<Item = Result<Event>> + Send + Unpin + use<>> {
+        let docker = self.docker().await?;
+        let address = self.address.clone();
+        let stream = docker.events(None::<EventsOptions>);
+        let stream = stream.filter_map(move |message| {
+            let event = match message {
+                Err(error) => Some(Err(super::errors::convert(&address, error))),
+                Ok(message) => {
+                    let id = message.actor.and_then(|actor| actor.id);
+                    let action = message.action.unwrap_or_default();
+                    match (message.typ, id) {
+                        (Some(EventMessageTypeEnum::CONTAINER), Some(id)) => {
+                            container(&action, id).map(Ok)
+                        }
+                        (Some(EventMessageTypeEnum::IMAGE), _) => Some(Ok(Event::Images)),
+                        _ => None,
+                    }
+                }
+            };
+            std::future::ready(event)
+        });
+        // bollard's stream borrows nothing but is not Unpin.
+        Ok(Box::pin(stream))
+    }
+}
+
+/// Commands run inside a container change nothing that we show.
+fn container(action: &str, id: String) -> Option<Event> {
+    match action.split(':').next().unwrap_or_default() {
+        "destroy" => Some(Event::Gone(id)),
+        "exec_create" | "exec_start" | "exec_die" | "exec_detach" | "attach" | "detach" | "top"
+        | "resize" | "copy" | "archive-path" | "extract-to-dir" | "export" | "commit" => None,
+        _ => Some(Event::Container(id)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_checks_do_not_wake_us_and_ends_do() {
+        assert_eq!(container("exec_start: true", "a".into()), None);
+        assert_eq!(container("die", "a".into()), Some(Event::Container("a".into())));
+        assert_eq!(container("destroy", "a".into()), Some(Event::Gone("a".into())));
+    }
+}

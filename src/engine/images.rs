@@ -1,0 +1,103 @@
+//! Images: which one a name means, and fetching them with progress.
+
+use bollard::{auth::DockerCredentials, models::CreateImageInfo, query_parameters::CreateImageOptions};
+use futures_util::{Stream, StreamExt as _};
+
+use super::{Engine, errors};
+use crate::domain::{Kind, Result, image::ImageRef};
+
+/// What opens a registry.
+#[derive(Clone, Default)]
+pub struct Credential {
+    /// User.
+    pub username: String,
+    /// Password.
+    pub password: String,
+    /// Identity token, in place of a password.
+    pub identity_token: Option<String>,
+}
+
+/// One message of the engine about one layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullStep {
+    /// Short id of the layer, or the tag in messages about the image.
+    pub id: String,
+    /// The engine's words.
+    pub status: String,
+    /// Bytes done of this step.
+    pub current: u64,
+    /// Bytes of this step, 0 when not known.
+    pub total: u64,
+}
+
+/// An image on the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalImage {
+    /// Content id.
+    pub id: String,
+    /// Digest under which its registry gave it, empty when built here.
+    pub digest: String,
+}
+
+impl Engine {
+    /// The image that a name means on the node now.
+    pub async fn image(&self, image: &ImageRef) -> Result<Option<LocalImage>> {
+        let docker = self.docker().await?;
+        match self.within(self.timeout, docker.inspect_image(&image.familiar())).await {
+            Ok(found) => {
+                let digests = found.repo_digests.unwrap_or_default();
+                let digest = digests.iter().find_map(|name| name.split_once('@'));
+                Ok(Some(LocalImage {
+                    id: found.id.unwrap_or_default(),
+                    digest: digest.map(|(_, digest)| digest.to_owned()).unwrap_or_default(),
+                }))
+            }
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Fetches an image; dropping the stream gives up.
+    pub async fn pull(
+        &self,
+        image: &ImageRef,
+        credential: Option<Credential>,
+    ) -> Result<impl Stream<Item = Result<PullStep>> + Send + Unpin + use<>> {
+        let docker = self.docker().await?;
+        let address = self.address.clone();
+        let options =
+            CreateImageOptions { from_image: Some(image.familiar()), ..Default::default() };
+        let credential = credential.map(|credential| DockerCredentials {
+            username: Some(credential.username),
+            password: Some(credential.password),
+            identitytoken: credential.identity_token,
+            serveraddress: Some(image.registry().to_owned()),
+            ..Default::default()
+        });
+        let stream = docker.create_image(Some(options), None, credential).map(move |message| {
+            match message {
+                Ok(message) => step(message),
+                Err(bollard::errors::Error::DockerResponseServerError { message, .. }) => {
+                    Err(errors::streamed(&message))
+                }
+                Err(error) => Err(errors::convert(&address, error)),
+            }
+        });
+        Ok(Box::pin(stream))
+    }
+}
+
+fn step(message: CreateImageInfo) -> Result<PullStep> {
+    if let Some(error) = message.error_detail {
+        return Err(errors::streamed(&error.message.unwrap_or_default()));
+    }
+    let (current, total) =
+        message.progress_detail.map_or((None, None), |detail| (detail.current, detail.total));
+    let bytes = |count: Option<i64>| count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+    Ok(PullStep {
+        id: message.id.unwrap_or_default(),
+        status: message.status.unwrap_or_default(),
+        current: bytes(current),
+        total: bytes(total),
+    })
+}

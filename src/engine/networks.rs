@@ -1,0 +1,43 @@
+//! The network that our containers share.
+
+use std::collections::HashMap;
+
+use bollard::{models::NetworkCreateRequest, query_parameters::InspectNetworkOptions};
+
+use super::Engine;
+use crate::domain::{Kind, Result, container::labels};
+
+impl Engine {
+    /// Makes sure that the network is there.
+    pub async fn ensure_network(&self, name: &str, node_id: &str) -> Result<()> {
+        if self.gateway(name).await?.is_some() {
+            return Ok(());
+        }
+        let docker = self.docker().await?;
+        let request = NetworkCreateRequest {
+            name: name.to_owned(),
+            labels: Some(HashMap::from([(labels::NODE.to_owned(), node_id.to_owned())])),
+            ..Default::default()
+        };
+        match self.within(self.timeout, docker.create_network(request)).await {
+            // Another made it in between.
+            Err(error) if error.kind() == Kind::AlreadyExists => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// The address of the host in a network; empty when it has none, `None`
+    /// when there is no such network.
+    pub async fn gateway(&self, network: &str) -> Result<Option<String>> {
+        let docker = self.docker().await?;
+        let question = docker.inspect_network(network, None::<InspectNetworkOptions>);
+        match self.within(self.timeout, question).await {
+            Ok(found) => {
+                let configs = found.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
+                Ok(Some(configs.into_iter().find_map(|config| config.gateway).unwrap_or_default()))
+            }
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

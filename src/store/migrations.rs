@@ -1,0 +1,62 @@
+//! The schema, as an ordered list that only ever grows at its end.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::unusable;
+use crate::domain::{Error, Result};
+
+/// Each entry brings the schema from its index to the next. An entry that was
+/// released is never changed. The version is kept in `user_version`.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE containers (
+        key TEXT PRIMARY KEY,           -- identity that runs are serialised by
+        name TEXT NOT NULL,             -- the engine's name
+        container_id TEXT NOT NULL,
+        spec_hash TEXT NOT NULL,
+        spec TEXT NOT NULL,             -- canonical spec, JSON
+        ports TEXT NOT NULL,            -- chosen host ports, JSON
+        wanted INTEGER NOT NULL         -- 1: shall run, 0: was stopped
+    ) STRICT;
+    CREATE TABLE history (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL,
+        at TEXT NOT NULL,               -- RFC 3339
+        action TEXT NOT NULL,
+        detail TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX history_by_name ON history (name, id);
+    CREATE TABLE tokens (
+        hash BLOB PRIMARY KEY,          -- sha256 of the text
+        name TEXT NOT NULL UNIQUE,
+        permissions TEXT NOT NULL,      -- JSON
+        created_at TEXT NOT NULL,
+        expires_at TEXT
+    ) STRICT;
+"];
+
+/// Brings the schema up to date, in one transaction a step.
+pub(super) fn run(db: &mut Connection, path: &Path) -> Result<()> {
+    let unusable = |error: rusqlite::Error| unusable(path, &error);
+    let version: usize =
+        db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(unusable)?;
+    if version > MIGRATIONS.len() {
+        return Err(Error::precondition(
+            "STORE_TOO_NEW",
+            format!(
+                "the database {} has schema {version}, this version knows {}; use a newer container-svc",
+                path.display(),
+                MIGRATIONS.len()
+            ),
+        ));
+    }
+    for (at, sql) in MIGRATIONS.iter().enumerate().skip(version) {
+        let step = db.transaction().map_err(unusable)?;
+        step.execute_batch(sql).map_err(unusable)?;
+        step.pragma_update(None, "user_version", at + 1).map_err(unusable)?;
+        step.commit().map_err(unusable)?;
+    }
+    Ok(())
+}
