@@ -100,7 +100,11 @@ async fn connect(address: &str) -> Result<Channel, Failure> {
         let mut text = format!("cannot reach container-svc at {address}: {why}");
         let mut cause = why.source();
         while let Some(error) = cause {
-            text.push_str(&format!(": {error}"));
+            // Transports repeat what their cause says.
+            let said = error.to_string();
+            if !text.ends_with(&said) {
+                text.push_str(&format!(": {said}"));
+            }
             cause = error.source();
         }
         text.push_str("\n  start it by `container-svc serve`, or say where it is by --address");
@@ -170,4 +174,90 @@ fn token(args: &ClientArgs) -> Result<Option<String>, Failure> {
     Ok(text
         .map(|text| text.trim().to_owned())
         .filter(|token| !token.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+    use tokio_stream::wrappers::UnixListenerStream;
+    use tonic::{Response, transport::Server};
+
+    use crate::rpc::pb::{self, node_service_server::NodeServiceServer};
+
+    use super::*;
+
+    /// Answers with the Authorization header that it got.
+    struct Echo;
+
+    #[tonic::async_trait]
+    impl pb::node_service_server::NodeService for Echo {
+        async fn get_daemon_info(
+            &self,
+            _: Request<pb::GetDaemonInfoRequest>,
+        ) -> Result<Response<pb::GetDaemonInfoResponse>, Status> {
+            Err(Status::unimplemented(""))
+        }
+
+        async fn get_host(
+            &self,
+            request: Request<pb::GetHostRequest>,
+        ) -> Result<Response<pb::GetHostResponse>, Status> {
+            let header = request.metadata().get("authorization");
+            let host = header
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+                .to_owned();
+            Ok(Response::new(pb::GetHostResponse { host }))
+        }
+
+        async fn get_node(
+            &self,
+            _: Request<pb::GetNodeRequest>,
+        ) -> Result<Response<pb::GetNodeResponse>, Status> {
+            Err(Status::not_found("no"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_from_a_file_goes_over_a_unix_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s.sock");
+        let token_file = dir.path().join("token");
+        fs::write(&token_file, "secret\n").unwrap();
+        let incoming = UnixListenerStream::new(UnixListener::bind(&socket).unwrap());
+        let server = Server::builder().add_service(NodeServiceServer::new(Echo));
+        let server = tokio::spawn(server.serve_with_incoming(incoming));
+        let args = ClientArgs {
+            address: format!("unix://{}", socket.display()),
+            token: None,
+            token_file: Some(token_file),
+            json: false,
+        };
+        let session = Session::open(&args).await.unwrap();
+        let answer = session
+            .node()
+            .get_host(pb::GetHostRequest {})
+            .await
+            .unwrap();
+        assert_eq!(answer.get_ref().host, "Bearer secret");
+        let refused = session
+            .node()
+            .get_node(pb::GetNodeRequest {})
+            .await
+            .unwrap_err();
+        assert_eq!(Failure::from(refused).code(), 3);
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_not_there_is_named_with_the_remedy() {
+        let failure = connect("unix:///nowhere/s.sock").await.unwrap_err();
+        let said = failure.to_string();
+        assert!(
+            said.contains("unix:///nowhere/s.sock") && said.contains("serve"),
+            "{said}"
+        );
+        assert_eq!(failure.code(), 5);
+        assert_eq!(connect("https://host").await.unwrap_err().code(), 2);
+    }
 }

@@ -84,9 +84,9 @@ struct ClientArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve the API
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Make sure that a container runs
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Stop containers and keep them
     Stop(stop::Args),
     /// Remove containers that the service made
@@ -122,9 +122,9 @@ impl Cli {
         };
         let session = || Session::open(&self.client);
         match self.command {
-            Command::Serve(args) => serve::serve(args, self.client.token_file, out).await,
+            Command::Serve(args) => serve::serve(*args, self.client.token_file, out).await,
             Command::Completions(args) => completions::completions(&args, out),
-            Command::Run(args) => run::run(args, session().await?, out).await,
+            Command::Run(args) => run::run(*args, session().await?, out).await,
             Command::Stop(args) => stop::stop(&args, session().await?, out).await,
             Command::Rm(args) => rm::rm(&args, session().await?, out).await,
             Command::Ps(args) => ps::ps(args, session().await?, out).await,

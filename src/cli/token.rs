@@ -6,7 +6,6 @@ use super::{Failure, Output, Session, info::time, output::warn, parse};
 
 /// What to do with tokens.
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,

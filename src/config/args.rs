@@ -10,7 +10,7 @@ pub struct ServeArgs {
     /// TOML file with settings [env: CONTAINER_SVC_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Address to serve, as 127.0.0.1:11337, tcp://[::1]:0 or unix:///run/c.sock;
+    /// Address to serve, as 127.0.0.1:11337, tcp://127.0.0.1:0 or unix:///run/c.sock;
     /// repeatable [default: 127.0.0.1:11337]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<String>,
@@ -53,7 +53,7 @@ pub struct ServeArgs {
         value_name = "HOST"
     )]
     pub insecure_registries: Vec<String>,
-    /// Origin whose web pages may call the API, as https://ui.example.com; repeatable
+    /// Origin whose web pages may call the API, scheme and host; repeatable
     #[arg(long = "cors-origins", alias = "cors-origin", value_name = "ORIGIN")]
     pub cors_origins: Vec<String>,
     /// Largest request body, as 4194304 or 4MiB [default: 4MiB]

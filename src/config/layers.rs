@@ -148,9 +148,12 @@ fn read_file(setting: &str, path: &str) -> Result<BTreeMap<String, Given>, Confi
     let wrong = |problem: String| ConfigError::new("config", setting, path, problem);
     let text = fs::read_to_string(path)
         .map_err(|why| wrong(format!("cannot be read: {why}; name a readable TOML file")))?;
-    let table: toml::Table = text
-        .parse()
-        .map_err(|why| wrong(format!("is not TOML; correct this place: {why}")))?;
+    let table: toml::Table = text.parse().map_err(|why: toml::de::Error| {
+        wrong(format!(
+            "is not TOML; correct this place: {}",
+            why.to_string().trim_end()
+        ))
+    })?;
     table
         .into_iter()
         .map(|(key, value)| {
