@@ -1,1 +1,240 @@
-//! TBD
+//! Flags, environment and file become one validated configuration, before any bind.
+
+mod args;
+mod describe;
+mod error;
+mod host;
+mod layers;
+mod parse;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+pub use args::ServeArgs;
+pub use error::ConfigError;
+pub use host::default_data_dir;
+pub use parse::duration;
+
+use host::Host;
+use layers::Layers;
+
+/// Everything that the server needs to know. A flag wins over the environment,
+/// the environment over the file, the file over the default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where the API is served, at least one. Port 0 lets the kernel choose.
+    /// Default `tcp://127.0.0.1:11337`.
+    pub listen: Vec<Listen>,
+    /// Directory for all that must outlive the process, absolute. Default
+    /// `/var/lib/container-svc` for root, else `$XDG_DATA_HOME/container-svc` or
+    /// `~/.local/share/container-svc`.
+    pub data_dir: PathBuf,
+    /// File to which the first start writes the admin token. Default `admin.token`
+    /// in the data directory.
+    pub token_file: PathBuf,
+    /// Address of the Docker engine: `unix://`, `tcp://` or `http://`. Default
+    /// `unix:///var/run/docker.sock`. `DOCKER_HOST` sets it too.
+    pub engine: String,
+    /// Id of this node, 1 to 128 of `[a-zA-Z0-9_.-]`. Default: the host name.
+    /// `OB_NODE_ID` sets it too.
+    pub node_id: String,
+    /// URL of the 1Backend server, http or https. Default: none. `OB_SERVER_URL`
+    /// sets it too.
+    pub server_url: Option<String>,
+    /// URL at which others reach this service, http or https. Default: none.
+    /// `OB_SELF_URL` sets it too.
+    pub self_url: Option<String>,
+    /// Docker network that our containers join. Default `container-svc`; `bridge`
+    /// is the engine's own, in which names do not resolve.
+    pub network: String,
+    /// First and last host port from which ports are chosen, 1024 to 65535.
+    /// Default 20000 to 29999.
+    pub port_range: (u16, u16),
+    /// Host address on which ports are published when a request names none.
+    /// Default `0.0.0.0`.
+    pub port_address: IpAddr,
+    /// Docker config file, or the directory of its `config.json`, that holds the
+    /// credentials of registries. Default: where the docker command looks.
+    pub docker_config: Option<PathBuf>,
+    /// Registries, `host` or `host:port`, that are spoken to without TLS. Default: none.
+    pub insecure_registries: Vec<String>,
+    /// Origins whose web pages may call the API, as in `https://ui.example.com`, or
+    /// `*`. Default: none.
+    pub cors_origins: Vec<String>,
+    /// Largest request body in bytes, 1 KiB to 256 MiB. Default 4 MiB.
+    pub max_body_bytes: usize,
+    /// Whether health, reflection and `/openapi.json` answer without a token.
+    /// Default true.
+    pub public_meta: bool,
+    /// Whether everything answers without a token. Only where all listeners are
+    /// loopback or Unix sockets. Default false.
+    pub anonymous: bool,
+    /// What is logged, in the syntax of `RUST_LOG`. Default `info`.
+    pub log: String,
+    /// How log lines look. Default text.
+    pub log_format: LogFormat,
+    /// How long open calls may go on after a stop signal, at most 1 h. Default 10 s.
+    pub drain_timeout: Duration,
+    /// How long one call to the engine may take, 1 s to 1 h; pulls and log streams
+    /// are not bound by it. Default 30 s.
+    pub engine_timeout: Duration,
+}
+
+/// A place at which the API is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// An address and port.
+    Tcp(SocketAddr),
+    /// A Unix socket, by its absolute path.
+    Unix(PathBuf),
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// Reads the file that the flags or the environment name, and puts all together.
+    pub fn load(
+        args: &ServeArgs,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        Self::load_on(&Host::detect(&env), args, env)
+    }
+
+    fn load_on(
+        host: &Host,
+        args: &ServeArgs,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let layers = Layers::read(args, env)?;
+        let data_dir = match layers.one("data_dir", parse::path)? {
+            Some(path) => path,
+            None => host.data_dir.clone().ok_or_else(ConfigError::no_data_dir)?,
+        };
+        let listen = layers.many("listen", parse::listen)?;
+        let config = Self {
+            listen: listen.unwrap_or_else(|| vec![Listen::Tcp(([127, 0, 0, 1], 11337).into())]),
+            token_file: layers.or("token_file", parse::path, data_dir.join("admin.token"))?,
+            data_dir,
+            engine: layers.or(
+                "engine",
+                parse::engine,
+                "unix:///var/run/docker.sock".into(),
+            )?,
+            node_id: match layers.one("node_id", parse::node_id)? {
+                Some(id) => id,
+                None => parse::node_id(&host.name).map_err(|problem| {
+                    ConfigError::new("node_id", "the host name", &host.name, problem)
+                })?,
+            },
+            server_url: layers.one("server_url", parse::url)?,
+            self_url: layers.one("self_url", parse::url)?,
+            network: layers.or("network", parse::network, "container-svc".into())?,
+            port_range: layers.or("port_range", parse::port_range, (20_000, 29_999))?,
+            port_address: layers.or("port_address", parse::ip, [0, 0, 0, 0].into())?,
+            docker_config: layers.one("docker_config", parse::path)?,
+            insecure_registries: layers
+                .many("insecure_registries", parse::registry)?
+                .unwrap_or_default(),
+            cors_origins: layers
+                .many("cors_origins", parse::origin)?
+                .unwrap_or_default(),
+            max_body_bytes: layers.or("max_body_bytes", parse::body_bytes, 4 << 20)?,
+            public_meta: layers.or("public_meta", parse::boolean, true)?,
+            anonymous: layers.or("anonymous", parse::boolean, false)?,
+            log: layers.or("log", parse::log_filter, "info".into())?,
+            log_format: layers.or("log_format", parse::log_format, LogFormat::Text)?,
+            drain_timeout: layers.or(
+                "drain_timeout",
+                |v| parse::duration_in(v, Duration::ZERO),
+                Duration::from_secs(10),
+            )?,
+            engine_timeout: layers.or(
+                "engine_timeout",
+                |v| parse::duration_in(v, Duration::from_secs(1)),
+                Duration::from_secs(30),
+            )?,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The rules that join several settings.
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.listen.is_empty() {
+            let problem = "is empty; give at least one address, as 127.0.0.1:11337";
+            return Err(ConfigError::new("listen", "the settings", "[]", problem));
+        }
+        for (index, listen) in self.listen.iter().enumerate() {
+            let chosen = matches!(listen, Listen::Tcp(address) if address.port() == 0);
+            if !chosen && self.listen[..index].contains(listen) {
+                let problem = "is given twice; leave one out";
+                return Err(ConfigError::new("listen", "the settings", listen, problem));
+            }
+        }
+        let open = self.listen.iter().find(|listen| !listen.is_local());
+        if let (true, Some(open)) = (self.anonymous, open) {
+            let problem = format!(
+                "would let anybody who reaches {open} run containers; \
+                 listen on loopback or a Unix socket only, or leave anonymous out"
+            );
+            return Err(ConfigError::new(
+                "anonymous",
+                "the settings",
+                "true",
+                problem,
+            ));
+        }
+        Ok(())
+    }
+
+    /// The file of the database.
+    pub fn database(&self) -> PathBuf {
+        self.data_dir.join("container-svc.db")
+    }
+
+    /// The settings in force, as a file that `--config` accepts. Holds no secrets.
+    pub fn describe(&self) -> String {
+        describe::describe(self)
+    }
+}
+
+impl Listen {
+    /// True when only this machine can reach it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}

@@ -1,0 +1,157 @@
+//! The only file that writes to the terminal: lines, tables, and proto3 JSON.
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+};
+
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+
+use crate::rpc::pb;
+
+use super::Failure;
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Output {
+    /// As JSON in place of text.
+    pub(super) json: bool,
+}
+
+impl Output {
+    /// Prints one line.
+    pub(super) fn line(self, text: impl Display) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{text}")?;
+        // Whoever reads a watch through a pipe wants the line now.
+        Ok(stdout.flush()?)
+    }
+
+    /// Prints a message on one line, with the JSON names and defaults of REST.
+    /// `name` is the message's name in the proto package.
+    pub(super) fn message(self, name: &str, message: &impl Message) -> Result<(), Failure> {
+        self.line(to_json(name, message, serde_json::ser::CompactFormatter)?)
+    }
+
+    /// Prints a message over several lines, for people.
+    pub(super) fn pretty(self, name: &str, message: &impl Message) -> Result<(), Failure> {
+        self.line(to_json(
+            name,
+            message,
+            serde_json::ser::PrettyFormatter::new(),
+        )?)
+    }
+
+    /// Prints rows under a heading, in aligned columns.
+    pub(super) fn table<const N: usize>(
+        self,
+        heading: [&str; N],
+        rows: &[[String; N]],
+    ) -> Result<(), Failure> {
+        let text = table(heading, rows);
+        self.line(text.trim_end())
+    }
+}
+
+/// Tells something on stderr; when that is gone too, there is nobody to tell.
+pub(super) fn warn(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Proto3 JSON with the fields in the order of the proto.
+fn to_json(
+    name: &str,
+    message: &impl Message,
+    format: impl serde_json::ser::Formatter,
+) -> Result<String, Failure> {
+    let defect = |why: &dyn Display| Failure::Other(format!("cannot print {name} as JSON: {why}"));
+    let pool = DescriptorPool::decode(pb::DESCRIPTORS).map_err(|why| defect(&why))?;
+    let descriptor = pool
+        .get_message_by_name(&format!("containersvc.v1.{name}"))
+        .ok_or_else(|| defect(&"no such message"))?;
+    let mut dynamic = DynamicMessage::new(descriptor);
+    dynamic
+        .transcode_from(message)
+        .map_err(|why| defect(&why))?;
+    let options = SerializeOptions::new().skip_default_fields(false);
+    let mut json = Vec::new();
+    let mut serializer = serde_json::Serializer::with_formatter(&mut json, format);
+    dynamic
+        .serialize_with_options(&mut serializer, &options)
+        .map_err(|why| defect(&why))?;
+    String::from_utf8(json).map_err(|why| defect(&why))
+}
+
+fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
+    let heading = heading.map(str::to_owned);
+    // A label or a message of the engine must not steer the terminal.
+    let lines: Vec<[String; N]> = std::iter::once(&heading)
+        .chain(rows)
+        .map(|row| {
+            row.each_ref()
+                .map(|cell| cell.replace(char::is_control, "?"))
+        })
+        .collect();
+    let width = |column: usize| {
+        lines
+            .iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in &lines {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        text.push_str(cells.join("   ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::ser::CompactFormatter;
+
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_control_characters_are_shown() {
+        let rows = [
+            ["a".to_owned(), "x".to_owned()],
+            ["long".to_owned(), "\u{1b}[0m".to_owned()],
+        ];
+        assert_eq!(
+            table(["ID", "NAME"], &rows),
+            "ID     NAME\na      x\nlong   ?[0m\n"
+        );
+    }
+
+    #[test]
+    fn json_has_proto3_names_and_keeps_defaults() {
+        let answer = pb::IsContainerRunningResponse { is_running: false };
+        let bare = to_json("IsContainerRunningResponse", &answer, CompactFormatter).unwrap();
+        assert_eq!(bare, r#"{"isRunning":false}"#);
+        let container = pb::Container {
+            resources: Some(pb::Resources {
+                memory_mb: 64,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let json = to_json("Container", &container, CompactFormatter).unwrap();
+        assert!(
+            json.starts_with(r#"{"id":"","nodeId":"","names":[],"#),
+            "{json}"
+        );
+        assert!(
+            json.contains(r#""memoryMB":64"#) && !json.contains("exitCode"),
+            "{json}"
+        );
+    }
+}

@@ -1,0 +1,222 @@
+//! Reads the values of flags: ports, sizes, pairs.
+
+use std::{env, net::IpAddr};
+
+use crate::rpc::pb;
+
+/// `[[address:]host:]container[/protocol]`; no host port, or 0, lets the service
+/// choose one.
+pub(super) fn publish(text: &str) -> Result<pb::PortMapping, String> {
+    let (ports, protocol) = match text.split_once('/') {
+        Some((ports, protocol @ ("tcp" | "udp" | "sctp"))) => (ports, Some(protocol.to_owned())),
+        Some((_, protocol)) => {
+            return Err(format!(
+                "unknown protocol {protocol:?}; use tcp, udp or sctp"
+            ));
+        }
+        None => (text, None),
+    };
+    let (rest, internal) = match ports.rsplit_once(':') {
+        Some((rest, internal)) => (Some(rest), internal),
+        None => (None, ports),
+    };
+    let (address, host) = match rest.map(|rest| rest.rsplit_once(':').unwrap_or(("", rest))) {
+        Some(("", host)) => (None, host),
+        Some((address, host)) => (Some(ip(address)?), host),
+        None => (None, ""),
+    };
+    let host = if host.is_empty() { 0 } else { port(host)? };
+    match port(internal)? {
+        0 => Err("the container's port is from 1 to 65535".to_owned()),
+        internal => Ok(pb::PortMapping {
+            internal,
+            host,
+            protocol,
+            host_address: address,
+        }),
+    }
+}
+
+fn ip(text: &str) -> Result<String, String> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    match bare.unwrap_or(text).parse::<IpAddr>() {
+        // Without brackets the colons of an IPv6 address and of the ports mix.
+        Ok(ip) if ip.is_ipv4() == bare.is_none() => Ok(ip.to_string()),
+        _ => Err(format!(
+            "{text:?} is no IP address; write IPv6 in brackets, as [::1]:80:80"
+        )),
+    }
+}
+
+fn port(text: &str) -> Result<i32, String> {
+    text.parse::<u16>()
+        .map(i32::from)
+        .map_err(|_| match text.contains('-') {
+            true => format!("{text:?} is a range; publish each port on its own"),
+            false => format!("{text:?} is no port; use a number up to 65535"),
+        })
+}
+
+/// Memory in MiB: a bare number is MiB; `m`, `g` and `t`, with or without `b` or `ib`.
+pub(super) fn memory(text: &str) -> Result<i32, String> {
+    let wrong = || "not a size; write MiB as 512, or 512m, 2g".to_owned();
+    let lower = text.to_ascii_lowercase();
+    let digits = lower
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(digits);
+    let number: i32 = number.parse().map_err(|_| wrong())?;
+    let factor = match unit {
+        "" | "m" | "mb" | "mib" => 1,
+        "g" | "gb" | "gib" => 1 << 10,
+        "t" | "tb" | "tib" => 1 << 20,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(factor).ok_or_else(wrong)
+}
+
+/// Processors, as in 0.5.
+pub(super) fn cpus(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(cpus) if cpus.is_finite() && cpus >= 0.0 => Ok(cpus),
+        _ => Err("not a number of processors; write one as 0.5".to_owned()),
+    }
+}
+
+/// A count that is not negative.
+pub(super) fn count(text: &str) -> Result<i32, String> {
+    match text.parse::<i32>() {
+        Ok(count) if count >= 0 => Ok(count),
+        _ => Err(format!("not a count; use a number from 0 to {}", i32::MAX)),
+    }
+}
+
+/// `KEY=VALUE`, or `KEY` with the value that it has in our own environment.
+pub(super) fn env_var(text: &str) -> Result<pb::EnvVar, String> {
+    let (key, value) = match text.split_once('=') {
+        Some((key, value)) => (key, value.to_owned()),
+        None => {
+            let value = env::var(text).map_err(|_| {
+                format!("{text:?} has no value here; write {text}=VALUE, or export it")
+            })?;
+            (text, value)
+        }
+    };
+    match key {
+        "" => Err("has no name; write KEY=VALUE".to_owned()),
+        key => Ok(pb::EnvVar {
+            key: key.to_owned(),
+            value,
+        }),
+    }
+}
+
+/// `key=value`, or `key` with an empty value.
+pub(super) fn label(text: &str) -> Result<pb::Label, String> {
+    match text.split_once('=').unwrap_or((text, "")) {
+        ("", _) => Err("has no key; write key=value".to_owned()),
+        (key, value) => Ok(pb::Label {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        }),
+    }
+}
+
+/// A length of time, as the service's own settings take it.
+pub(super) fn duration(text: &str) -> Result<prost_types::Duration, String> {
+    let duration = crate::config::duration(text)?;
+    duration.try_into().map_err(|_| "is too long".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(
+        internal: i32,
+        host: i32,
+        protocol: Option<&str>,
+        address: Option<&str>,
+    ) -> Result<pb::PortMapping, String> {
+        Ok(pb::PortMapping {
+            internal,
+            host,
+            protocol: protocol.map(str::to_owned),
+            host_address: address.map(str::to_owned),
+        })
+    }
+
+    #[test]
+    fn ports_are_published_as_docker_writes_them() {
+        assert_eq!(publish("80"), mapping(80, 0, None, None));
+        assert_eq!(publish("8080:80"), mapping(80, 8080, None, None));
+        assert_eq!(publish("53:53/udp"), mapping(53, 53, Some("udp"), None));
+        assert_eq!(
+            publish("127.0.0.1:8080:80"),
+            mapping(80, 8080, None, Some("127.0.0.1"))
+        );
+        assert_eq!(
+            publish("127.0.0.1::80"),
+            mapping(80, 0, None, Some("127.0.0.1"))
+        );
+        assert_eq!(
+            publish("[::1]:1:80/tcp"),
+            mapping(80, 1, Some("tcp"), Some("::1"))
+        );
+        let bad = [
+            "",
+            "x",
+            "0",
+            "65536",
+            "80/icmp",
+            "1-2:1-2",
+            "host:1:2",
+            "::1:1:2",
+            "1.2.3.4:80",
+            "-1",
+        ];
+        for text in bad {
+            assert!(publish(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn memory_is_mib_unless_a_unit_says_otherwise() {
+        assert_eq!(memory("512"), Ok(512));
+        assert_eq!(memory("512m"), Ok(512));
+        assert_eq!(memory("2G"), Ok(2048));
+        assert_eq!(memory("1TiB"), Ok(1 << 20));
+        for text in ["", "m", "1.5g", "512k", "-1", "3000t"] {
+            assert!(memory(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn pairs_keep_everything_after_the_first_equals_sign() {
+        assert_eq!(
+            env_var("A=b=c"),
+            Ok(pb::EnvVar {
+                key: "A".into(),
+                value: "b=c".into()
+            })
+        );
+        assert_eq!(
+            env_var("A="),
+            Ok(pb::EnvVar {
+                key: "A".into(),
+                value: String::new()
+            })
+        );
+        assert!(env_var("=b").is_err() && env_var("NOBODY_EXPORTS_THIS").is_err());
+        assert_eq!(
+            label("a"),
+            Ok(pb::Label {
+                key: "a".into(),
+                value: String::new()
+            })
+        );
+        assert!(label("=b").is_err());
+    }
+}

@@ -1,0 +1,180 @@
+//! `run`: make sure that a container runs.
+
+use crate::rpc::pb;
+
+use super::{Failure, Output, Session, parse, ps, target};
+
+/// What shall run.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Name; repeat for aliases, which resolve in the service's network
+    #[arg(long = "name", value_name = "NAME")]
+    names: Vec<String>,
+    /// Port, as [[ADDRESS:]HOST:]CONTAINER[/PROTOCOL]; without HOST the service
+    /// chooses one and keeps it
+    #[arg(short, long, value_name = "PORT", value_parser = parse::publish)]
+    publish: Vec<pb::PortMapping>,
+    /// Environment variable; without =VALUE it is passed on from here
+    #[arg(short, long = "env", value_name = "KEY[=VALUE]", value_parser = parse::env_var)]
+    envs: Vec<pb::EnvVar>,
+    /// Label
+    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
+    labels: Vec<pb::Label>,
+    /// Your own name for this description; look-ups find the container by it
+    #[arg(long, default_value = "", hide_default_value = true)]
+    hash: String,
+    /// Program in place of the image's; repeat for its fixed arguments
+    #[arg(long, value_name = "PROGRAM", allow_hyphen_values = true)]
+    entrypoint: Vec<String>,
+    /// Directory in which the program starts
+    #[arg(
+        short,
+        long,
+        value_name = "PATH",
+        default_value = "",
+        hide_default_value = true
+    )]
+    workdir: String,
+    /// User and optional group, as app or 1000:1000
+    #[arg(
+        short,
+        long,
+        value_name = "USER[:GROUP]",
+        default_value = "",
+        hide_default_value = true
+    )]
+    user: String,
+    /// Processors, as 0.5
+    #[arg(long, value_parser = parse::cpus)]
+    cpus: Option<f64>,
+    /// Memory in MiB, or as 512m, 2g
+    #[arg(short, long, value_name = "SIZE", value_parser = parse::memory)]
+    memory: Option<i32>,
+    /// Processes and threads
+    #[arg(long, value_name = "COUNT", value_parser = parse::count)]
+    pids: Option<i32>,
+    /// How long a stop waits before it kills, as 10s; a bare number is seconds
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    stop_timeout: Option<prost_types::Duration>,
+    /// When to fetch the image
+    #[arg(long, value_name = "WHEN", default_value = "missing")]
+    pull: Pull,
+    /// Image, as nginx:1.27
+    image: String,
+    /// Arguments in place of the image's
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    command: Vec<String>,
+}
+
+/// When to fetch the image.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Pull {
+    /// On every run; newer content replaces the container
+    Always,
+    /// When the node has no such image
+    Missing,
+    /// Never; fails when the node has no such image
+    Never,
+}
+
+pub(super) async fn run(args: Args, session: Session, out: Output) -> Result<(), Failure> {
+    let answer = session
+        .containers()
+        .run_container(request(args))
+        .await?
+        .into_inner();
+    if out.json {
+        return out.message("RunContainerResponse", &answer);
+    }
+    out.line(summary(&answer))
+}
+
+fn request(args: Args) -> pb::RunContainerRequest {
+    let limits = pb::Resources {
+        cpu: args.cpus.unwrap_or_default(),
+        memory_mb: args.memory.unwrap_or_default(),
+        disk_mb: 0,
+        pids: args.pids.unwrap_or_default(),
+    };
+    let limited = args.cpus.is_some() || args.memory.is_some() || args.pids.is_some();
+    let pull_policy = match args.pull {
+        Pull::Always => pb::PullPolicy::Always,
+        Pull::Missing => pb::PullPolicy::IfNotPresent,
+        Pull::Never => pb::PullPolicy::Never,
+    };
+    pb::RunContainerRequest {
+        image: args.image,
+        names: args.names,
+        ports: args.publish,
+        hash: args.hash,
+        labels: args.labels,
+        envs: args.envs,
+        command: args.command,
+        entrypoint: args.entrypoint,
+        working_dir: args.workdir,
+        user: args.user,
+        resources: limited.then_some(limits),
+        stop_timeout: args.stop_timeout,
+        pull_policy: pull_policy.into(),
+        ..Default::default()
+    }
+}
+
+/// One line: the name, the id, what was done, and the ports.
+fn summary(answer: &pb::RunContainerResponse) -> String {
+    let done = match answer.action() {
+        pb::RunAction::Unspecified if answer.started => "started".to_owned(),
+        pb::RunAction::Unspecified | pb::RunAction::Unchanged => "unchanged".to_owned(),
+        pb::RunAction::Created => "created".to_owned(),
+        pb::RunAction::Started => "started".to_owned(),
+        pb::RunAction::Replaced => format!("replaced ({})", answer.differing_fields.join(", ")),
+    };
+    let mut line = format!("{} {} {done}", answer.name, target::short(&answer.id));
+    if !answer.ports.is_empty() {
+        line.push(' ');
+        line.push_str(&ps::ports(&answer.ports));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn the_flags_of_docker_become_the_request() {
+        let line = "run --name web --name www -p 80 -e A=b -l k=v --memory 2g --cpus 0.5 \
+                    --stop-timeout 5 --pull never -w /srv -u 1:1 nginx:1 serve --name x";
+        let request = request(Line::parse_from(line.split_whitespace()).args);
+        assert_eq!(request.names, ["web", "www"]);
+        assert_eq!(request.command, ["serve", "--name", "x"]);
+        assert_eq!((request.ports[0].internal, request.ports[0].host), (80, 0));
+        assert_eq!(
+            request
+                .resources
+                .map(|limits| (limits.memory_mb, limits.cpu)),
+            Some((2048, 0.5))
+        );
+        assert_eq!(request.stop_timeout.map(|timeout| timeout.seconds), Some(5));
+        assert_eq!(request.pull_policy(), pb::PullPolicy::Never);
+    }
+
+    #[test]
+    fn an_unlimited_container_sends_no_limits() {
+        let request = request(Line::parse_from(["run", "nginx"]).args);
+        assert_eq!(request.resources, None);
+        assert_eq!(request.pull_policy(), pb::PullPolicy::IfNotPresent);
+    }
+}

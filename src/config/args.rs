@@ -1,0 +1,116 @@
+//! The flags of `serve`. They are kept as text, so that one parser serves all layers.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// Settings of the server. Each can also stand in the file, under the flag's name
+/// with `_` for `-`, and in the environment, as CONTAINER_SVC_ and that name in
+/// capitals. A flag wins over the environment, the environment over the file.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ServeArgs {
+    /// TOML file with settings [env: CONTAINER_SVC_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address to serve, as 127.0.0.1:11337, tcp://127.0.0.1:0 or unix:///run/c.sock;
+    /// repeatable [default: 127.0.0.1:11337]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Vec<String>,
+    /// Directory for the database and the admin token
+    /// [default: /var/lib/container-svc for root, else the user's data directory]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// File for the admin token, which the client's flag of the same name sets.
+    #[arg(skip)]
+    pub token_file: Option<String>,
+    /// Address of the Docker engine: unix://, tcp:// or http:// [env: DOCKER_HOST]
+    /// [default: unix:///var/run/docker.sock]
+    #[arg(long, value_name = "ADDRESS")]
+    pub engine: Option<String>,
+    /// Id of this node [env: OB_NODE_ID] [default: the host name]
+    #[arg(long, value_name = "ID")]
+    pub node_id: Option<String>,
+    /// URL of the 1Backend server [env: OB_SERVER_URL]
+    #[arg(long, value_name = "URL")]
+    pub server_url: Option<String>,
+    /// URL at which others reach this service [env: OB_SELF_URL]
+    #[arg(long, value_name = "URL")]
+    pub self_url: Option<String>,
+    /// Docker network that containers join [default: container-svc]
+    #[arg(long, value_name = "NAME")]
+    pub network: Option<String>,
+    /// Host ports to choose from [default: 20000-29999]
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub port_range: Option<String>,
+    /// Host address on which ports are published [default: 0.0.0.0]
+    #[arg(long, value_name = "IP")]
+    pub port_address: Option<String>,
+    /// Docker config file or directory with the credentials of registries
+    #[arg(long, value_name = "PATH")]
+    pub docker_config: Option<String>,
+    /// Registry that is spoken to without TLS, host or host:port; repeatable
+    #[arg(
+        long = "insecure-registries",
+        alias = "insecure-registry",
+        value_name = "HOST"
+    )]
+    pub insecure_registries: Vec<String>,
+    /// Origin whose web pages may call the API, scheme and host; repeatable
+    #[arg(long = "cors-origins", alias = "cors-origin", value_name = "ORIGIN")]
+    pub cors_origins: Vec<String>,
+    /// Largest request body, as 4194304 or 4MiB [default: 4MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub max_body_bytes: Option<String>,
+    /// Whether health, reflection and /openapi.json need no token [default: true]
+    #[arg(long, value_name = "BOOL")]
+    pub public_meta: Option<String>,
+    /// Let everybody on this machine do all without a token; refused unless every
+    /// listener is loopback or a Unix socket
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub anonymous: Option<String>,
+    /// What is logged, as info or container_svc=debug,warn [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// How log lines look: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// How long open calls may go on after a stop signal [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    pub drain_timeout: Option<String>,
+    /// How long one call to the engine may take [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub engine_timeout: Option<String>,
+}
+
+impl ServeArgs {
+    /// What was given, by the key of the file.
+    pub(super) fn values(&self) -> BTreeMap<&'static str, Vec<String>> {
+        let one = |value: &Option<String>| value.iter().cloned().collect();
+        BTreeMap::from([
+            ("listen", self.listen.clone()),
+            ("data_dir", one(&self.data_dir)),
+            ("token_file", one(&self.token_file)),
+            ("engine", one(&self.engine)),
+            ("node_id", one(&self.node_id)),
+            ("server_url", one(&self.server_url)),
+            ("self_url", one(&self.self_url)),
+            ("network", one(&self.network)),
+            ("port_range", one(&self.port_range)),
+            ("port_address", one(&self.port_address)),
+            ("docker_config", one(&self.docker_config)),
+            ("insecure_registries", self.insecure_registries.clone()),
+            ("cors_origins", self.cors_origins.clone()),
+            ("max_body_bytes", one(&self.max_body_bytes)),
+            ("public_meta", one(&self.public_meta)),
+            ("anonymous", one(&self.anonymous)),
+            ("log", one(&self.log)),
+            ("log_format", one(&self.log_format)),
+            ("drain_timeout", one(&self.drain_timeout)),
+            ("engine_timeout", one(&self.engine_timeout)),
+        ])
+    }
+}

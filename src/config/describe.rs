@@ -1,0 +1,70 @@
+//! Writes a configuration as the text that `--config` would read.
+
+use std::fmt::{Display, Write as _};
+
+use super::Config;
+
+/// Every setting on its line, in the order of [`Config`].
+pub(super) fn describe(config: &Config) -> String {
+    let mut text = Text(String::new());
+    text.list("listen", &config.listen);
+    text.string("data_dir", config.data_dir.display());
+    text.string("token_file", config.token_file.display());
+    text.string("engine", &config.engine);
+    text.string("node_id", &config.node_id);
+    text.maybe("server_url", config.server_url.as_ref());
+    text.maybe("self_url", config.self_url.as_ref());
+    text.string("network", &config.network);
+    let (first, last) = config.port_range;
+    text.string("port_range", format_args!("{first}-{last}"));
+    text.string("port_address", config.port_address);
+    text.maybe(
+        "docker_config",
+        config.docker_config.as_ref().map(|path| path.display()),
+    );
+    text.list("insecure_registries", &config.insecure_registries);
+    text.list("cors_origins", &config.cors_origins);
+    text.bare("max_body_bytes", config.max_body_bytes);
+    text.bare("public_meta", config.public_meta);
+    text.bare("anonymous", config.anonymous);
+    text.string("log", &config.log);
+    text.string("log_format", config.log_format);
+    text.string(
+        "drain_timeout",
+        format_args!("{}ms", config.drain_timeout.as_millis()),
+    );
+    text.string(
+        "engine_timeout",
+        format_args!("{}ms", config.engine_timeout.as_millis()),
+    );
+    text.0
+}
+
+struct Text(String);
+
+impl Text {
+    fn bare(&mut self, key: &str, value: impl Display) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{key} = {value}");
+    }
+
+    fn string(&mut self, key: &str, value: impl Display) {
+        self.bare(key, quoted(value));
+    }
+
+    fn maybe(&mut self, key: &str, value: Option<impl Display>) {
+        match value {
+            Some(value) => self.string(key, value),
+            None => self.0.push_str(&format!("# {key} is not set\n")),
+        }
+    }
+
+    fn list(&mut self, key: &str, values: &[impl Display]) {
+        let values: Vec<_> = values.iter().map(quoted).collect();
+        self.bare(key, format_args!("[{}]", values.join(", ")));
+    }
+}
+
+fn quoted(value: impl Display) -> String {
+    toml::Value::String(value.to_string()).to_string()
+}
