@@ -1,1 +1,256 @@
-//! TBD
+//! The composition root: opens the adapters, builds the application, binds, drains.
+
+use std::{
+    fs,
+    future::Future,
+    io::{ErrorKind, Write as _},
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+    sync::Arc,
+};
+
+use axum::{Router, body::Body};
+use http::{HeaderName, HeaderValue, Method, Request, header};
+use prost_reflect::DescriptorPool;
+use tokio::net::{TcpListener, UnixListener};
+use tonic_web::GrpcWebLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::{
+    app::{self, App, Settings, tasks::Tasks},
+    config::{Config, Listen},
+    domain::{Error, Result, ports::PortRange},
+    engine::Engine,
+    fetch::{Registry, RegistrySettings},
+    gateway::Gateway,
+    rpc::{self, Auth, Permissions, pb},
+    store::Store,
+};
+
+/// Serves until `shutdown` resolves, then drains.
+///
+/// Fails before any bind when the store cannot be used.
+pub async fn run(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<()> {
+    let tasks = Tasks::default();
+    let app = build(&config, tasks.clone()).await?;
+    let router = router(&config, &app).await?;
+
+    let mut listeners = Vec::new();
+    for listen in &config.listen {
+        listeners.push(bind(listen).await?);
+    }
+    write_admin_token(&config, &app).await?;
+    tasks.background("tracker", app::follow(app.clone()));
+
+    for listener in listeners {
+        serve(listener, router.clone(), &tasks);
+    }
+    shutdown.await;
+    tracing::info!("stopping: no new calls, what runs is finished");
+    tasks.stop();
+    if tokio::time::timeout(config.drain_timeout, tasks.ended()).await.is_err() {
+        tracing::warn!("some calls did not end in time and are cut off");
+    }
+    for listen in &config.listen {
+        if let Listen::Unix(path) = listen {
+            let _ = fs::remove_file(path);
+        }
+    }
+    Ok(())
+}
+
+async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
+    let make = |error| unusable("data directory", &config.data_dir, error);
+    fs::create_dir_all(&config.data_dir).map_err(make)?;
+    fs::set_permissions(&config.data_dir, fs::Permissions::from_mode(0o700)).map_err(make)?;
+    let store = Store::open(&config.database())?;
+    let settings = Settings {
+        node_id: config.node_id.clone(),
+        self_url: config.self_url.clone(),
+        network: config.network.clone(),
+        port_range: PortRange { first: config.port_range.0, last: config.port_range.1 },
+        port_address: config.port_address,
+    };
+    let registry = Registry::new(RegistrySettings {
+        insecure: config.insecure_registries.clone(),
+        docker_config: config.docker_config.clone(),
+        timeout: config.engine_timeout,
+    })?;
+    let engine = Engine::new(&config.engine, config.engine_timeout);
+    App::new(settings, engine, store, registry, tasks).await
+}
+
+/// Everything that the one port serves.
+async fn router(config: &Config, app: &Arc<App>) -> Result<Router> {
+    let broken = |error: String| Error::internal(format!("the descriptors are broken: {error}"));
+    let pool = DescriptorPool::decode(pb::DESCRIPTORS).map_err(|error| broken(error.to_string()))?;
+
+    let (reporter, health) = tonic_health::server::health_reporter();
+    app.tasks.background("health", rpc::health::watch(app.clone(), reporter));
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let v1 = reflection().build_v1().map_err(|error| broken(error.to_string()))?;
+    let v1alpha = reflection().build_v1alpha().map_err(|error| broken(error.to_string()))?;
+
+    let permissions = Permissions::read(&pool)?;
+    let auth = Auth::new(app.clone(), permissions, config.public_meta, config.anonymous);
+    let routes = rpc::routes(app).add_service(health).add_service(v1).add_service(v1alpha);
+    let grpc = routes.into_axum_router().layer(auth.clone());
+
+    let gateway = Gateway::new(pool, grpc.clone(), config.max_body_bytes);
+    let (bridge, open) = (gateway.clone(), config.public_meta);
+    let document = move |request: Request<Body>| {
+        let refused = if open { None } else { auth.authenticate(request.headers()).err() };
+        let answer = match refused {
+            Some(error) => gateway.error(&error.into()),
+            None => json(gateway.openapi()),
+        };
+        std::future::ready(answer)
+    };
+    let router = grpc
+        .layer(GrpcWebLayer::new())
+        .route("/openapi.json", axum::routing::get(document))
+        .fallback(move |request: Request<Body>| bridge.clone().handle(request));
+    Ok(match cors(&config.cors_origins)? {
+        Some(cors) => router.layer(cors),
+        None => router,
+    })
+}
+
+fn json(body: bytes::Bytes) -> http::Response<Body> {
+    let mut response = http::Response::new(Body::from(body));
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn cors(origins: &[String]) -> Result<Option<CorsLayer>> {
+    if origins.is_empty() {
+        return Ok(None);
+    }
+    let allowed = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        let values: Result<Vec<HeaderValue>, _> =
+            origins.iter().map(|origin| HeaderValue::try_from(origin.as_str())).collect();
+        AllowOrigin::list(values.map_err(|_| Error::field("cors_origins", "is no list of origins"))?)
+    };
+    let grpc = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
+    let asked = ["authorization", "content-type", "grpc-timeout", "x-grpc-web", "x-user-agent"];
+    let names = |names: &[&'static str]| -> Vec<HeaderName> {
+        names.iter().map(|&name| HeaderName::from_static(name)).collect()
+    };
+    let methods = [Method::GET, Method::PUT, Method::POST, Method::DELETE];
+    Ok(Some(
+        CorsLayer::new()
+            .allow_origin(allowed)
+            .allow_methods(methods)
+            .allow_headers(names(&asked))
+            .expose_headers(names(&grpc)),
+    ))
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+async fn bind(listen: &Listen) -> Result<Listener> {
+    match listen {
+        Listen::Tcp(address) => {
+            let bound = TcpListener::bind(address).await.and_then(|l| Ok((l.local_addr()?, l)));
+            let (real, listener) = bound.map_err(|error| cannot_listen(&address.to_string(), error))?;
+            tracing::info!("listening on {real}");
+            Ok(Listener::Tcp(listener))
+        }
+        Listen::Unix(path) => {
+            let failed = |error| cannot_listen(&path.display().to_string(), error);
+            remove_stale(path).await.map_err(failed)?;
+            let listener = UnixListener::bind(path).map_err(failed)?;
+            // Who may open the socket is decided by its owner, as for Docker's.
+            fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
+            tracing::info!("listening on unix://{}", path.display());
+            Ok(Listener::Unix(listener))
+        }
+    }
+}
+
+/// A socket that nobody answers on is left from a service that was killed.
+async fn remove_stale(path: &Path) -> std::io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {
+            match tokio::net::UnixStream::connect(path).await {
+                Ok(_) => Err(ErrorKind::AddrInUse.into()),
+                Err(_) => fs::remove_file(path),
+            }
+        }
+        Ok(_) => Err(ErrorKind::AlreadyExists.into()),
+        Err(_) => Ok(()),
+    }
+}
+
+fn cannot_listen(address: &str, error: std::io::Error) -> Error {
+    Error::precondition(
+        "CANNOT_LISTEN",
+        format!("cannot listen on {address}: {error}; stop what is there, or set another address"),
+    )
+    .because(error)
+}
+
+fn serve(listener: Listener, router: Router, tasks: &Tasks) {
+    let stop = tasks.clone();
+    let stopped = async move { stop.stopped().await };
+    let work = async move {
+        let served = match listener {
+            Listener::Tcp(listener) => {
+                axum::serve(listener, router).with_graceful_shutdown(stopped).await
+            }
+            Listener::Unix(listener) => {
+                axum::serve(listener, router).with_graceful_shutdown(stopped).await
+            }
+        };
+        if let Err(error) = served {
+            tracing::error!(%error, "a listener ended");
+        }
+    };
+    tasks.draining(work);
+}
+
+/// The first start writes an admin token, readable by its owner only. Removing
+/// the file and starting again makes a new one in place of the old.
+async fn write_admin_token(config: &Config, app: &Arc<App>) -> Result<()> {
+    let path = &config.token_file;
+    if path.exists() {
+        return Ok(());
+    }
+    let failed = |error| unusable("token file", path, error);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    let written = match app.renew_admin_token().await {
+        Ok(text) => writeln!(file, "{text}").and_then(|()| file.sync_all()).map_err(failed),
+        Err(error) => Err(error),
+    };
+    if written.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    tracing::info!("the admin token is in {}", path.display());
+    written
+}
+
+fn unusable(what: &str, path: &Path, error: std::io::Error) -> Error {
+    Error::precondition(
+        "PATH_UNUSABLE",
+        format!("the {what} {} cannot be used: {error}; set another", path.display()),
+    )
+    .because(error)
+}

@@ -1,1 +1,146 @@
-//! TBD
+//! The use cases, free of transport.
+
+use std::{net::IpAddr, sync::Arc};
+
+use jiff::Timestamp;
+
+use crate::{
+    domain::{Error, Kind, Result, container::Container, ports::PortRange, spec::Defaults},
+    engine::Engine,
+    fetch::Registry,
+    store::{HistoryEntry, Record, Store},
+};
+
+pub mod access;
+pub mod images;
+pub mod list;
+mod locks;
+pub mod node;
+mod ports;
+mod recover;
+mod replace;
+pub mod run;
+pub mod stop;
+pub mod summary;
+pub mod tasks;
+mod tracker;
+pub mod view;
+pub mod watch;
+
+pub use tracker::follow;
+
+/// What the configuration decides for the use cases.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Id of this node.
+    pub node_id: String,
+    /// URL at which others reach us.
+    pub self_url: Option<String>,
+    /// Network that our containers join.
+    pub network: String,
+    /// Host ports to choose from.
+    pub port_range: PortRange,
+    /// Host address of published ports.
+    pub port_address: IpAddr,
+}
+
+/// The application: adapters, the view of the node, and what guards them.
+#[derive(Debug)]
+pub struct App {
+    /// Settings.
+    pub settings: Settings,
+    /// The Docker engine.
+    pub engine: Engine,
+    /// What outlives the process.
+    pub store: Store,
+    /// Registries.
+    pub registry: Registry,
+    /// What is known of the node.
+    pub view: view::View,
+    /// Who works on which name.
+    locks: locks::Locks,
+    /// Host ports that are being given out.
+    ports: ports::Reserved,
+    /// Images and downloads.
+    pub images: images::Images,
+    /// Facts about the node.
+    pub node: node::Facts,
+    /// Who may call.
+    pub access: access::Tokens,
+    /// Every task.
+    pub tasks: tasks::Tasks,
+}
+
+impl App {
+    /// Builds the application over its adapters.
+    pub async fn new(
+        settings: Settings,
+        engine: Engine,
+        store: Store,
+        registry: Registry,
+        tasks: tasks::Tasks,
+    ) -> Result<Arc<Self>> {
+        let access = access::Tokens::load(&store).await?;
+        Ok(Arc::new(Self {
+            settings,
+            engine,
+            store,
+            registry,
+            view: view::View::default(),
+            locks: locks::Locks::default(),
+            ports: ports::Reserved::default(),
+            images: images::Images::default(),
+            node: node::Facts::default(),
+            access,
+            tasks,
+        }))
+    }
+
+    /// What a request is resolved with.
+    pub fn defaults(&self) -> Defaults {
+        Defaults { port_address: self.settings.port_address }
+    }
+
+    /// True for a container that this service made.
+    pub fn is_ours(&self, container: &Container) -> bool {
+        container.managed_by(&self.settings.node_id)
+    }
+
+    /// Asks the engine about a container and takes the answer over.
+    async fn refresh(&self, id: &str) -> Result<Option<Container>> {
+        let ticket = self.view.ticket();
+        let found = self.engine.inspect(id).await?;
+        match &found {
+            Some(container) => self.view.put(container.clone(), ticket),
+            None => self.view.remove(id, ticket),
+        }
+        Ok(found)
+    }
+
+    /// Writes a record with a line of history.
+    async fn record(&self, record: Record, action: &str, detail: String) -> Result<()> {
+        let entry = HistoryEntry { at: Timestamp::now(), action: action.to_owned(), detail };
+        self.store.put_record(record, entry).await
+    }
+
+    /// Forgets records whose container is gone and which nobody works on.
+    async fn forget_lost_records(&self) -> Result<()> {
+        for record in self.store.records().await? {
+            let there = !self.view.keyed(&self.settings.node_id, &record.key).is_empty();
+            if !there && !self.locks.is_held(&record.key) {
+                self.store.delete_record(&record.key).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The error for a look-up that found nothing.
+pub fn unknown(what: &str, value: &str) -> Error {
+    Error::new(
+        Kind::NotFound,
+        "CONTAINER_NOT_FOUND",
+        format!("no container on this node has the {what} \"{value}\"; list them to see which are there"),
+    )
+    .with(what, value)
+}

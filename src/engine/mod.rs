@@ -16,7 +16,7 @@ mod networks;
 pub use containers::NewContainer;
 pub use errors::{PORT_IN_USE, conflicting_port};
 pub use events::Event;
-pub use images::{Credential, PullStep};
+pub use images::{Credential, LocalImage, PullStep};
 
 /// The oldest API that is spoken; raised by negotiation.
 const API: ClientVersion = ClientVersion { major_version: 1, minor_version: 41 };

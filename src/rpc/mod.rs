@@ -1,3 +1,58 @@
 //! The gRPC services: parse, one call of the application, render.
 
+use std::sync::Arc;
+
+use tonic::service::Routes;
+
+use crate::app::App;
+
+mod auth;
+mod containers;
+mod convert;
+pub mod health;
+mod images;
+mod node;
 pub mod pb;
+mod status;
+mod tokens;
+
+pub use auth::{Auth, Permissions};
+
+/// Largest request that is read.
+const MAX_REQUEST: usize = 4 << 20;
+
+/// The implementation of every service over one application.
+#[derive(Debug, Clone)]
+struct Service(Arc<App>);
+
+/// All services of the contract.
+pub fn routes(app: &Arc<App>) -> Routes {
+    let service = || Service(app.clone());
+    let mut routes = Routes::builder();
+    routes
+        .add_service(
+            pb::container_service_server::ContainerServiceServer::new(service())
+                .max_decoding_message_size(MAX_REQUEST),
+        )
+        .add_service(
+            pb::image_service_server::ImageServiceServer::new(service())
+                .max_decoding_message_size(MAX_REQUEST),
+        )
+        .add_service(
+            pb::node_service_server::NodeServiceServer::new(service())
+                .max_decoding_message_size(MAX_REQUEST),
+        )
+        .add_service(
+            pb::token_service_server::TokenServiceServer::new(service())
+                .max_decoding_message_size(MAX_REQUEST),
+        );
+    routes.routes()
+}
+
+/// Names of the services, for health.
+pub const SERVICES: &[&str] = &[
+    pb::container_service_server::SERVICE_NAME,
+    pb::image_service_server::SERVICE_NAME,
+    pb::node_service_server::SERVICE_NAME,
+    pb::token_service_server::SERVICE_NAME,
+];

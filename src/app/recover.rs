@@ -1,0 +1,94 @@
+//! Mends what a crash left between two steps of a replacement.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    App,
+    replace::{predecessor, successor},
+};
+use crate::domain::{Result, container::{Container, State}};
+
+/// Mends every identity that has more than one container or an odd name.
+pub(super) async fn recover_all(app: &Arc<App>) {
+    let keys: BTreeSet<String> = app
+        .view
+        .all()
+        .iter()
+        .filter(|container| app.is_ours(container) && is_leftover(container))
+        .map(|container| container.key().to_owned())
+        .collect();
+    for key in keys {
+        // Whoever works on it knows better; the next run looks again.
+        if app.locks.is_held(&key) {
+            continue;
+        }
+        let _guard = app.locks.take(vec![key.clone()]).await;
+        if let Err(error) = app.recover_key(&key).await {
+            tracing::warn!(?error, key, "a replacement that was cut short cannot be mended yet");
+        }
+    }
+}
+
+fn is_leftover(container: &Container) -> bool {
+    let name = container.name();
+    name.ends_with(&successor("")) || name.ends_with(&predecessor(""))
+}
+
+impl App {
+    /// Mends one identity; its lock must be held.
+    pub(super) async fn recover_key(&self, key: &str) -> Result<()> {
+        let all = self.view.keyed(&self.settings.node_id, key);
+        if !all.iter().any(|container| is_leftover(container)) {
+            return Ok(());
+        }
+        let base = |container: &Container| {
+            let name = container.name();
+            let name = name.strip_suffix(&successor("")).unwrap_or(name);
+            name.strip_suffix(&predecessor("")).unwrap_or(name).to_owned()
+        };
+        let Some(name) = all.first().map(|container| base(container)) else { return Ok(()) };
+        tracing::info!(name, "mending a replacement that was cut short");
+        let called = |wanted: String| all.iter().find(move |container| container.name() == wanted);
+        let (current, new, old) =
+            (called(name.clone()), called(successor(&name)), called(predecessor(&name)));
+
+        // A successor without the name never started: nothing is lost with it.
+        if let Some(new) = new {
+            self.discard(&new.id).await;
+        }
+        match (current, old) {
+            // It has the name; once it started, the predecessor has done its duty.
+            (Some(current), Some(old)) => {
+                let starts = current.state != State::Created
+                    || self.engine.start(&current.id).await.is_ok();
+                if starts {
+                    self.refresh(&current.id).await?;
+                    self.discard(&old.id).await;
+                } else {
+                    self.discard(&current.id).await;
+                    self.bring_back(old, &name).await?;
+                }
+            }
+            (None, Some(old)) => self.bring_back(old, &name).await?,
+            // Stopped for its successor, which is gone now.
+            (Some(current), None) if !current.is_running() && self.is_wanted(key).await? => {
+                self.engine.start(&current.id).await?;
+                self.refresh(&current.id).await?;
+            }
+            (Some(_) | None, None) => {}
+        }
+        Ok(())
+    }
+
+    async fn bring_back(&self, old: &Container, name: &str) -> Result<()> {
+        self.engine.rename(&old.id, name).await?;
+        if self.is_wanted(old.key()).await? {
+            self.engine.start(&old.id).await?;
+        }
+        self.refresh(&old.id).await.map(drop)
+    }
+
+    async fn is_wanted(&self, key: &str) -> Result<bool> {
+        Ok(self.store.records().await?.iter().any(|record| record.key == key && record.wanted))
+    }
+}

@@ -1,0 +1,373 @@
+//! RunContainer: make sure that a container of this description runs.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{App, ports::Chosen};
+use crate::{
+    domain::{
+        Error, Kind, Result,
+        container::{Container, labels},
+        ports::PublishedPort,
+        spec::{PullPolicy, RunRequest, RunSpec, differing},
+    },
+    engine::{NewContainer, PORT_IN_USE, conflicting_port},
+    store::Record,
+};
+
+/// Ports that are tried when other processes take the chosen ones.
+const PORT_TRIES: usize = 5;
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Made and started.
+    Created,
+    /// Replaced, for these fields.
+    Replaced(Vec<String>),
+    /// Started again.
+    Started,
+    /// Nothing.
+    Unchanged,
+}
+
+/// What runs now.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// What was done.
+    pub action: Action,
+    /// Engine id.
+    pub id: String,
+    /// Engine name.
+    pub name: String,
+    /// Hash of the spec.
+    pub hash: String,
+    /// Ports as they really are.
+    pub ports: Vec<PublishedPort>,
+}
+
+impl App {
+    /// Makes sure that a container of this description runs.
+    pub async fn run(self: &Arc<Self>, request: RunRequest) -> Result<Outcome> {
+        let spec = RunSpec::resolve(request, &self.defaults())?;
+        if let Some(outcome) = self.already_runs(&spec) {
+            return Ok(outcome);
+        }
+        let app = self.clone();
+        // A caller that leaves must not leave the work half done.
+        self.tasks.to_the_end(async move { app.run_alone(spec).await }).await
+    }
+
+    /// The quick answer from memory: it runs, and nothing differs.
+    fn already_runs(&self, spec: &RunSpec) -> Option<Outcome> {
+        if spec.pull_policy == PullPolicy::Always || !self.view.freshness().synced {
+            return None;
+        }
+        let image_id = self.images.known(&spec.image)?;
+        let hash = spec.spec_hash();
+        let found = self.view.named(&spec.engine_name()).into_iter().next()?;
+        let same = self.is_ours(&found)
+            && found.spec_hash() == hash
+            && found.image_id == image_id
+            && found.name() == spec.engine_name()
+            && found.is_running();
+        same.then(|| outcome(Action::Unchanged, spec, &found))
+    }
+
+    async fn run_alone(self: Arc<Self>, spec: RunSpec) -> Result<Outcome> {
+        let mut names: Vec<String> = spec.names.iter().map(|name| format!("name:{name}")).collect();
+        names.push(spec.key());
+        let _guards = self.locks.take(names).await;
+        self.view.require_synced()?;
+        self.recover_key(&spec.key()).await?;
+
+        let name = spec.engine_name();
+        let existing = self.refresh_named(&name).await?;
+        self.refuse_taken_names(&spec, existing.as_ref())?;
+        let image_id = self.ensure_image(&spec.image, spec.pull_policy).await?;
+
+        let Some(existing) = existing else {
+            return self.create_new(&spec, &image_id).await;
+        };
+        let differences = self.differences(&existing, &spec, &image_id).await?;
+        if !differences.is_empty() {
+            return self.replace(&spec, &image_id, &existing, differences).await;
+        }
+        if existing.is_running() {
+            return Ok(outcome(Action::Unchanged, &spec, &existing));
+        }
+        match self.engine.start(&existing.id).await {
+            Ok(()) => {
+                let ports = asked_ports(&spec, &existing);
+                self.finish(&spec, &existing.id, &ports, Action::Started, String::new()).await
+            }
+            // A chosen port was taken while it did not run: only a new
+            // container can have another.
+            Err(error) if error.reason() == PORT_IN_USE => {
+                let fixed = self.fixed_port_conflict(&spec, &error, &existing.id);
+                if let Some(conflict) = fixed {
+                    return Err(conflict);
+                }
+                self.replace(&spec, &image_id, &existing, vec!["ports".to_owned()]).await
+            }
+            Err(error) => Err(does_not_start(&name, &error)),
+        }
+    }
+
+    async fn refresh_named(&self, name: &str) -> Result<Option<Container>> {
+        let ticket = self.view.ticket();
+        let found = self.engine.inspect(name).await?;
+        // The engine also finds by id; only a name counts here.
+        let found = found.filter(|container| container.name() == name);
+        if let Some(container) = &found {
+            self.view.put(container.clone(), ticket);
+        }
+        Ok(found)
+    }
+
+    /// A container that we did not make is never touched, and no alias may
+    /// mean two containers.
+    fn refuse_taken_names(&self, spec: &RunSpec, existing: Option<&Container>) -> Result<()> {
+        if let Some(existing) = existing
+            && (!self.is_ours(existing) || existing.key() != spec.key())
+        {
+            return Err(name_taken(existing.name(), existing));
+        }
+        let own = existing.map_or("", |container| container.id.as_str());
+        for name in &spec.names {
+            let others = self.view.named(name);
+            if let Some(other) = others.iter().find(|other| other.id != own) {
+                return Err(name_taken(name, other));
+            }
+        }
+        Ok(())
+    }
+
+    async fn differences(
+        &self,
+        existing: &Container,
+        spec: &RunSpec,
+        image_id: &str,
+    ) -> Result<Vec<String>> {
+        let mut fields = Vec::new();
+        if existing.spec_hash() != spec.spec_hash() {
+            let records = self.store.records().await?;
+            let record = records.iter().find(|record| record.key == spec.key());
+            fields = match record {
+                Some(record) => differing(&record.spec, &spec.canonical()),
+                None => vec!["hash".to_owned()],
+            };
+            if fields.is_empty() {
+                fields.push("hash".to_owned());
+            }
+        }
+        if existing.image_id != image_id && !fields.contains(&"image".to_owned()) {
+            fields.push("imageId".to_owned());
+        }
+        Ok(fields)
+    }
+
+    async fn create_new(self: &Arc<Self>, spec: &RunSpec, image_id: &str) -> Result<Outcome> {
+        let name = spec.engine_name();
+        let mut avoid = HashSet::new();
+        loop {
+            let chosen = self.choose_ports(&spec.ports, None, &avoid)?;
+            let id = self.create(spec, &name, image_id, &chosen).await?;
+            match self.engine.start(&id).await {
+                Ok(()) => {
+                    return self
+                        .finish(spec, &id, &chosen.host_ports, Action::Created, String::new())
+                        .await;
+                }
+                Err(error) => {
+                    // What we could not start we do not leave behind.
+                    self.discard(&id).await;
+                    self.try_again(spec, &error, &chosen, &mut avoid, &id)?;
+                }
+            }
+        }
+    }
+
+    /// `Ok` when other ports may help; the error for the caller otherwise.
+    pub(super) fn try_again(
+        &self,
+        spec: &RunSpec,
+        error: &Error,
+        chosen: &Chosen<'_>,
+        avoid: &mut HashSet<u16>,
+        own: &str,
+    ) -> Result<()> {
+        if error.reason() != PORT_IN_USE {
+            return Err(does_not_start(&spec.engine_name(), error));
+        }
+        if let Some(conflict) = self.fixed_port_conflict(spec, error, own) {
+            return Err(conflict);
+        }
+        if avoid.len() >= PORT_TRIES * chosen.host_ports.len().max(1) {
+            return Err(error.clone());
+        }
+        match conflicting_port(error.message()) {
+            Some(port) => avoid.extend([port]),
+            None => avoid.extend(chosen.host_ports.iter().copied()),
+        }
+        Ok(())
+    }
+
+    /// The error with the holder, when the port was not ours to choose.
+    fn fixed_port_conflict(&self, spec: &RunSpec, error: &Error, own: &str) -> Option<Error> {
+        let port = conflicting_port(error.message())?;
+        let fixed = spec.ports.iter().any(|asked| asked.host == port);
+        fixed.then(|| self.port_conflict(&spec.ports, port, own))
+    }
+
+    pub(super) async fn create(
+        &self,
+        spec: &RunSpec,
+        name: &str,
+        image_id: &str,
+        chosen: &Chosen<'_>,
+    ) -> Result<String> {
+        let network = self.settings.network.as_str();
+        let new = || NewContainer {
+            name,
+            spec,
+            image_id,
+            host_ports: &chosen.host_ports,
+            labels: self.labels(spec),
+            network,
+        };
+        match self.engine.create(new()).await {
+            // The engine says so for a missing network, made only when needed.
+            Err(error) if error.kind() == Kind::NotFound && error.message().contains("network") => {
+                self.engine.ensure_network(network, &self.settings.node_id).await?;
+                self.engine.create(new()).await
+            }
+            other => other,
+        }
+    }
+
+    fn labels(&self, spec: &RunSpec) -> HashMap<String, String> {
+        let hash = spec.spec_hash();
+        let ours = [
+            (labels::NODE, self.settings.node_id.clone()),
+            (labels::KEY, spec.key()),
+            (labels::HASH, spec.hash.clone().unwrap_or_else(|| hash.clone())),
+            (labels::SPEC_HASH, hash),
+            (labels::ALIASES, spec.names.get(1..).unwrap_or_default().join(",")),
+            (labels::IMAGE, spec.image.familiar()),
+        ];
+        let ours = ours.into_iter().map(|(key, value)| (key.to_owned(), value));
+        spec.labels.clone().into_iter().chain(ours).collect()
+    }
+
+    pub(super) async fn discard(&self, id: &str) {
+        let ticket = self.view.ticket();
+        match self.engine.remove(id).await {
+            Ok(()) => self.view.remove(id, ticket),
+            Err(error) => tracing::warn!(?error, id, "a container that failed is left behind"),
+        }
+    }
+
+    /// Records what runs now and takes it into the view.
+    pub(super) async fn finish(
+        &self,
+        spec: &RunSpec,
+        id: &str,
+        host_ports: &[u16],
+        action: Action,
+        detail: String,
+    ) -> Result<Outcome> {
+        let container = self.refresh(id).await?.ok_or_else(|| {
+            Error::precondition(
+                "CONTAINER_VANISHED",
+                format!("container \"{}\" was removed by somebody else as it started", spec.engine_name()),
+            )
+        })?;
+        let record = Record {
+            key: spec.key(),
+            name: spec.engine_name(),
+            container_id: id.to_owned(),
+            spec_hash: spec.spec_hash(),
+            spec: spec.canonical(),
+            host_ports: host_ports.to_vec(),
+            wanted: true,
+        };
+        self.record(record, word(&action), detail).await?;
+        tracing::info!(name = container.name(), id, action = word(&action), "run");
+        Ok(outcome(action, spec, &container))
+    }
+}
+
+fn word(action: &Action) -> &'static str {
+    match action {
+        Action::Created => "created",
+        Action::Replaced(_) => "replaced",
+        Action::Started => "started",
+        Action::Unchanged => "unchanged",
+    }
+}
+
+fn name_taken(name: &str, holder: &Container) -> Error {
+    Error::new(
+        Kind::AlreadyExists,
+        "NAME_TAKEN",
+        format!(
+            "the name \"{name}\" belongs to container {} (\"{}\"), which is not this one; take another name, or remove that container",
+            holder.id.get(..12).unwrap_or(&holder.id),
+            holder.name()
+        ),
+    )
+    .with("name", name)
+    .with("containerId", &holder.id)
+}
+
+pub(super) fn does_not_start(name: &str, error: &Error) -> Error {
+    if error.kind() == Kind::Unavailable {
+        return error.clone();
+    }
+    let why = error.message();
+    Error::precondition(
+        "DOES_NOT_START",
+        format!("container \"{name}\" does not start: {why}; check its image and command"),
+    )
+    .with("name", name)
+}
+
+/// The host ports that an existing container has, in the spec's order.
+fn asked_ports(spec: &RunSpec, existing: &Container) -> Vec<u16> {
+    let host = |internal, protocol| {
+        existing.ports.iter().find(|have| have.internal == internal && have.protocol == protocol)
+    };
+    spec.ports
+        .iter()
+        .map(|port| host(port.internal, port.protocol).map_or(port.host, |have| have.host))
+        .collect()
+}
+
+/// Ports in the order of the request, with what the caller set and no more.
+fn outcome(action: Action, spec: &RunSpec, container: &Container) -> Outcome {
+    let mut ports: Vec<PublishedPort> = Vec::new();
+    for port in &spec.ports {
+        let real = container.ports.iter().find(|have| {
+            have.internal == port.internal
+                && have.protocol == port.protocol
+                && (port.host == 0 || have.host == port.host)
+        });
+        ports.push(PublishedPort {
+            internal: port.internal,
+            host: real.map_or(port.host, |real| real.host),
+            protocol: port.protocol,
+            address: port.address_set.then_some(port.address),
+            protocol_set: port.protocol_set,
+        });
+    }
+    Outcome {
+        action,
+        id: container.id.clone(),
+        name: container.name().to_owned(),
+        hash: spec.spec_hash(),
+        ports,
+    }
+}

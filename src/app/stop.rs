@@ -1,0 +1,87 @@
+//! Stop and remove.
+
+use std::sync::Arc;
+
+use super::{App, list::Selector, unknown};
+use crate::domain::{Error, Result, container::Container};
+
+impl App {
+    /// Stops a container; one that does not run is left as it is.
+    pub async fn stop(self: &Arc<Self>, selector: Selector) -> Result<()> {
+        let app = self.clone();
+        let work = async move {
+            let (container, _guards) = app.find_and_lock(&selector).await?;
+            if !container.is_running() {
+                return app.note_stopped(&container).await;
+            }
+            app.engine.stop(&container.id).await?;
+            app.refresh(&container.id).await?;
+            tracing::info!(name = container.name(), "stopped");
+            app.note_stopped(&container).await
+        };
+        self.tasks.to_the_end(work).await
+    }
+
+    /// Removes a container of ours and frees its ports.
+    pub async fn remove(self: &Arc<Self>, selector: Selector, force: bool) -> Result<()> {
+        let app = self.clone();
+        let work = async move {
+            let (container, _guards) = app.find_and_lock(&selector).await?;
+            let name = container.name();
+            if !app.is_ours(&container) {
+                return Err(Error::precondition(
+                    "NOT_OURS",
+                    format!("container \"{name}\" was not made by this service; remove it where it was made"),
+                ));
+            }
+            if container.is_running() {
+                if !force {
+                    return Err(Error::precondition(
+                        "STILL_RUNS",
+                        format!("container \"{name}\" runs; stop it first, or set force"),
+                    ));
+                }
+                app.engine.stop(&container.id).await?;
+            }
+            let ticket = app.view.ticket();
+            app.engine.remove(&container.id).await?;
+            app.view.remove(&container.id, ticket);
+            tracing::info!(name, "removed");
+            app.store.delete_record(container.key()).await
+        };
+        self.tasks.to_the_end(work).await
+    }
+
+    /// Finds a container, waits until nobody works on it, and looks again.
+    async fn find_and_lock(
+        &self,
+        selector: &Selector,
+    ) -> Result<(Container, Vec<tokio::sync::OwnedMutexGuard<()>>)> {
+        let allowed = "id or name";
+        let found = self.find(selector, allowed)?;
+        let mut names = vec![format!("name:{}", found.name())];
+        if !found.key().is_empty() {
+            names.push(found.key().to_owned());
+        }
+        let guards = self.locks.take(names).await;
+        // It may have been replaced while we waited.
+        let found = self.find(selector, allowed)?;
+        let fresh = self.refresh(&found.id).await?;
+        Ok((fresh.ok_or_else(|| unknown("id", &found.id))?, guards))
+    }
+
+    /// Somebody wants it stopped: a restart of the service must not undo that.
+    async fn note_stopped(&self, container: &Container) -> Result<()> {
+        if !self.is_ours(container) {
+            return Ok(());
+        }
+        let records = self.store.records().await?;
+        match records.into_iter().find(|record| record.key == container.key() && record.wanted) {
+            Some(mut record) => {
+                record.wanted = false;
+                self.record(record, "stopped", String::new()).await
+            }
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! grpc.health.v1: SERVING only while the engine answers and the store writes.
+
+use std::{sync::Arc, time::Duration};
+
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::app::App;
+
+/// How often the two are asked.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Keeps the health of all services up to date until the service stops.
+pub async fn watch(app: Arc<App>, reporter: HealthReporter) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let writes = app.store.probe().await;
+        if let Err(error) = &writes {
+            tracing::warn!(?error, "the store does not write");
+        }
+        let serving = app.view.freshness().synced && writes.is_ok() && app.engine.ping().await.is_ok();
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in super::SERVICES.iter().copied().chain([""]) {
+            reporter.set_service_status(service, status).await;
+        }
+    }
+}

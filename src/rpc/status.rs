@@ -1,0 +1,51 @@
+//! The one table from kinds of errors to gRPC codes. HTTP statuses follow from
+//! the codes in the gateway.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+use crate::domain::{Error, Kind};
+
+/// Who defines the reasons of errors.
+const DOMAIN: &str = "container-svc";
+
+fn code(kind: Kind) -> Code {
+    match kind {
+        Kind::InvalidArgument => Code::InvalidArgument,
+        Kind::NotFound => Code::NotFound,
+        Kind::AlreadyExists => Code::AlreadyExists,
+        Kind::FailedPrecondition => Code::FailedPrecondition,
+        Kind::ResourceExhausted => Code::ResourceExhausted,
+        Kind::Unauthenticated => Code::Unauthenticated,
+        Kind::PermissionDenied => Code::PermissionDenied,
+        Kind::Unimplemented => Code::Unimplemented,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::DeadlineExceeded => Code::DeadlineExceeded,
+        Kind::Cancelled => Code::Cancelled,
+        Kind::Internal => Code::Internal,
+    }
+}
+
+impl From<Error> for Status {
+    /// The message and the details go out; the cause goes to the log.
+    fn from(error: Error) -> Self {
+        match error.kind() {
+            Kind::Internal => tracing::error!(?error, "a call failed"),
+            _ => tracing::debug!(?error, "a call failed"),
+        }
+        let metadata: HashMap<_, _> = error.metadata().clone().into_iter().collect();
+        let mut details = ErrorDetails::new();
+        details.set_error_info(error.reason(), DOMAIN, metadata);
+        if !error.violations().is_empty() {
+            let violations = error
+                .violations()
+                .iter()
+                .map(|wrong| FieldViolation::new(&wrong.field, &wrong.description))
+                .collect::<Vec<_>>();
+            details.set_bad_request(violations);
+        }
+        Status::with_error_details(code(error.kind()), error.message(), details)
+    }
+}
