@@ -210,9 +210,11 @@ fn check_repository(path: &str) -> Result<(), Why> {
 
 /// Runs of letters and digits, joined by `.`, `_`, `__` or any number of `-`.
 fn is_component(part: &str) -> bool {
-    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let ends = part.as_bytes().first().is_some_and(|b| alphanumeric(b))
-        && part.as_bytes().last().is_some_and(|b| alphanumeric(b));
+    fn alphanumeric(b: &u8) -> bool {
+        b.is_ascii_lowercase() || b.is_ascii_digit()
+    }
+    let ends = part.as_bytes().first().is_some_and(alphanumeric)
+        && part.as_bytes().last().is_some_and(alphanumeric);
     ends && part
         .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
         .all(|gap| matches!(gap, "" | "." | "_" | "__") || gap.bytes().all(|b| b == b'-'))
@@ -378,7 +380,8 @@ mod tests {
         #[test]
         fn both_printed_forms_read_back_as_the_same_image(
             registry in "(|docker\\.io/|localhost/|index\\.docker\\.io/|[a-z]{1,8}\\.[A-Za-z]{2}(:[1-9][0-9]{0,3})?/)",
-            path in "[a-z0-9]{1,5}((\\.|_|__|-{1,3}|/)[a-z0-9]{1,5}){0,4}",
+            // No dot in the first part: without a registry it would be one.
+            path in "[a-z0-9]{1,5}((_|__|-{1,3})[a-z0-9]{1,5})?(/[a-z0-9]{1,5}((\\.|_|__|-{1,3})[a-z0-9]{1,5})?){0,3}",
             tag in "(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,20})?",
             digest in "(@sha256:[0-9a-f]{64})?",
         ) {
