@@ -1,0 +1,186 @@
+//! Asks a registry, by the OCI distribution protocol, whether an image can be pulled.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use reqwest::{
+    Client, Method, Response, Url,
+    header::{ACCEPT, HeaderMap, HeaderValue, WWW_AUTHENTICATE},
+};
+
+use super::{
+    challenge,
+    docker_config::{Credential, DockerConfig},
+    guard,
+    http::{self, Rules},
+    token,
+};
+use crate::domain::{Error, Result, image::ImageRef};
+
+/// Without these a registry may answer 404 for what it has in another form.
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.docker.distribution.manifest.v2+json";
+
+/// How registries are asked.
+#[derive(Debug, Clone)]
+pub struct RegistrySettings {
+    /// Registries, as `host` or `host:port`, that may be asked by plain http when https
+    /// cannot connect. Those on loopback need no entry.
+    pub insecure: Vec<String>,
+    /// The Docker config file with credentials; `None` is where the Docker client has it.
+    pub docker_config: Option<PathBuf>,
+    /// How long one question may take, all of its requests together.
+    pub timeout: Duration,
+}
+
+/// The registries of this world. Clones share one HTTP client.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    client: Client,
+    insecure: Arc<[String]>,
+    config: DockerConfig,
+    timeout: Duration,
+}
+
+impl Registry {
+    /// Opens the HTTP client; nothing is asked yet.
+    pub fn new(settings: RegistrySettings) -> Result<Self> {
+        Ok(Self {
+            client: http::client(settings.timeout)?,
+            insecure: settings.insecure.into(),
+            config: DockerConfig {
+                file: settings.docker_config,
+                helpers: None,
+            },
+            timeout: settings.timeout,
+        })
+    }
+
+    /// True when the registry has the image and lets us, with our credentials, pull it.
+    ///
+    /// Fails with UNAVAILABLE where the registry does not say, RESOURCE_EXHAUSTED where it
+    /// limits us, FAILED_PRECONDITION for a broken Docker config file or a refused address.
+    pub async fn pullable(&self, image: &ImageRef) -> Result<bool> {
+        let rules = self.rules(image, false);
+        match tokio::time::timeout(self.timeout, Box::pin(self.ask(image))).await {
+            Ok(answer) => answer,
+            Err(_) => Err(rules.unavailable("did not answer in time")),
+        }
+    }
+
+    /// What the engine should send with a pull; `None` is anonymous.
+    pub async fn credential_for(&self, image: &ImageRef) -> Result<Option<Credential>> {
+        self.config.credential(image.registry()).await
+    }
+
+    fn rules(&self, image: &ImageRef, plain: bool) -> Rules {
+        let local = manifest_url("http", image)
+            .is_ok_and(|url| guard::is_loopback(url.host_str().unwrap_or_default()));
+        Rules {
+            registry: image.registry().to_owned(),
+            plain,
+            local,
+        }
+    }
+
+    async fn ask(&self, image: &ImageRef) -> Result<bool> {
+        if self.rules(image, false).local {
+            return self.ask_by("http", image).await;
+        }
+        let answer = self.ask_by("https", image).await;
+        let insecure = self
+            .insecure
+            .iter()
+            .any(|one| one.eq_ignore_ascii_case(image.registry()));
+        match answer {
+            Err(error) if insecure && error.reason() == http::UNREACHABLE => {
+                self.ask_by("http", image).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn ask_by(&self, scheme: &str, image: &ImageRef) -> Result<bool> {
+        let url = manifest_url(scheme, image)?;
+        let rules = self.rules(image, scheme == "http");
+        let first = self.manifest(&rules, &url, None).await?;
+        // Another host's challenge, after a redirect, is not for our credentials.
+        if first.status().as_u16() != 401 || !http::same_origin(first.url(), &url) {
+            return verdict(&rules, &first);
+        }
+        let headers = first.headers().get_all(WWW_AUTHENTICATE).iter();
+        let challenges: Vec<_> = headers
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(challenge::parse)
+            .collect();
+        let credential = self.credential_for(image).await?;
+        let repository = image.repository();
+        let authorization = token::authorize(
+            &self.client,
+            &rules,
+            &challenges,
+            repository,
+            credential.as_ref(),
+        );
+        match authorization.await? {
+            None => Ok(false),
+            some => verdict(&rules, &self.manifest(&rules, &url, some).await?),
+        }
+    }
+
+    async fn manifest(
+        &self,
+        rules: &Rules,
+        url: &Url,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response> {
+        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(MANIFESTS))]);
+        // HEAD does not count against docker.io's pull limit; GET is for who lacks it.
+        let head = http::follow(
+            &self.client,
+            rules,
+            Method::HEAD,
+            url,
+            headers.clone(),
+            authorization.clone(),
+        );
+        let answer = head.await?;
+        if answer.status().as_u16() != 405 {
+            return Ok(answer);
+        }
+        http::follow(
+            &self.client,
+            rules,
+            Method::GET,
+            url,
+            headers,
+            authorization,
+        )
+        .await
+    }
+}
+
+fn verdict(rules: &Rules, answer: &Response) -> Result<bool> {
+    match answer.status().as_u16() {
+        200..=299 => Ok(true),
+        401 | 403 | 404 => Ok(false),
+        _ => Err(rules.unusable(answer)),
+    }
+}
+
+fn manifest_url(scheme: &str, image: &ImageRef) -> Result<Url> {
+    let (host, path) = (image.registry_host(), image.repository());
+    Url::parse(&format!(
+        "{scheme}://{host}/v2/{path}/manifests/{}",
+        image.reference()
+    ))
+    .map_err(|cause| {
+        let host = image.registry();
+        Error::field(
+            "image",
+            format!("has the registry {host:?}, which is no host name"),
+        )
+        .because(cause)
+    })
+}
