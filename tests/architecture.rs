@@ -13,7 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("gpu", &["domain"]),
     ("fetch", &["domain"]),
     ("app", &["engine", "store", "gpu", "fetch", "domain"]),
-    ("rpc", &["app", "domain"]),
+    ("rpc", &["app", "engine", "store", "gpu", "fetch", "domain"]),
     ("console", &["app", "domain"]),
     ("gateway", &["rpc", "app", "domain"]),
     ("config", &["domain"]),
