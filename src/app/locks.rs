@@ -11,12 +11,12 @@ type Lock = tokio::sync::Mutex<()>;
 
 /// Locks by name; a name that nobody holds takes no memory for long.
 #[derive(Debug, Default)]
-pub struct Locks(Mutex<HashMap<String, Weak<Lock>>>);
+pub(super) struct Locks(Mutex<HashMap<String, Weak<Lock>>>);
 
 impl Locks {
     /// Takes the locks of all these names. Sorted first, so that two callers
     /// can never wait for each other.
-    pub async fn take(&self, mut names: Vec<String>) -> Vec<OwnedMutexGuard<()>> {
+    pub(super) async fn take(&self, mut names: Vec<String>) -> Vec<OwnedMutexGuard<()>> {
         names.sort();
         names.dedup();
         let mut guards = Vec::with_capacity(names.len());
@@ -27,7 +27,7 @@ impl Locks {
     }
 
     /// True while somebody works on the name.
-    pub fn is_held(&self, name: &str) -> bool {
+    pub(super) fn is_held(&self, name: &str) -> bool {
         self.lock(name).try_lock().is_err()
     }
 

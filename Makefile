@@ -1,0 +1,44 @@
+# Every target is one script or one command; see `make help`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help engine tools build demo run test lint bench clean-engine
+
+BUF := .cache/tools/npm/node_modules/.bin/buf
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+engine: ## Make sure that a Docker engine answers
+	@scripts/engine
+
+tools: ## Install what the tests need
+	@scripts/tools
+
+build: ## Build the release binary
+	cargo build --release
+
+demo: ## Show the whole service on a real engine, then clean up
+	@scripts/demo
+
+run: ## Keep a server running on 127.0.0.1:11337
+	@scripts/serve
+
+lint: tools ## Formatting, clippy, docs, licences, protos
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+	.cache/tools/bin/cargo-deny --log-level error check bans licenses sources
+	$(BUF) lint
+	@scripts/buf-breaking $(BUF)
+
+test: engine tools lint ## Everything: lint, Rust tests, third-party clients
+	@scripts/demo-image
+	cargo test
+	tests/third_party/run
+
+bench: engine ## Side by side with the raw engine
+	@scripts/tools demo && scripts/demo-image
+	cargo bench --bench side_by_side
+
+clean-engine: ## Stop the engine that scripts/engine started
+	@scripts/engine stop

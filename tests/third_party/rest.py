@@ -1,0 +1,279 @@
+"""Every documented path with requests, field by field.
+
+A strict message has exactly these fields, or clients that are out there break.
+"""
+
+import gzip
+import json
+import os
+import unittest
+from urllib.parse import quote
+
+import requests
+
+ADDRESS = os.environ["ADDRESS"]
+IMAGE = os.environ["IMAGE"]
+PREFIX = os.environ["PREFIX"]
+NAME = PREFIX + "-rest"
+BEARER = {"Authorization": "Bearer " + os.environ["TOKEN"]}
+BASE = "/container-svc"
+
+MAY_BE_ABSENT = {
+    "PortMapping": {"protocol", "hostAddress"},
+    "Keep": {"readOnly"},
+    "DaemonInfo": {"address", "error"},
+}
+
+
+def call(method, path, body=None, headers=BEARER, **kwargs):
+    return requests.request(method, ADDRESS + BASE + path, json=body, headers=headers, timeout=60, **kwargs)
+
+
+def spec(name=NAME, **more):
+    # As a real caller sends it: an empty value, empty capabilities, no hash.
+    return {
+        "image": IMAGE,
+        "names": [name],
+        "ports": [{"internal": 80, "host": 0}],
+        "envs": [{"key": "EMPTY", "value": ""}],
+        "capabilities": {},
+        **more,
+    }
+
+
+class Rest(unittest.TestCase):
+    def good(self, method, path, body=None, **kwargs):
+        answer = call(method, path, body, **kwargs)
+        self.assertEqual(answer.status_code, 200, f"{method} {path}: {answer.text}")
+        self.assertEqual(answer.headers["Content-Type"], "application/json")
+        return answer.json()
+
+    def bad(self, status, part, method, path, body=None, **kwargs):
+        answer = call(method, path, body, **kwargs)
+        text = answer.text
+        self.assertEqual(answer.status_code, status, f"{method} {path} {str(body)[:200]}: {text}")
+        self.assertEqual(answer.headers["Content-Type"], "application/json")
+        error = answer.json()
+        self.assertEqual(set(error), {"error", "code", "message", "details"})
+        self.assertEqual(error["error"], error["message"])
+        self.assertIsInstance(error["code"], int)
+        self.assertIsInstance(error["details"], list)
+        self.assertIn(part, error["message"] + json.dumps(error["details"]))
+        return answer
+
+    def strict(self, item, fields, kind=None):
+        optional = MAY_BE_ABSENT.get(kind, set())
+        self.assertEqual(set(item) - optional, set(fields), f"{kind}: {item}")
+        self.assertNotIn(None, item.values())
+
+    # The paths that are documented.
+
+    def test_put_and_post_run_a_container(self):
+        for method in ("PUT", "POST"):
+            answer = self.good(method, "/container", spec())
+            self.assertIs(type(answer["started"]), bool)
+            self.assertEqual(len(answer["ports"]), 1)
+            # The caller named no protocol and no address, so none comes back.
+            self.assertEqual(set(answer["ports"][0]), {"internal", "host"})
+            self.assertEqual(answer["ports"][0]["internal"], 80)
+            self.assertGreater(answer["ports"][0]["host"], 0)
+        self.assertFalse(answer["started"])
+        self.assertEqual(answer["action"], "RUN_ACTION_UNCHANGED")
+
+    def test_stop_answers_an_empty_object(self):
+        name = NAME + "-stop"
+        id = self.good("PUT", "/container", spec(name))["id"]
+        for key in ({"name": name}, {"id": id}, {"id": id[:16]}):
+            self.assertEqual(self.good("PUT", "/container/stop", key), {})
+        self.assertEqual(
+            self.good("GET", f"/container/is-running?name={name}"), {"isRunning": False}
+        )
+
+    def test_is_running_by_name_and_by_either_hash(self):
+        name, alias, own = NAME + "-hash", NAME + "-alias", PREFIX + "-own-hash"
+        computed = self.good("PUT", "/container", spec(names=[name, alias], hash=own))["hash"]
+        for query in (f"name={name}", f"name={alias}", f"hash={own}", f"hash={quote(computed)}"):
+            answer = self.good("GET", f"/container/is-running?{query}")
+            self.assertEqual(answer, {"isRunning": True}, query)
+        # Names match exactly.
+        self.assertEqual(
+            self.good("GET", f"/container/is-running?name={name[:-1]}"), {"isRunning": False}
+        )
+
+    def test_summary(self):
+        self.good("PUT", "/container", spec())
+        for lines in ("", "&lines=5", "&lines=0"):
+            answer = self.good("GET", f"/container/summary?name={NAME}{lines}")
+            self.strict(answer, {"status", "logs", "summary"})
+            self.assertTrue(all(type(value) is str for value in answer.values()))
+        keys = [line.split(": ")[0].rstrip(":") for line in answer["status"].strip().split("\n")]
+        self.assertEqual(
+            keys, ["ID", "Name", "Image", "State", "Status", "Created", "Started", "Ports"]
+        )
+
+    def test_list(self):
+        self.good("PUT", "/container", spec())
+        containers = self.good("POST", "/containers", {"limit": 1000})["containers"]
+        mine = [c for c in containers if NAME in c["names"]]
+        self.assertEqual(len(mine), 1)
+        c = mine[0]
+        fields = """id nodeId names image ports hash labels assets envs keeps volumes status
+            runtime resources capabilities network""".split()
+        self.assertLessEqual(set(fields), set(c))
+        self.assertEqual(c["nodeId"], PREFIX)
+        self.assertEqual(c["names"], [NAME])
+        self.assertEqual((c["image"], c["status"], c["runtime"]), (IMAGE, "running", "docker"))
+        self.assertLessEqual({"cpu", "memoryMB", "diskMB"}, set(c["resources"]))
+        self.assertIn("gpuEnabled", c["capabilities"])
+        self.assertLessEqual({"mode", "ipAddress", "macAddress"}, set(c["network"]))
+        self.assertIn({"key": "EMPTY", "value": ""}, c["envs"])
+        for port in c["ports"]:
+            self.strict(port, {"internal", "host"}, "PortMapping")
+        for item in c["labels"] + c["envs"]:
+            self.strict(item, {"key", "value"})
+        one = self.good("POST", "/containers", {"containerId": c["id"][:12]})["containers"]
+        self.assertEqual([x["id"] for x in one], [c["id"]])
+        self.assertEqual(
+            self.good("POST", "/containers", {"nodeId": "another"})["containers"], []
+        )
+        self.assertEqual(len(self.good("POST", "/containers", {"limit": 1})["containers"]), 1)
+
+    def test_daemon_info(self):
+        answer = self.good("GET", "/daemon/info")
+        self.strict(answer, {"available"}, "DaemonInfo")
+        self.assertIs(answer["available"], True)
+
+    def test_host(self):
+        answer = self.good("GET", "/host")
+        self.strict(answer, {"host"})
+        self.assertTrue(answer["host"])
+        self.assertNotIn("/", answer["host"])
+
+    def test_image_names_come_in_every_form(self):
+        # A registry that refuses is not an answer; that it was asked shows the routing.
+        image = "127.0.0.1:9/team/app:1"
+        for form in (quote(image, safe=""), quote(image, safe="/"), image):
+            answer = self.bad(503, "127.0.0.1:9", "GET", f"/image/{form}/pullable")
+            self.assertEqual(answer.json()["code"], 14)
+
+    def test_logs_and_builds_are_answered_in_json(self):
+        # They are for later; until then the answer is JSON, and not a crash.
+        for method, path in (("POST", "/logs"), ("PUT", "/image")):
+            answer = call(method, path, {})
+            self.assertIn(answer.status_code, (200, 400, 404, 405, 501), answer.text)
+            self.assertEqual(answer.headers["Content-Type"], "application/json")
+
+    # Bad input.
+
+    def test_a_wrong_request_names_its_field(self):
+        port = {"internal": 80, "host": 0}
+        cases = [
+            ("image", {"names": [NAME + "-bad"]}),
+            ("image", spec(image="")),
+            ("image", spec(image="UPPER/Case::x")),
+            ("ports", spec(ports=[{"internal": 65536, "host": 0}])),
+            ("ports", spec(ports=[{"internal": 80, "host": 70000}])),
+            ("ports", spec(ports=[{"internal": 0, "host": 0}])),
+            ("ports", spec(ports=[{"internal": -1, "host": 0}])),
+            ("ports", spec(ports=[port, port])),
+            ("ports", spec(ports=[{"internal": 80, "host": 8080}, {"internal": 81, "host": 8080}])),
+            ("envs", spec(envs=[{"key": "A=B", "value": "x"}])),
+            ("envs", spec(envs=[{"key": "", "value": "x"}])),
+            ("names", spec(names=["no spaces allowed"])),
+            ("names", spec(names=["/slash"])),
+            ("names", spec(names=[NAME + "-bad", NAME + "-bad"])),
+            ("image", spec(image=5)),
+            ("names", spec(names="not-a-list")),
+            ("internal", spec(ports=[{"internal": "many", "host": 0}])),
+            ("gpuEnabled", spec(capabilities={"gpuEnabled": "perhaps"})),
+        ]
+        for part, body in cases:
+            with self.subTest(part=part, body=body):
+                self.assertEqual(self.bad(400, part, "PUT", "/container", body).json()["code"], 3)
+
+    def test_malformed_json_is_a_400(self):
+        for data in (b"{", b"[]", b'"text"', b"\xff\xfe", b'{"image":}'):
+            self.bad(400, "", "PUT", "/container", data=data)
+
+    def test_a_body_over_the_limit_is_refused(self):
+        body = json.dumps(spec(labels=[{"key": "k", "value": "x" * (64 << 20)}]))
+        try:
+            answer = call("PUT", "/container", data=body)
+        except requests.exceptions.ConnectionError:
+            return  # hung up on while it still sent
+        self.assertIn(answer.status_code, (400, 413, 429), answer.text[:200])
+
+    def test_unknown_fields_are_discarded(self):
+        self.good("PUT", "/container", spec(somethingNew={"a": [1]}))
+
+    def test_nobody_is_not_found(self):
+        none = PREFIX + "-nobody"
+        for query in (f"hash={none}", f"name={none}"):
+            self.bad(404, none, "GET", f"/container/summary?{query}")
+            self.bad(404, none, "GET", f"/container?{query}")
+            self.assertEqual(
+                self.good("GET", f"/container/is-running?{query}"), {"isRunning": False}
+            )
+        self.bad(404, none, "PUT", "/container/stop", {"name": none})
+        self.bad(404, none, "DELETE", f"/container?name={none}")
+
+    def test_neither_hash_nor_name_is_a_400(self):
+        for path in ("/container/is-running", "/container/summary", "/container"):
+            self.bad(400, "", "GET", path)
+        self.bad(400, "", "PUT", "/container/stop", {})
+
+    def test_lines_that_are_no_number_are_a_400(self):
+        self.bad(400, "lines", "GET", f"/container/summary?name={NAME}&lines=ten")
+
+    def test_unknown_paths_and_methods_answer_in_json(self):
+        self.bad(404, "", "GET", "/nothing-here")
+        answer = call("DELETE", "/containers")
+        self.assertIn(answer.status_code, (404, 405, 501))
+        self.assertEqual(answer.headers["Content-Type"], "application/json")
+
+    # Around the paths.
+
+    def test_gzip_bodies_are_accepted(self):
+        headers = {**BEARER, "Content-Encoding": "gzip", "Content-Type": "application/json"}
+        data = gzip.compress(json.dumps(spec()).encode())
+        self.assertTrue(self.good("PUT", "/container", data=data, headers=headers)["ports"])
+        self.bad(400, "", "PUT", "/container", data=b"not gzip", headers=headers)
+
+    def test_options_needs_no_token(self):
+        answer = call("OPTIONS", "/container", headers={})
+        self.assertLess(answer.status_code, 300, answer.text)
+
+    def test_without_a_token_every_path_is_a_401(self):
+        paths = [
+            ("PUT", "/container"), ("POST", "/container"), ("PUT", "/container/stop"),
+            ("GET", "/container"), ("DELETE", "/container"), ("POST", "/containers"),
+            ("GET", "/container/is-running?name=x"), ("GET", "/container/summary?name=x"),
+            ("GET", "/containers/watch"), ("GET", "/daemon/info"), ("GET", "/host"),
+            ("GET", "/node"), ("GET", "/image/x/pullable"), ("POST", "/image/pull"),
+            ("GET", "/tokens"), ("POST", "/token"), ("DELETE", "/token/x"),
+        ]  # fmt: skip
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic eDp5"}):
+            for method, path in paths:
+                with self.subTest(method=method, path=path, headers=headers):
+                    body = {} if method in ("PUT", "POST") else None
+                    answer = self.bad(401, "", method, path, body, headers=headers)
+                    self.assertTrue(answer.headers["WWW-Authenticate"].startswith("Bearer"))
+                    self.assertEqual(answer.json()["code"], 16)
+
+    def test_a_viewer_may_look_and_not_touch(self):
+        made = self.good("POST", "/token", {"name": PREFIX, "grantSet": "viewer"})
+        headers = {"Authorization": "Bearer " + made["secret"]}
+        self.good("POST", "/containers", {}, headers=headers)
+        answer = self.bad(403, "container-svc:container:run", "PUT", "/container", spec(), headers=headers)
+        self.assertEqual(answer.json()["code"], 7)
+        self.good("DELETE", f"/token/{PREFIX}")
+        self.bad(401, "", "POST", "/containers", {}, headers=headers)
+
+    def test_openapi_is_open(self):
+        document = requests.get(ADDRESS + "/openapi.json", timeout=20).json()
+        self.assertTrue(document["openapi"].startswith("3.1"))
+        self.assertIn(BASE + "/container", document["paths"])
+
+
+if __name__ == "__main__":
+    unittest.main()
