@@ -16,8 +16,10 @@ use crate::{
         access::{self, Caller},
         spec::hex,
     },
-    store::{Store, StoredToken},
+    store::Store,
 };
+
+pub use crate::store::StoredToken;
 
 /// Name of the token that the first start writes.
 pub const ADMIN: &str = "admin";

@@ -12,8 +12,10 @@ use tokio::sync::watch;
 use super::App;
 use crate::{
     domain::{Error, Kind, Result, image::ImageRef, spec::{PullPolicy, hex}},
-    engine::{Credential, PullStep},
+    engine::PullStep,
 };
+
+pub use crate::engine::Credential;
 
 /// Names whose content is remembered.
 const REMEMBERED: usize = 1024;

@@ -230,22 +230,17 @@ impl App {
         chosen: &Chosen<'_>,
     ) -> Result<String> {
         let network = self.settings.network.as_str();
-        let new = || NewContainer {
-            name,
-            spec,
-            image_id,
-            host_ports: &chosen.host_ports,
-            labels: self.labels(spec),
-            network,
-        };
-        match self.engine.create(new()).await {
-            // The engine says so for a missing network, made only when needed.
-            Err(error) if error.kind() == Kind::NotFound && error.message().contains("network") => {
-                self.engine.ensure_network(network, &self.settings.node_id).await?;
-                self.engine.create(new()).await
-            }
-            other => other,
-        }
+        self.engine.ensure_network(network, &self.settings.node_id).await?;
+        self.engine
+            .create(NewContainer {
+                name,
+                spec,
+                image_id,
+                host_ports: &chosen.host_ports,
+                labels: self.labels(spec),
+                network,
+            })
+            .await
     }
 
     fn labels(&self, spec: &RunSpec) -> HashMap<String, String> {

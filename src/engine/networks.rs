@@ -26,18 +26,28 @@ impl Engine {
         }
     }
 
-    /// The address of the host in a network; empty when it has none, `None`
-    /// when there is no such network.
+    /// The address of the host in a network; empty when the engine does not
+    /// tell it, `None` when there is no such network.
     pub async fn gateway(&self, network: &str) -> Result<Option<String>> {
         let docker = self.docker().await?;
         let question = docker.inspect_network(network, None::<InspectNetworkOptions>);
         match self.within(self.timeout, question).await {
             Ok(found) => {
                 let configs = found.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
-                Ok(Some(configs.into_iter().find_map(|config| config.gateway).unwrap_or_default()))
+                let gateway = configs.into_iter().find_map(|config| {
+                    config.gateway.or_else(|| first_address(&config.subnet?))
+                });
+                Ok(Some(gateway.unwrap_or_default()))
             }
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
+}
+
+/// The engine's default bridge takes the first address of its subnet where
+/// none was configured, and does not always tell it.
+fn first_address(subnet: &str) -> Option<String> {
+    let network: std::net::Ipv4Addr = subnet.split('/').next()?.parse().ok()?;
+    Some(std::net::Ipv4Addr::from(u32::from(network).checked_add(1)?).to_string())
 }

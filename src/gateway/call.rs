@@ -130,7 +130,7 @@ impl Answer {
     fn take_frame(&mut self) -> Result<Option<Bytes>, Status> {
         let Some(head) = self.buffer.get(..5) else { return Ok(None) };
         let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let length = usize::try_from(length).unwrap_or(MOST + 1);
         if length > MOST {
             return Err(Status::internal("an answer is too large"));
         }

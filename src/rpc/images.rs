@@ -10,9 +10,8 @@ use super::{
     pb::{self, image_service_server::ImageService},
 };
 use crate::{
-    app::images::{Progress, PullUpdate},
+    app::images::{Credential, Progress, PullUpdate},
     domain::image::ImageRef,
-    engine::Credential,
 };
 
 #[tonic::async_trait]

@@ -7,7 +7,7 @@ use super::{
     convert::{duration, timestamp},
     pb::{self, token_service_server::TokenService},
 };
-use crate::{app::access::NewToken, store::StoredToken};
+use crate::app::access::{NewToken, StoredToken};
 
 #[tonic::async_trait]
 impl TokenService for Service {

@@ -1,1 +1,7 @@
-fn main(){}
+//! The promises of container-svc, told against a real engine: one module a
+//! capability. `cargo test --test it run::` runs one.
+
+mod access;
+mod bridge;
+mod run;
+mod support;

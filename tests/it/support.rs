@@ -1,0 +1,245 @@
+//! A service of its own for each test, on a real engine, cleaned up afterwards.
+
+use std::{
+    future::Future,
+    process::Command,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use container_svc::{
+    config::{Config, Listen, ServeArgs},
+    rpc::pb::{self, container_service_client::ContainerServiceClient},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{sync::oneshot, task::JoinHandle};
+use tonic::{Request, metadata::MetadataValue, transport::Channel};
+
+/// How long a condition may take to come true.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The image that tests run, made by `scripts/demo-image`.
+pub fn image() -> &'static str {
+    static IMAGE: OnceLock<&'static str> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let root = env!("CARGO_MANIFEST_DIR");
+        let tag = "container-svc-test:1";
+        let made = Command::new(format!("{root}/scripts/demo-image")).arg(tag).output();
+        let made = made.expect("scripts/demo-image runs");
+        assert!(
+            made.status.success(),
+            "no test image; does an engine run? try `make engine tools`: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        tag
+    })
+}
+
+/// Runs the docker command against the engine of the tests.
+pub fn docker(args: &[&str]) -> String {
+    let out = Command::new("docker").args(args).output().expect("the docker command");
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+}
+
+/// A name that no other test has.
+pub fn unique(what: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("cst-{what}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Waits for a condition, within the deadline.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let begin = Instant::now();
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    while !holds().await {
+        assert!(begin.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        ticks.tick().await;
+    }
+}
+
+/// A running service; what it made is removed when it is dropped.
+pub struct Service {
+    /// `http://127.0.0.1:PORT`.
+    pub url: String,
+    /// Its admin token.
+    pub token: String,
+    /// Its node id, which labels all that it makes.
+    pub node: String,
+    dir: Option<TempDir>,
+    config: Config,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Service {
+    /// Starts one on the engine of this machine.
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// Starts one with another configuration.
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = dir.path().to_string_lossy().into_owned();
+        let node = unique("node");
+        let env = |key: &str| match key {
+            "CONTAINER_SVC_DATA_DIR" => Some(data.clone()),
+            "CONTAINER_SVC_NODE_ID" | "CONTAINER_SVC_NETWORK" => Some(node.clone()),
+            "DOCKER_HOST" => std::env::var("DOCKER_HOST").ok(),
+            _ => None,
+        };
+        let mut config = Config::load(&ServeArgs::default(), env).expect("a valid configuration");
+        config.listen = vec![Listen::Tcp(free_address())];
+        change(&mut config);
+        let mut service = Self {
+            url: String::new(),
+            token: String::new(),
+            node,
+            dir: Some(dir),
+            config,
+            stop: None,
+            task: None,
+        };
+        service.resume().await;
+        service
+    }
+
+    /// Starts it again over the same data.
+    #[expect(clippy::disallowed_methods, reason = "the test owns the server")]
+    pub async fn resume(&mut self) {
+        let Some(Listen::Tcp(address)) = self.config.listen.first() else {
+            panic!("tests listen on TCP first");
+        };
+        self.url = format!("http://{address}");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let config = self.config.clone();
+        self.task = Some(tokio::spawn(async move {
+            let stopped = async move { drop(stopped.await) };
+            container_svc::server::run(config, stopped).await.expect("the service runs");
+        }));
+        self.stop = Some(stop);
+        let file = self.config.token_file.clone();
+        eventually("the service listens", || async {
+            tokio::net::TcpStream::connect(address_of(&self.url)).await.is_ok()
+        })
+        .await;
+        eventually("the admin token is written", || async {
+            std::fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n'))
+        })
+        .await;
+        self.token = std::fs::read_to_string(file).expect("the token").trim().to_owned();
+    }
+
+    /// Waits until its view follows the engine.
+    pub async fn synced(self) -> Self {
+        eventually("the view follows the engine", || async {
+            let (_, node) = self.get("/container-svc/node").await;
+            node["node"]["engine"]["synced"] == true
+        })
+        .await;
+        self
+    }
+
+    /// Stops it, as a signal does.
+    pub async fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(task) = self.task.take() {
+            tokio::time::timeout(DEADLINE, task).await.expect("in time").expect("no panic");
+        }
+    }
+
+    /// A gRPC client with the admin token.
+    pub async fn grpc(
+        &self,
+    ) -> ContainerServiceClient<
+        tonic::service::interceptor::InterceptedService<Channel, impl tonic::service::Interceptor + use<>>,
+    > {
+        let bearer: MetadataValue<_> = format!("Bearer {}", self.token).parse().expect("ascii");
+        let channel = Channel::from_shared(self.url.clone()).expect("a url").connect().await;
+        ContainerServiceClient::with_interceptor(
+            channel.expect("it listens"),
+            move |mut request: Request<()>| {
+                request.metadata_mut().insert("authorization", bearer.clone());
+                Ok(request)
+            },
+        )
+    }
+
+    /// A request of the test image under a name.
+    pub fn request(&self, name: &str) -> pb::RunContainerRequest {
+        pb::RunContainerRequest {
+            image: image().to_owned(),
+            names: vec![name.to_owned()],
+            command: vec!["sleep".into(), "1000".into()],
+            labels: vec![pb::Label { key: "container-svc-test".into(), value: self.node.clone() }],
+            ..Default::default()
+        }
+    }
+
+    /// GET, with the admin token.
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        self.rest("GET", path, "").await
+    }
+
+    /// Any method, with the admin token.
+    pub async fn rest(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let (status, _, body) = self.raw(method, path, body, &[]).await;
+        (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
+    }
+
+    /// By curl, a client that is not ours; with further arguments.
+    pub async fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        body: &str,
+        more: &[&str],
+    ) -> (u16, String, String) {
+        let bearer = format!("Authorization: Bearer {}", self.token);
+        let mut curl = tokio::process::Command::new("curl");
+        curl.args(["-s", "-i", "--max-time", "30", "-X", method, "-H", &bearer]);
+        if !body.is_empty() {
+            curl.args(["-d", body]);
+        }
+        let out = curl.args(more).arg(format!("{}{path}", self.url)).output().await.expect("curl");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        (status, head.to_lowercase(), body.to_owned())
+    }
+
+    /// Ids of the containers that it made, as the engine tells.
+    pub fn made(&self) -> Vec<String> {
+        let label = format!("label=container-svc.node={}", self.node);
+        let ids = docker(&["ps", "-aq", "--no-trunc", "--filter", &label]);
+        ids.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let made = self.made();
+        if !made.is_empty() {
+            let mut args = vec!["rm", "-f"];
+            args.extend(made.iter().map(String::as_str));
+            docker(&args);
+        }
+        docker(&["network", "rm", &self.node]);
+        drop(self.dir.take());
+    }
+}
+
+fn address_of(url: &str) -> &str {
+    url.trim_start_matches("http://")
+}
+
+/// A port that was free a moment ago.
+fn free_address() -> std::net::SocketAddr {
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    probe.local_addr().expect("an address")
+}
