@@ -6,10 +6,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // tonic-prost-build prints no rerun-if-changed for descriptor sets.
     println!("cargo:rerun-if-changed=proto");
 
-    let mut files = vec![
-        "google/rpc/status.proto".to_owned(),
-        "google/rpc/error_details.proto".to_owned(),
-    ];
+    let mut files =
+        vec!["google/rpc/status.proto".to_owned(), "google/rpc/error_details.proto".to_owned()];
     for entry in fs::read_dir("proto/containersvc/v1")? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         files.push(format!("containersvc/v1/{name}"));

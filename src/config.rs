@@ -128,11 +128,7 @@ impl Config {
             listen: listen.unwrap_or_else(|| vec![Listen::Tcp(([127, 0, 0, 1], 11337).into())]),
             token_file: layers.or("token_file", parse::path, data_dir.join("admin.token"))?,
             data_dir,
-            engine: layers.or(
-                "engine",
-                parse::engine,
-                "unix:///var/run/docker.sock".into(),
-            )?,
+            engine: layers.or("engine", parse::engine, "unix:///var/run/docker.sock".into())?,
             node_id: match layers.one("node_id", parse::node_id)? {
                 Some(id) => id,
                 None => parse::node_id(&host.name).map_err(|problem| {
@@ -148,9 +144,7 @@ impl Config {
             insecure_registries: layers
                 .many("insecure_registries", parse::registry)?
                 .unwrap_or_default(),
-            cors_origins: layers
-                .many("cors_origins", parse::origin)?
-                .unwrap_or_default(),
+            cors_origins: layers.many("cors_origins", parse::origin)?.unwrap_or_default(),
             max_body_bytes: layers.or("max_body_bytes", parse::body_bytes, 4 << 20)?,
             public_meta: layers.or("public_meta", parse::boolean, true)?,
             anonymous: layers.or("anonymous", parse::boolean, false)?,
@@ -190,12 +184,7 @@ impl Config {
                 "would let anybody who reaches {open} run containers; \
                  listen on loopback or a Unix socket only, or leave anonymous out"
             );
-            return Err(ConfigError::new(
-                "anonymous",
-                "the settings",
-                "true",
-                problem,
-            ));
+            return Err(ConfigError::new("anonymous", "the settings", "true", problem));
         }
         Ok(())
     }

@@ -7,9 +7,7 @@ use container_svc::cli::{Cli, execute};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match runtime {
         Ok(runtime) => ExitCode::from(runtime.block_on(execute(cli))),
         Err(why) => {

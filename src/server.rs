@@ -86,7 +86,8 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
 /// Everything that the one port serves.
 async fn router(config: &Config, app: &Arc<App>) -> Result<Router> {
     let broken = |error: String| Error::internal(format!("the descriptors are broken: {error}"));
-    let pool = DescriptorPool::decode(pb::DESCRIPTORS).map_err(|error| broken(error.to_string()))?;
+    let pool =
+        DescriptorPool::decode(pb::DESCRIPTORS).map_err(|error| broken(error.to_string()))?;
 
     let (reporter, health) = tonic_health::server::health_reporter();
     app.tasks.background("health", rpc::health::watch(app.clone(), reporter));
@@ -139,7 +140,9 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>> {
     } else {
         let values: Result<Vec<HeaderValue>, _> =
             origins.iter().map(|origin| HeaderValue::try_from(origin.as_str())).collect();
-        AllowOrigin::list(values.map_err(|_| Error::field("cors_origins", "is no list of origins"))?)
+        AllowOrigin::list(
+            values.map_err(|_| Error::field("cors_origins", "is no list of origins"))?,
+        )
     };
     let grpc = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
     let asked = ["authorization", "content-type", "grpc-timeout", "x-grpc-web", "x-user-agent"];
@@ -165,7 +168,8 @@ async fn bind(listen: &Listen) -> Result<Listener> {
     match listen {
         Listen::Tcp(address) => {
             let bound = TcpListener::bind(address).await.and_then(|l| Ok((l.local_addr()?, l)));
-            let (real, listener) = bound.map_err(|error| cannot_listen(&address.to_string(), error))?;
+            let (real, listener) =
+                bound.map_err(|error| cannot_listen(&address.to_string(), error))?;
             tracing::info!("listening on {real}");
             Ok(Listener::Tcp(listener))
         }

@@ -13,19 +13,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("gpu", &["domain"]),
     ("fetch", &["domain"]),
     ("app", &["engine", "store", "gpu", "fetch", "domain"]),
-    ("rpc", &["app", "engine", "store", "gpu", "fetch", "domain"]),
+    ("rpc", &["app", "domain"]),
     ("console", &["app", "domain"]),
     ("gateway", &["rpc", "app", "domain"]),
     ("config", &["domain"]),
 ];
 
 /// Crates that only one place may name, and the place.
-const OWNED: &[(&str, &str)] = &[
-    ("bollard", "engine"),
-    ("rusqlite", "store"),
-    ("reqwest", "fetch"),
-    ("nvml_wrapper", "gpu"),
-];
+const OWNED: &[(&str, &str)] =
+    &[("bollard", "engine"), ("rusqlite", "store"), ("reqwest", "fetch"), ("nvml_wrapper", "gpu")];
 
 /// Crates that are not for `domain`.
 const NOT_IN_DOMAIN: &[&str] = &[
@@ -135,16 +131,9 @@ fn crate_uses(code: &str) -> Vec<String> {
         }
     }
     let head = |text: &str| -> String {
-        text.trim()
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_')
-            .collect()
+        text.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
     };
-    found
-        .iter()
-        .map(|text| head(text))
-        .filter(|name| !name.is_empty())
-        .collect()
+    found.iter().map(|text| head(text)).filter(|name| !name.is_empty()).collect()
 }
 
 /// Whether a path begins with this crate or module: `name::`, or `use name;`.
@@ -178,17 +167,9 @@ fn the_sources_hold_the_invariants() {
 
     let mut wrong = Vec::new();
     for file in files {
-        let path = file
-            .strip_prefix(&root)
-            .expect("below src")
-            .to_string_lossy()
-            .into_owned();
+        let path = file.strip_prefix(&root).expect("below src").to_string_lossy().into_owned();
         let source = fs::read_to_string(&file).expect("a readable source");
-        wrong.extend(
-            violations(&path, &source)
-                .into_iter()
-                .map(|w| format!("src/{path}: {w}")),
-        );
+        wrong.extend(violations(&path, &source).into_iter().map(|w| format!("src/{path}: {w}")));
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
@@ -198,19 +179,10 @@ fn a_broken_invariant_is_found() {
     let bad = [
         ("domain/spec.rs", "//! x\nuse tokio::time::sleep;"),
         ("domain/spec.rs", "//! x\nuse crate::engine::Engine;"),
-        (
-            "domain/spec.rs",
-            "//! x\nfn f(c: prost_types::Timestamp) {}",
-        ),
+        ("domain/spec.rs", "//! x\nfn f(c: prost_types::Timestamp) {}"),
         ("engine/mod.rs", "//! x\nuse crate::store::Store;"),
-        (
-            "store/mod.rs",
-            "//! x\nuse crate::{domain::{Error, Kind}, app::Run};",
-        ),
-        (
-            "fetch/mod.rs",
-            "//! x\nuse crate::{\n    domain::Error,\n    engine::Engine,\n};",
-        ),
+        ("store/mod.rs", "//! x\nuse crate::{domain::{Error, Kind}, app::Run};"),
+        ("fetch/mod.rs", "//! x\nuse crate::{\n    domain::Error,\n    engine::Engine,\n};"),
         ("app/run.rs", "//! x\nuse tonic::Status;"),
         ("app/run.rs", "//! x\nuse crate::rpc::pb;"),
         ("app/run.rs", "//! x\nfn f() -> pb::Container {}"),
@@ -218,40 +190,22 @@ fn a_broken_invariant_is_found() {
         ("rpc/mod.rs", "//! x\nuse bollard::Docker;"),
         ("server.rs", "//! x\nfn f(c: rusqlite::Connection) {}"),
         ("cli/mod.rs", "//! x\nuse reqwest::Client;"),
-        (
-            "rpc/watch.rs",
-            "//! x\nlet (a, b) = mpsc::unbounded_channel();",
-        ),
-        (
-            "rpc/mod.rs",
-            "//! x\nx.max_decoding_message_size(usize::MAX);",
-        ),
+        ("rpc/watch.rs", "//! x\nlet (a, b) = mpsc::unbounded_channel();"),
+        ("rpc/mod.rs", "//! x\nx.max_decoding_message_size(usize::MAX);"),
         ("server.rs", "//! x\ntokio::spawn(async {});"),
         ("server.rs", "use std::fs;"),
     ];
     for (path, source) in bad {
-        assert!(
-            !violations(path, source).is_empty(),
-            "not found in {path}: {source}"
-        );
+        assert!(!violations(path, source).is_empty(), "not found in {path}: {source}");
     }
 }
 
 #[test]
 fn what_is_allowed_is_not_a_violation() {
     let good = [
-        (
-            "domain/spec.rs",
-            "//! x\nuse crate::domain::Error;\nuse sha2::Sha256;",
-        ),
-        (
-            "engine/mod.rs",
-            "//! x\nuse bollard::Docker;\nuse crate::domain::Error;",
-        ),
-        (
-            "app/run.rs",
-            "//! x\n// not tonic::Status\nuse crate::{domain::Error, engine::Engine};",
-        ),
+        ("domain/spec.rs", "//! x\nuse crate::domain::Error;\nuse sha2::Sha256;"),
+        ("engine/mod.rs", "//! x\nuse bollard::Docker;\nuse crate::domain::Error;"),
+        ("app/run.rs", "//! x\n// not tonic::Status\nuse crate::{domain::Error, engine::Engine};"),
         ("app/tasks.rs", "//! x\ntokio::spawn(async {});"),
         (
             "app/run.rs",
@@ -260,10 +214,6 @@ fn what_is_allowed_is_not_a_violation() {
         ("server.rs", "//! x\nuse crate::{app::App, gateway, rpc};"),
     ];
     for (path, source) in good {
-        assert_eq!(
-            violations(path, source),
-            Vec::<String>::new(),
-            "{path}: {source}"
-        );
+        assert_eq!(violations(path, source), Vec::<String>::new(), "{path}: {source}");
     }
 }

@@ -89,7 +89,10 @@ impl App {
         if !new.grant_set.is_empty() {
             let set = access::grant_set(&new.grant_set).ok_or_else(|| {
                 let sets = access::GRANT_SETS.join(", ");
-                Error::field("grantSet", format!("\"{}\" is no set; use one of {sets}", new.grant_set))
+                Error::field(
+                    "grantSet",
+                    format!("\"{}\" is no set; use one of {sets}", new.grant_set),
+                )
             })?;
             permissions.extend(set.iter().map(|&permission| permission.to_owned()));
         }
@@ -112,16 +115,18 @@ impl App {
         let expires_at = match new.ttl {
             None => None,
             Some(Ok(ttl)) if ttl >= Duration::from_secs(1) => Some(
-                now.checked_add(ttl).map_err(|_| Error::field("ttl", "is too long; leave it out"))?,
+                now.checked_add(ttl)
+                    .map_err(|_| Error::field("ttl", "is too long; leave it out"))?,
             ),
             Some(Ok(_)) => return Err(Error::field("ttl", "is too short; at least 1 s")),
             Some(Err(why)) => return Err(Error::field("ttl", why)),
         };
 
         // An expired token holds its name for nobody.
-        let expired = self.store.tokens().await?.into_iter().find(|token| {
-            token.name == new.name && token.expires_at.is_some_and(|end| end <= now)
-        });
+        let expired =
+            self.store.tokens().await?.into_iter().find(|token| {
+                token.name == new.name && token.expires_at.is_some_and(|end| end <= now)
+            });
         if expired.is_some() {
             self.store.remove_token(&new.name).await?;
         }
@@ -136,7 +141,10 @@ impl App {
     /// Ends a token at once.
     pub async fn revoke_token(&self, name: &str) -> Result<()> {
         if !self.store.remove_token(name).await? {
-            return Err(Error::not_found("TOKEN_NOT_FOUND", format!("no token is named \"{name}\"")));
+            return Err(Error::not_found(
+                "TOKEN_NOT_FOUND",
+                format!("no token is named \"{name}\""),
+            ));
         }
         self.access.reload(&self.store).await
     }
@@ -153,7 +161,11 @@ impl App {
 fn secret() -> Result<String> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|error| {
-        Error::new(Kind::Unavailable, "NO_RANDOMNESS", format!("no randomness for a token: {error}"))
+        Error::new(
+            Kind::Unavailable,
+            "NO_RANDOMNESS",
+            format!("no randomness for a token: {error}"),
+        )
     })?;
     Ok(format!("{PREFIX}{}", hex(&bytes)))
 }

@@ -11,7 +11,11 @@ use tokio::sync::watch;
 
 use super::App;
 use crate::{
-    domain::{Error, Kind, Result, image::ImageRef, spec::{PullPolicy, hex}},
+    domain::{
+        Error, Kind, Result,
+        image::ImageRef,
+        spec::{PullPolicy, hex},
+    },
     engine::PullStep,
 };
 
@@ -60,8 +64,17 @@ pub struct Progress {
 impl Progress {
     fn step(&mut self, step: PullStep) {
         // Messages about the image name its tag in the id's place.
-        let of_layer = ["Pulling fs layer", "Waiting", "Downloading", "Verifying", "Download ",
-            "Extracting", "Pull complete", "Already exists", "Retrying"];
+        let of_layer = [
+            "Pulling fs layer",
+            "Waiting",
+            "Downloading",
+            "Verifying",
+            "Download ",
+            "Extracting",
+            "Pull complete",
+            "Already exists",
+            "Retrying",
+        ];
         if step.id.is_empty() || !of_layer.iter().any(|word| step.status.starts_with(word)) {
             return;
         }
@@ -146,7 +159,9 @@ impl App {
             if policy == PullPolicy::Never {
                 return Err(Error::precondition(
                     "IMAGE_NOT_PRESENT",
-                    format!("the node has no image \"{image}\" and the pull policy is NEVER; pull it first"),
+                    format!(
+                        "the node has no image \"{image}\" and the pull policy is NEVER; pull it first"
+                    ),
                 ));
             }
         }
@@ -207,7 +222,8 @@ impl App {
                     return Some((item, (download, seen, ended)));
                 }
                 if download.changed().await.is_err() {
-                    let error = Error::new(Kind::Cancelled, "PULL_ENDED", "the download was given up");
+                    let error =
+                        Error::new(Kind::Cancelled, "PULL_ENDED", "the download was given up");
                     return Some((Err(error), (download, seen, true)));
                 }
             }
@@ -261,7 +277,10 @@ impl App {
             sender.send_modify(|progress| progress.step(step));
         }
         let found = self.engine.image(image).await?.ok_or_else(|| {
-            Error::precondition("PULL_FAILED", format!("the engine pulled \"{image}\" but has it not"))
+            Error::precondition(
+                "PULL_FAILED",
+                format!("the engine pulled \"{image}\" but has it not"),
+            )
         })?;
         Ok(Pulled { image_id: found.id, digest: found.digest })
     }

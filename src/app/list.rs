@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use super::{App, unknown};
 use crate::{
-    domain::{Error, Result, container::{Container, State}, page},
+    domain::{
+        Error, Result,
+        container::{Container, State},
+        page,
+    },
     store::HistoryEntry,
 };
 
@@ -132,18 +136,17 @@ impl App {
         let size = if query.page_size > 0 { query.page_size } else { query.limit };
         let size = usize::try_from(size).ok().filter(|size| *size > 0);
 
-        let mut rows = self
-            .view
-            .all()
-            .into_iter()
-            .filter(|container| self.matches(container, query))
-            .filter(|container| begin.as_ref().is_none_or(|begin| position(container) > *begin));
+        let mut rows =
+            self.view.all().into_iter().filter(|container| self.matches(container, query)).filter(
+                |container| begin.as_ref().is_none_or(|begin| position(container) > *begin),
+            );
         let containers: Vec<_> = match size {
             Some(size) => rows.by_ref().take(size).collect(),
             None => rows.by_ref().collect(),
         };
         let more = query.page_size > 0 && rows.next().is_some();
-        let next = containers.last().filter(|_| more).map(|last| page::token(&identity, &position(last)));
+        let next =
+            containers.last().filter(|_| more).map(|last| page::token(&identity, &position(last)));
         Ok(Page { next: next.unwrap_or_default(), containers })
     }
 

@@ -140,7 +140,9 @@ pub fn unknown(what: &str, value: &str) -> Error {
     Error::new(
         Kind::NotFound,
         "CONTAINER_NOT_FOUND",
-        format!("no container on this node has the {what} \"{value}\"; list them to see which are there"),
+        format!(
+            "no container on this node has the {what} \"{value}\"; list them to see which are there"
+        ),
     )
     .with(what, value)
 }

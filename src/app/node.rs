@@ -47,7 +47,8 @@ impl Facts {
 
     /// Reads a cursor; `None` when it leads nowhere any more.
     pub fn read_cursor(&self, cursor: &str) -> Result<Option<u64>> {
-        let parts = cursor.split_once('-').and_then(|(epoch, seq)| Some((epoch, seq.parse().ok()?)));
+        let parts =
+            cursor.split_once('-').and_then(|(epoch, seq)| Some((epoch, seq.parse().ok()?)));
         let Some((epoch, seq)) = parts else {
             return Err(Error::field(
                 "cursor",

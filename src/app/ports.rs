@@ -73,9 +73,10 @@ impl App {
                         && overlap(have.address, port.address)
                 })
             };
-            let holder = self.view.all().into_iter().find(|container| {
-                container.id != own && container.is_running() && held(container)
-            });
+            let holder =
+                self.view.all().into_iter().find(|container| {
+                    container.id != own && container.is_running() && held(container)
+                });
             if let Some(holder) = holder {
                 return Err(conflict(at, port.host, &format!("container \"{}\"", holder.name())));
             }
@@ -85,9 +86,10 @@ impl App {
         let mut mine = Vec::new();
         for port in ports {
             let had = predecessor.and_then(|container| {
-                container.ports.iter().find(|have| {
-                    have.internal == port.internal && have.protocol == port.protocol
-                })
+                container
+                    .ports
+                    .iter()
+                    .find(|have| have.internal == port.internal && have.protocol == port.protocol)
             });
             let host = match (port.host, had) {
                 (0, Some(had)) if !avoid.contains(&had.host) => had.host,

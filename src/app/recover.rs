@@ -6,7 +6,10 @@ use super::{
     App,
     replace::{predecessor, successor},
 };
-use crate::domain::{Result, container::{Container, State}};
+use crate::domain::{
+    Result,
+    container::{Container, State},
+};
 
 /// Mends every identity that has more than one container or an odd name.
 pub(super) async fn recover_all(app: &Arc<App>) {
@@ -59,8 +62,8 @@ impl App {
         match (current, old) {
             // It has the name; once it started, the predecessor has done its duty.
             (Some(current), Some(old)) => {
-                let starts = current.state != State::Created
-                    || self.engine.start(&current.id).await.is_ok();
+                let starts =
+                    current.state != State::Created || self.engine.start(&current.id).await.is_ok();
                 if starts {
                     self.refresh(&current.id).await?;
                     self.discard(&old.id).await;

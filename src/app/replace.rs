@@ -48,15 +48,16 @@ impl App {
                 Ok(()) => {
                     let detail = fields.join(", ");
                     let action = Action::Replaced(fields);
-                    let outcome =
-                        self.finish(spec, &new, &chosen.host_ports, action, detail).await;
+                    let outcome = self.finish(spec, &new, &chosen.host_ports, action, detail).await;
                     self.discard(&old.id).await;
                     return outcome;
                 }
                 Err(error) => {
                     self.put_back(&name, old, &new).await?;
                     if error.reason() != PORT_IN_USE {
-                        return Err(super::run::does_not_start(&name, &error).with("rolledBack", "true"));
+                        return Err(
+                            super::run::does_not_start(&name, &error).with("rolledBack", "true")
+                        );
                     }
                     self.try_again(spec, &error, &chosen, &mut avoid, &old.id)?;
                 }

@@ -277,7 +277,10 @@ impl App {
         let container = self.refresh(id).await?.ok_or_else(|| {
             Error::precondition(
                 "CONTAINER_VANISHED",
-                format!("container \"{}\" was removed by somebody else as it started", spec.engine_name()),
+                format!(
+                    "container \"{}\" was removed by somebody else as it started",
+                    spec.engine_name()
+                ),
             )
         })?;
         let record = Record {

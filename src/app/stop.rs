@@ -31,7 +31,9 @@ impl App {
             if !app.is_ours(&container) {
                 return Err(Error::precondition(
                     "NOT_OURS",
-                    format!("container \"{name}\" was not made by this service; remove it where it was made"),
+                    format!(
+                        "container \"{name}\" was not made by this service; remove it where it was made"
+                    ),
                 ));
             }
             if container.is_running() {

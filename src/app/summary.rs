@@ -3,7 +3,11 @@
 use jiff::Timestamp;
 
 use super::{App, list::Selector};
-use crate::domain::{Error, Result, container::{Container, State}, ports::PublishedPort};
+use crate::domain::{
+    Error, Result,
+    container::{Container, State},
+    ports::PublishedPort,
+};
 
 /// Lines where the request says nothing.
 const DEFAULT_LINES: u32 = 100;
@@ -36,7 +40,8 @@ impl App {
         let container = self.find(selector, "hash or name")?;
         let logs = self.engine.last_lines(&container.id, lines).await?;
         let status = status(&container, Timestamp::now());
-        let summary = format!("=== Status ===\n{status}\n=== Logs (last {lines} lines) ===\n{logs}");
+        let summary =
+            format!("=== Status ===\n{status}\n=== Logs (last {lines} lines) ===\n{logs}");
         Ok(Summary { status, logs, summary })
     }
 }

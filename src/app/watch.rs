@@ -5,7 +5,10 @@ use std::{collections::VecDeque, sync::Arc};
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
 
-use super::{App, view::{Change, ChangeKind}};
+use super::{
+    App,
+    view::{Change, ChangeKind},
+};
 use crate::domain::{Error, Kind, Result, container::Container};
 
 /// Changes taken from memory at a time.

@@ -15,11 +15,6 @@ pub(super) struct Args {
 pub(super) fn completions(args: &Args, out: Output) -> Result<(), Failure> {
     // Into memory first: the generator panics when a pipe closes.
     let mut script = Vec::new();
-    clap_complete::generate(
-        args.shell,
-        &mut Cli::command(),
-        "container-svc",
-        &mut script,
-    );
+    clap_complete::generate(args.shell, &mut Cli::command(), "container-svc", &mut script);
     out.line(String::from_utf8_lossy(&script).trim_end())
 }

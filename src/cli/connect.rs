@@ -82,9 +82,7 @@ impl Bearer {
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(value) = &self.0 {
-            request
-                .metadata_mut()
-                .insert("authorization", value.clone());
+            request.metadata_mut().insert("authorization", value.clone());
         }
         Ok(request)
     }
@@ -122,10 +120,7 @@ async fn connect(address: &str) -> Result<Channel, Failure> {
             async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
         });
         let endpoint = endpoint("http://localhost".to_owned())?;
-        return endpoint
-            .connect_with_connector(connector)
-            .await
-            .map_err(|why| unreachable(&why));
+        return endpoint.connect_with_connector(connector).await.map_err(|why| unreachable(&why));
     }
     let uri = match address.split_once("://") {
         Some(("http", _)) => address.to_owned(),
@@ -134,46 +129,28 @@ async fn connect(address: &str) -> Result<Channel, Failure> {
         Some(_) => return Err(wrong("has an unknown scheme")),
         None => format!("http://{address}"),
     };
-    endpoint(uri)?
-        .connect()
-        .await
-        .map_err(|why| unreachable(&why))
+    endpoint(uri)?.connect().await.map_err(|why| unreachable(&why))
 }
 
 /// The token of the flags, else of the file that they name, else of the server's
 /// own file where this user may read it.
 fn token(args: &ClientArgs) -> Result<Option<String>, Failure> {
-    if let Some(token) = args
-        .token
-        .as_deref()
-        .map(str::trim)
-        .filter(|token| !token.is_empty())
-    {
+    if let Some(token) = args.token.as_deref().map(str::trim).filter(|token| !token.is_empty()) {
         return Ok(Some(token.to_owned()));
     }
     if let Some(path) = &args.token_file {
         let text = fs::read_to_string(path).map_err(|why| {
-            Failure::Usage(format!(
-                "cannot read --token-file {}: {why}",
-                path.display()
-            ))
+            Failure::Usage(format!("cannot read --token-file {}: {why}", path.display()))
         })?;
         return match text.trim() {
-            "" => Err(Failure::Usage(format!(
-                "--token-file {} is empty",
-                path.display()
-            ))),
+            "" => Err(Failure::Usage(format!("--token-file {} is empty", path.display()))),
             token => Ok(Some(token.to_owned())),
         };
     }
     let env = |key: &str| env::var(key).ok().filter(|value| !value.is_empty());
-    let dir = env("CONTAINER_SVC_DATA_DIR")
-        .map(PathBuf::from)
-        .or_else(|| default_data_dir(env));
+    let dir = env("CONTAINER_SVC_DATA_DIR").map(PathBuf::from).or_else(|| default_data_dir(env));
     let text = dir.and_then(|dir| fs::read_to_string(dir.join("admin.token")).ok());
-    Ok(text
-        .map(|text| text.trim().to_owned())
-        .filter(|token| !token.is_empty()))
+    Ok(text.map(|text| text.trim().to_owned()).filter(|token| !token.is_empty()))
 }
 
 #[cfg(test)]
@@ -203,10 +180,7 @@ mod tests {
             request: Request<pb::GetHostRequest>,
         ) -> Result<Response<pb::GetHostResponse>, Status> {
             let header = request.metadata().get("authorization");
-            let host = header
-                .and_then(|value| value.to_str().ok())
-                .unwrap_or_default()
-                .to_owned();
+            let host = header.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
             Ok(Response::new(pb::GetHostResponse { host }))
         }
 
@@ -234,17 +208,9 @@ mod tests {
             json: false,
         };
         let session = Session::open(&args).await.unwrap();
-        let answer = session
-            .node()
-            .get_host(pb::GetHostRequest {})
-            .await
-            .unwrap();
+        let answer = session.node().get_host(pb::GetHostRequest {}).await.unwrap();
         assert_eq!(answer.get_ref().host, "Bearer secret");
-        let refused = session
-            .node()
-            .get_node(pb::GetNodeRequest {})
-            .await
-            .unwrap_err();
+        let refused = session.node().get_node(pb::GetNodeRequest {}).await.unwrap_err();
         assert_eq!(Failure::from(refused).code(), 3);
         server.abort();
     }
@@ -253,10 +219,7 @@ mod tests {
     async fn a_service_that_is_not_there_is_named_with_the_remedy() {
         let failure = connect("unix:///nowhere/s.sock").await.unwrap_err();
         let said = failure.to_string();
-        assert!(
-            said.contains("unix:///nowhere/s.sock") && said.contains("serve"),
-            "{said}"
-        );
+        assert!(said.contains("unix:///nowhere/s.sock") && said.contains("serve"), "{said}");
         assert_eq!(failure.code(), 5);
         assert_eq!(connect("https://host").await.unwrap_err().code(), 2);
     }

@@ -86,11 +86,7 @@ impl fmt::Display for Failure {
 /// The message, and under it each wrong field that the message does not tell already.
 fn refused(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
     if broken(status) {
-        write!(
-            f,
-            "the connection to the service broke: {}",
-            status.message()
-        )?;
+        write!(f, "the connection to the service broke: {}", status.message())?;
         return causes(f, status.source());
     }
     match status.message() {
@@ -121,9 +117,7 @@ fn causes(f: &mut fmt::Formatter<'_>, mut cause: Option<&(dyn Error + 'static)>)
 
 /// True when the status was made here because the connection broke.
 fn broken(status: &Status) -> bool {
-    status
-        .source()
-        .is_some_and(|cause| cause.is::<tonic::transport::Error>())
+    status.source().is_some_and(|cause| cause.is::<tonic::transport::Error>())
 }
 
 fn status_code(code: Code) -> u8 {

@@ -7,18 +7,12 @@ use crate::rpc::pb;
 use super::{Failure, Output, Session};
 
 pub(super) async fn info(session: Session, out: Output) -> Result<(), Failure> {
-    let answer = session
-        .node()
-        .get_node(pb::GetNodeRequest {})
-        .await?
-        .into_inner();
+    let answer = session.node().get_node(pb::GetNodeRequest {}).await?.into_inner();
     if out.json {
         return out.message("GetNodeResponse", &answer);
     }
     let node = answer.node.unwrap_or_default();
-    lines(&node)
-        .iter()
-        .try_for_each(|(key, value)| out.line(format_args!("{key:<12}{value}")))
+    lines(&node).iter().try_for_each(|(key, value)| out.line(format_args!("{key:<12}{value}")))
 }
 
 /// What is known, as names and values.
@@ -28,10 +22,7 @@ fn lines(node: &pb::Node) -> Vec<(&'static str, String)> {
         lines.push(("URL", url.clone()));
     }
     let running = node.containers_running;
-    lines.push((
-        "Containers",
-        format!("{running} running, {} in all", node.containers_total),
-    ));
+    lines.push(("Containers", format!("{running} running, {} in all", node.containers_total)));
     if let Some(range) = &node.port_range {
         lines.push(("Ports", format!("{}-{}", range.first, range.last)));
     }
@@ -51,11 +42,7 @@ fn lines(node: &pb::Node) -> Vec<(&'static str, String)> {
 }
 
 fn synced(engine: &pb::Engine) -> String {
-    let since = engine
-        .synced_at
-        .as_ref()
-        .and_then(time)
-        .map(|at| format!("since {at}"));
+    let since = engine.synced_at.as_ref().and_then(time).map(|at| format!("since {at}"));
     match (engine.synced, since) {
         (true, Some(since)) => since,
         (true, None) => "yes".to_owned(),
@@ -65,9 +52,7 @@ fn synced(engine: &pb::Engine) -> String {
 
 /// A time in whole seconds, as RFC 3339 writes it.
 pub(super) fn time(at: &prost_types::Timestamp) -> Option<String> {
-    Timestamp::from_second(at.seconds)
-        .ok()
-        .map(|at| at.to_string())
+    Timestamp::from_second(at.seconds).ok().map(|at| at.to_string())
 }
 
 #[cfg(test)]
@@ -81,21 +66,8 @@ mod tests {
             error: Some("refused".into()),
             ..Default::default()
         };
-        let node = pb::Node {
-            engine: Some(engine),
-            ..Default::default()
-        };
+        let node = pb::Node { engine: Some(engine), ..Default::default() };
         let keys: Vec<_> = lines(&node).into_iter().map(|(key, _)| key).collect();
-        assert_eq!(
-            keys,
-            [
-                "Node",
-                "Version",
-                "Containers",
-                "Engine",
-                "  Synced",
-                "  Error"
-            ]
-        );
+        assert_eq!(keys, ["Node", "Version", "Containers", "Engine", "  Synced", "  Error"]);
     }
 }

@@ -18,19 +18,12 @@ pub(super) struct Args {
 pub(super) async fn inspect(args: &Args, session: Session, out: Output) -> Result<(), Failure> {
     let mut client = session.containers();
     if let Some(hash) = args.hash.clone() {
-        let request = pb::GetContainerRequest {
-            hash,
-            ..Default::default()
-        };
+        let request = pb::GetContainerRequest { hash, ..Default::default() };
         return print(client.get_container(request).await?.get_ref(), out);
     }
     target::each(&args.containers, out, async |target, out| {
         let (name, id) = target.name_and_id();
-        let request = pb::GetContainerRequest {
-            id,
-            name,
-            ..Default::default()
-        };
+        let request = pb::GetContainerRequest { id, name, ..Default::default() };
         print(client.get_container(request).await?.get_ref(), out)
     })
     .await

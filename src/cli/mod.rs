@@ -59,21 +59,11 @@ struct ClientArgs {
     )]
     address: String,
     /// Token; on a shared machine prefer the variable or a file, which ps does not show
-    #[arg(
-        long,
-        global = true,
-        env = "CONTAINER_SVC_TOKEN",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, env = "CONTAINER_SVC_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// File with the token; for serve, where the admin token is written
     /// [default: admin.token in the data directory]
-    #[arg(
-        long,
-        global = true,
-        env = "CONTAINER_SVC_TOKEN_FILE",
-        value_name = "FILE"
-    )]
+    #[arg(long, global = true, env = "CONTAINER_SVC_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Print the answers as JSON, one message a line, as REST gives them
     #[arg(long, global = true)]
@@ -117,9 +107,7 @@ pub async fn execute(cli: Cli) -> u8 {
 
 impl Cli {
     async fn dispatch(self) -> Result<(), Failure> {
-        let out = Output {
-            json: self.client.json,
-        };
+        let out = Output { json: self.client.json };
         let session = || Session::open(&self.client);
         match self.command {
             Command::Serve(args) => serve::serve(*args, self.client.token_file, out).await,
@@ -156,10 +144,7 @@ mod tests {
 
     #[test]
     fn client_flags_stand_before_or_after_the_subcommand() {
-        for line in [
-            ["container-svc", "--json", "ps"],
-            ["container-svc", "ps", "--json"],
-        ] {
+        for line in [["container-svc", "--json", "ps"], ["container-svc", "ps", "--json"]] {
             assert!(Cli::try_parse_from(line).unwrap().client.json);
         }
     }

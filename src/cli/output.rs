@@ -36,11 +36,7 @@ impl Output {
 
     /// Prints a message over several lines, for people.
     pub(super) fn pretty(self, name: &str, message: &impl Message) -> Result<(), Failure> {
-        self.line(to_json(
-            name,
-            message,
-            serde_json::ser::PrettyFormatter::new(),
-        )?)
+        self.line(to_json(name, message, serde_json::ser::PrettyFormatter::new())?)
     }
 
     /// Prints rows under a heading, in aligned columns.
@@ -71,15 +67,11 @@ fn to_json(
         .get_message_by_name(&format!("containersvc.v1.{name}"))
         .ok_or_else(|| defect(&"no such message"))?;
     let mut dynamic = DynamicMessage::new(descriptor);
-    dynamic
-        .transcode_from(message)
-        .map_err(|why| defect(&why))?;
+    dynamic.transcode_from(message).map_err(|why| defect(&why))?;
     let options = SerializeOptions::new().skip_default_fields(false);
     let mut json = Vec::new();
     let mut serializer = serde_json::Serializer::with_formatter(&mut json, format);
-    dynamic
-        .serialize_with_options(&mut serializer, &options)
-        .map_err(|why| defect(&why))?;
+    dynamic.serialize_with_options(&mut serializer, &options).map_err(|why| defect(&why))?;
     String::from_utf8(json).map_err(|why| defect(&why))
 }
 
@@ -88,26 +80,15 @@ fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
     // A label or a message of the engine must not steer the terminal.
     let lines: Vec<[String; N]> = std::iter::once(&heading)
         .chain(rows)
-        .map(|row| {
-            row.each_ref()
-                .map(|cell| cell.replace(char::is_control, "?"))
-        })
+        .map(|row| row.each_ref().map(|cell| cell.replace(char::is_control, "?")))
         .collect();
-    let width = |column: usize| {
-        lines
-            .iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let width =
+        |column: usize| lines.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let mut text = String::new();
     for row in &lines {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         text.push_str(cells.join("   ").trim_end());
         text.push('\n');
     }
@@ -122,14 +103,8 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_control_characters_are_shown() {
-        let rows = [
-            ["a".to_owned(), "x".to_owned()],
-            ["long".to_owned(), "\u{1b}[0m".to_owned()],
-        ];
-        assert_eq!(
-            table(["ID", "NAME"], &rows),
-            "ID     NAME\na      x\nlong   ?[0m\n"
-        );
+        let rows = [["a".to_owned(), "x".to_owned()], ["long".to_owned(), "\u{1b}[0m".to_owned()]];
+        assert_eq!(table(["ID", "NAME"], &rows), "ID     NAME\na      x\nlong   ?[0m\n");
     }
 
     #[test]
@@ -138,20 +113,11 @@ mod tests {
         let bare = to_json("IsContainerRunningResponse", &answer, CompactFormatter).unwrap();
         assert_eq!(bare, r#"{"isRunning":false}"#);
         let container = pb::Container {
-            resources: Some(pb::Resources {
-                memory_mb: 64,
-                ..Default::default()
-            }),
+            resources: Some(pb::Resources { memory_mb: 64, ..Default::default() }),
             ..Default::default()
         };
         let json = to_json("Container", &container, CompactFormatter).unwrap();
-        assert!(
-            json.starts_with(r#"{"id":"","nodeId":"","names":[],"#),
-            "{json}"
-        );
-        assert!(
-            json.contains(r#""memoryMB":64"#) && !json.contains("exitCode"),
-            "{json}"
-        );
+        assert!(json.starts_with(r#"{"id":"","nodeId":"","names":[],"#), "{json}");
+        assert!(json.contains(r#""memoryMB":64"#) && !json.contains("exitCode"), "{json}");
     }
 }

@@ -10,9 +10,7 @@ pub(super) fn publish(text: &str) -> Result<pb::PortMapping, String> {
     let (ports, protocol) = match text.split_once('/') {
         Some((ports, protocol @ ("tcp" | "udp" | "sctp"))) => (ports, Some(protocol.to_owned())),
         Some((_, protocol)) => {
-            return Err(format!(
-                "unknown protocol {protocol:?}; use tcp, udp or sctp"
-            ));
+            return Err(format!("unknown protocol {protocol:?}; use tcp, udp or sctp"));
         }
         None => (text, None),
     };
@@ -28,44 +26,31 @@ pub(super) fn publish(text: &str) -> Result<pb::PortMapping, String> {
     let host = if host.is_empty() { 0 } else { port(host)? };
     match port(internal)? {
         0 => Err("the container's port is from 1 to 65535".to_owned()),
-        internal => Ok(pb::PortMapping {
-            internal,
-            host,
-            protocol,
-            host_address: address,
-        }),
+        internal => Ok(pb::PortMapping { internal, host, protocol, host_address: address }),
     }
 }
 
 fn ip(text: &str) -> Result<String, String> {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     match bare.unwrap_or(text).parse::<IpAddr>() {
         // Without brackets the colons of an IPv6 address and of the ports mix.
         Ok(ip) if ip.is_ipv4() == bare.is_none() => Ok(ip.to_string()),
-        _ => Err(format!(
-            "{text:?} is no IP address; write IPv6 in brackets, as [::1]:80:80"
-        )),
+        _ => Err(format!("{text:?} is no IP address; write IPv6 in brackets, as [::1]:80:80")),
     }
 }
 
 fn port(text: &str) -> Result<i32, String> {
-    text.parse::<u16>()
-        .map(i32::from)
-        .map_err(|_| match text.contains('-') {
-            true => format!("{text:?} is a range; publish each port on its own"),
-            false => format!("{text:?} is no port; use a number up to 65535"),
-        })
+    text.parse::<u16>().map(i32::from).map_err(|_| match text.contains('-') {
+        true => format!("{text:?} is a range; publish each port on its own"),
+        false => format!("{text:?} is no port; use a number up to 65535"),
+    })
 }
 
 /// Memory in MiB: a bare number is MiB; `m`, `g` and `t`, with or without `b` or `ib`.
 pub(super) fn memory(text: &str) -> Result<i32, String> {
     let wrong = || "not a size; write MiB as 512, or 512m, 2g".to_owned();
     let lower = text.to_ascii_lowercase();
-    let digits = lower
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(lower.len());
+    let digits = lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len());
     let (number, unit) = lower.split_at(digits);
     let number: i32 = number.parse().map_err(|_| wrong())?;
     let factor = match unit {
@@ -106,10 +91,7 @@ pub(super) fn env_var(text: &str) -> Result<pb::EnvVar, String> {
     };
     match key {
         "" => Err("has no name; write KEY=VALUE".to_owned()),
-        key => Ok(pb::EnvVar {
-            key: key.to_owned(),
-            value,
-        }),
+        key => Ok(pb::EnvVar { key: key.to_owned(), value }),
     }
 }
 
@@ -117,10 +99,7 @@ pub(super) fn env_var(text: &str) -> Result<pb::EnvVar, String> {
 pub(super) fn label(text: &str) -> Result<pb::Label, String> {
     match text.split_once('=').unwrap_or((text, "")) {
         ("", _) => Err("has no key; write key=value".to_owned()),
-        (key, value) => Ok(pb::Label {
-            key: key.to_owned(),
-            value: value.to_owned(),
-        }),
+        (key, value) => Ok(pb::Label { key: key.to_owned(), value: value.to_owned() }),
     }
 }
 
@@ -153,18 +132,9 @@ mod tests {
         assert_eq!(publish("80"), mapping(80, 0, None, None));
         assert_eq!(publish("8080:80"), mapping(80, 8080, None, None));
         assert_eq!(publish("53:53/udp"), mapping(53, 53, Some("udp"), None));
-        assert_eq!(
-            publish("127.0.0.1:8080:80"),
-            mapping(80, 8080, None, Some("127.0.0.1"))
-        );
-        assert_eq!(
-            publish("127.0.0.1::80"),
-            mapping(80, 0, None, Some("127.0.0.1"))
-        );
-        assert_eq!(
-            publish("[::1]:1:80/tcp"),
-            mapping(80, 1, Some("tcp"), Some("::1"))
-        );
+        assert_eq!(publish("127.0.0.1:8080:80"), mapping(80, 8080, None, Some("127.0.0.1")));
+        assert_eq!(publish("127.0.0.1::80"), mapping(80, 0, None, Some("127.0.0.1")));
+        assert_eq!(publish("[::1]:1:80/tcp"), mapping(80, 1, Some("tcp"), Some("::1")));
         let bad = [
             "",
             "x",
@@ -195,28 +165,10 @@ mod tests {
 
     #[test]
     fn pairs_keep_everything_after_the_first_equals_sign() {
-        assert_eq!(
-            env_var("A=b=c"),
-            Ok(pb::EnvVar {
-                key: "A".into(),
-                value: "b=c".into()
-            })
-        );
-        assert_eq!(
-            env_var("A="),
-            Ok(pb::EnvVar {
-                key: "A".into(),
-                value: String::new()
-            })
-        );
+        assert_eq!(env_var("A=b=c"), Ok(pb::EnvVar { key: "A".into(), value: "b=c".into() }));
+        assert_eq!(env_var("A="), Ok(pb::EnvVar { key: "A".into(), value: String::new() }));
         assert!(env_var("=b").is_err() && env_var("NOBODY_EXPORTS_THIS").is_err());
-        assert_eq!(
-            label("a"),
-            Ok(pb::Label {
-                key: "a".into(),
-                value: String::new()
-            })
-        );
+        assert_eq!(label("a"), Ok(pb::Label { key: "a".into(), value: String::new() }));
         assert!(label("=b").is_err());
     }
 }

@@ -32,11 +32,8 @@ pub(super) struct Args {
 }
 
 pub(super) async fn ps(args: Args, session: Session, out: Output) -> Result<(), Failure> {
-    let state = if args.running {
-        pb::ContainerState::Running
-    } else {
-        pb::ContainerState::Unspecified
-    };
+    let state =
+        if args.running { pb::ContainerState::Running } else { pb::ContainerState::Unspecified };
     let quiet = args.quiet;
     let request = pb::ListContainersRequest {
         name: args.name,
@@ -48,22 +45,14 @@ pub(super) async fn ps(args: Args, session: Session, out: Output) -> Result<(), 
     };
     let containers = list(&session, request).await?;
     if out.json {
-        let answer = pb::ListContainersResponse {
-            containers,
-            ..Default::default()
-        };
+        let answer = pb::ListContainersResponse { containers, ..Default::default() };
         return out.message("ListContainersResponse", &answer);
     }
     if quiet {
-        return containers
-            .iter()
-            .try_for_each(|container| out.line(&container.id));
+        return containers.iter().try_for_each(|container| out.line(&container.id));
     }
     let now = Timestamp::now().as_second();
-    let rows: Vec<_> = containers
-        .iter()
-        .map(|container| row(container, now))
-        .collect();
+    let rows: Vec<_> = containers.iter().map(|container| row(container, now)).collect();
     out.table(["ID", "NAMES", "IMAGE", "STATUS", "AGE", "PORTS"], &rows)
 }
 
@@ -90,10 +79,7 @@ fn row(container: &pb::Container, now: i64) -> [String; 6] {
         Some(code) => format!("{} ({code})", container.status),
         None => container.status.clone(),
     };
-    let created = container
-        .created_at
-        .as_ref()
-        .map(|at| age(now - at.seconds));
+    let created = container.created_at.as_ref().map(|at| age(now - at.seconds));
     [
         short(&container.id).to_owned(),
         container.names.join(","),
@@ -107,11 +93,7 @@ fn row(container: &pb::Container, now: i64) -> [String; 6] {
 /// Ports as docker writes them, as in `0.0.0.0:20000->80/tcp`.
 pub(super) fn ports(ports: &[pb::PortMapping]) -> String {
     let one = |port: &pb::PortMapping| {
-        let inside = format!(
-            "{}/{}",
-            port.internal,
-            port.protocol.as_deref().unwrap_or("tcp")
-        );
+        let inside = format!("{}/{}", port.internal, port.protocol.as_deref().unwrap_or("tcp"));
         match (port.host, port.host_address.as_deref()) {
             (0, _) => inside,
             (host, None) => format!("{host}->{inside}"),
@@ -147,10 +129,7 @@ mod tests {
             status: "exited".into(),
             exit_code: Some(137),
             oom_killed: true,
-            created_at: Some(prost_types::Timestamp {
-                seconds: 100,
-                nanos: 0,
-            }),
+            created_at: Some(prost_types::Timestamp { seconds: 100, nanos: 0 }),
             ports: vec![pb::PortMapping {
                 internal: 80,
                 host: 20_000,
@@ -159,14 +138,8 @@ mod tests {
             }],
             ..Default::default()
         };
-        let expected = [
-            "0123456789ab",
-            "web,www",
-            "nginx",
-            "exited (137, oom)",
-            "2m",
-            "[::1]:20000->80/tcp",
-        ];
+        let expected =
+            ["0123456789ab", "web,www", "nginx", "exited (137, oom)", "2m", "[::1]:20000->80/tcp"];
         assert_eq!(row(&container, 220), expected);
         assert_eq!([age(-5), age(7_200), age(200_000)], ["0s", "2h", "2d"]);
     }

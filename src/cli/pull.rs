@@ -26,10 +26,7 @@ pub(super) struct Args {
 
 pub(super) async fn pull(args: Args, session: Session, out: Output) -> Result<(), Failure> {
     let credential = args.username.map(credential).transpose()?;
-    let request = pb::PullImageRequest {
-        name: args.image,
-        credential,
-    };
+    let request = pb::PullImageRequest { name: args.image, credential };
     let mut stream = session.images().pull_image(request).await?.into_inner();
     let mut view = View::new(out);
     while let Some(step) = stream.message().await? {
@@ -37,11 +34,7 @@ pub(super) async fn pull(args: Args, session: Session, out: Output) -> Result<()
             out.message("PullImageResponse", &step)?;
         } else if step.done {
             view.clear();
-            return out.line(if step.digest.is_empty() {
-                step.image_id
-            } else {
-                step.digest
-            });
+            return out.line(if step.digest.is_empty() { step.image_id } else { step.digest });
         }
         view.show(&step);
         if step.done {
@@ -49,18 +42,13 @@ pub(super) async fn pull(args: Args, session: Session, out: Output) -> Result<()
         }
     }
     view.clear();
-    Err(Failure::Other(
-        "the service ended the pull without saying that it is done".to_owned(),
-    ))
+    Err(Failure::Other("the service ended the pull without saying that it is done".to_owned()))
 }
 
 fn credential(username: String) -> Result<pb::RegistryCredential, Failure> {
     // A password is short; more than this is a mistake.
     let mut password = String::new();
-    io::stdin()
-        .lock()
-        .take(64 << 10)
-        .read_to_string(&mut password)?;
+    io::stdin().lock().take(64 << 10).read_to_string(&mut password)?;
     let password = password.trim_end_matches(['\r', '\n']).to_owned();
     Ok(pb::RegistryCredential { username, password })
 }
@@ -90,11 +78,7 @@ impl View {
         let total = area.add(ProgressBar::new(0));
         total.set_style(style("{prefix:12} [{bar:30}] {bytes}/{total_bytes} {msg}"));
         total.set_prefix("total");
-        Self::Bars(Bars {
-            area,
-            total,
-            layers: HashMap::new(),
-        })
+        Self::Bars(Bars { area, total, layers: HashMap::new() })
     }
 
     fn show(&mut self, step: &pb::PullImageResponse) {
@@ -127,8 +111,7 @@ impl Bars {
         if let Some(all) = &step.progress {
             self.total.set_length(bytes(all.total_bytes));
             self.total.set_position(bytes(all.current_bytes));
-            self.total
-                .set_message(format!("{}/{} layers", all.layers_done, all.layers_total));
+            self.total.set_message(format!("{}/{} layers", all.layers_done, all.layers_total));
         }
         let Some(layer) = &step.layer else { return };
         let bar = self.layers.entry(layer.id.clone()).or_insert_with(|| {
@@ -150,9 +133,7 @@ impl Bars {
 
 fn style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template);
-    style
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .progress_chars("=> ")
+    style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
 
 fn bytes(count: i64) -> u64 {

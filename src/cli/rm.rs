@@ -19,16 +19,8 @@ pub(super) async fn rm(args: &Args, session: Session, out: Output) -> Result<(),
     let mut client = session.containers();
     target::each(&args.containers, out, async |target, out| {
         let (name, id) = target.name_and_id();
-        let label = if name.is_empty() {
-            id.clone()
-        } else {
-            name.clone()
-        };
-        let request = pb::RemoveContainerRequest {
-            id,
-            name,
-            force: args.force,
-        };
+        let label = if name.is_empty() { id.clone() } else { name.clone() };
+        let request = pb::RemoveContainerRequest { id, name, force: args.force };
         let answer = client.remove_container(request).await?;
         if out.json {
             return out.message("RemoveContainerResponse", answer.get_ref());

@@ -27,22 +27,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "PROGRAM", allow_hyphen_values = true)]
     entrypoint: Vec<String>,
     /// Directory in which the program starts
-    #[arg(
-        short,
-        long,
-        value_name = "PATH",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(short, long, value_name = "PATH", default_value = "", hide_default_value = true)]
     workdir: String,
     /// User and optional group, as app or 1000:1000
-    #[arg(
-        short,
-        long,
-        value_name = "USER[:GROUP]",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(short, long, value_name = "USER[:GROUP]", default_value = "", hide_default_value = true)]
     user: String,
     /// Processors, as 0.5
     #[arg(long, value_parser = parse::cpus)]
@@ -62,11 +50,7 @@ pub(super) struct Args {
     /// Image, as nginx:1.27
     image: String,
     /// Arguments in place of the image's
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "COMMAND"
-    )]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 
@@ -82,11 +66,7 @@ enum Pull {
 }
 
 pub(super) async fn run(args: Args, session: Session, out: Output) -> Result<(), Failure> {
-    let answer = session
-        .containers()
-        .run_container(request(args))
-        .await?
-        .into_inner();
+    let answer = session.containers().run_container(request(args)).await?.into_inner();
     if out.json {
         return out.message("RunContainerResponse", &answer);
     }
@@ -162,9 +142,7 @@ mod tests {
         assert_eq!(request.command, ["serve", "--name", "x"]);
         assert_eq!((request.ports[0].internal, request.ports[0].host), (80, 0));
         assert_eq!(
-            request
-                .resources
-                .map(|limits| (limits.memory_mb, limits.cpu)),
+            request.resources.map(|limits| (limits.memory_mb, limits.cpu)),
             Some((2048, 0.5))
         );
         assert_eq!(request.stop_timeout.map(|timeout| timeout.seconds), Some(5));

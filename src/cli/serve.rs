@@ -32,24 +32,16 @@ pub(super) async fn serve(
     out: Output,
 ) -> Result<(), Failure> {
     let token_file = token_file.map(|path| path.to_string_lossy().into_owned());
-    let settings = ServeArgs {
-        token_file,
-        ..args.settings
-    };
+    let settings = ServeArgs { token_file, ..args.settings };
     let config = Config::load(&settings, |key| env::var(key).ok())?;
     if args.check_config {
         let database = config.database();
-        out.line(format_args!(
-            "# would keep its records in {}",
-            database.display()
-        ))?;
+        out.line(format_args!("# would keep its records in {}", database.display()))?;
         return out.line(config.describe().trim_end());
     }
     start_log(&config)?;
     let shutdown = shutdown()?;
-    Box::pin(server::run(config, shutdown))
-        .await
-        .map_err(Failure::Server)
+    Box::pin(server::run(config, shutdown)).await.map_err(Failure::Server)
 }
 
 /// Log lines go to stderr, in colour where a person looks.

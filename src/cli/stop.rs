@@ -16,14 +16,8 @@ pub(super) async fn stop(args: &Args, session: Session, out: Output) -> Result<(
     let mut client = session.containers();
     target::each(&args.containers, out, async |target, out| {
         let (name, id) = target.name_and_id();
-        let label = if name.is_empty() {
-            id.clone()
-        } else {
-            name.clone()
-        };
-        let answer = client
-            .stop_container(pb::StopContainerRequest { id, name })
-            .await?;
+        let label = if name.is_empty() { id.clone() } else { name.clone() };
+        let answer = client.stop_container(pb::StopContainerRequest { id, name }).await?;
         if out.json {
             return out.message("StopContainerResponse", answer.get_ref());
         }

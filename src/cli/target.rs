@@ -76,15 +76,6 @@ mod tests {
         assert_eq!(result.map_err(|failure| failure.code()), Err(3));
         let name = |word: &str| Target::Name(word.to_owned());
         let id = |word: &str| Target::Id(word.to_owned());
-        assert_eq!(
-            calls,
-            [
-                name("cafe"),
-                id("cafe"),
-                name("web"),
-                name("feed"),
-                id("feed")
-            ]
-        );
+        assert_eq!(calls, [name("cafe"), id("cafe"), name("web"), name("feed"), id("feed")]);
     }
 }

@@ -26,11 +26,7 @@ struct Create {
     /// Name, 1 to 64 of [a-zA-Z0-9_.-]
     name: String,
     /// A named set of permissions
-    #[arg(
-        long = "as",
-        value_name = "SET",
-        required_unless_present = "permissions"
-    )]
+    #[arg(long = "as", value_name = "SET", required_unless_present = "permissions")]
     #[arg(value_parser = ["model-svc", "deploy-svc", "admin", "viewer"])]
     grant_set: Option<String>,
     /// A permission more, as container-svc:image:pull; repeatable
@@ -71,21 +67,13 @@ async fn create(args: Create, session: &Session, out: Output) -> Result<(), Fail
         let ends = token.expires_at.as_ref().and_then(time);
         let ends = ends.map_or("until it is revoked".to_owned(), |at| format!("until {at}"));
         // On stderr, so that the secret can be caught alone.
-        warn(format_args!(
-            "{}: {} {ends}; shown this once:",
-            token.name,
-            may(token)
-        ));
+        warn(format_args!("{}: {} {ends}; shown this once:", token.name, may(token)));
     }
     out.line(answer.secret)
 }
 
 async fn list(session: &Session, out: Output) -> Result<(), Failure> {
-    let answer = session
-        .tokens()
-        .list_tokens(pb::ListTokensRequest {})
-        .await?
-        .into_inner();
+    let answer = session.tokens().list_tokens(pb::ListTokensRequest {}).await?.into_inner();
     if out.json {
         return out.message("ListTokensResponse", &answer);
     }
@@ -96,9 +84,7 @@ async fn list(session: &Session, out: Output) -> Result<(), Failure> {
 async fn revoke(args: Revoke, session: &Session, out: Output) -> Result<(), Failure> {
     let mut client = session.tokens();
     for name in args.names {
-        let answer = client
-            .revoke_token(pb::RevokeTokenRequest { name: name.clone() })
-            .await?;
+        let answer = client.revoke_token(pb::RevokeTokenRequest { name: name.clone() }).await?;
         if out.json {
             out.message("RevokeTokenResponse", answer.get_ref())?;
         } else {
@@ -121,10 +107,5 @@ fn row(token: &pb::Token) -> [String; 4] {
 /// The permissions without the prefix that all of them share.
 fn may(token: &pb::Token) -> String {
     let short = |name: &String| name.trim_start_matches("container-svc:").to_owned();
-    token
-        .permissions
-        .iter()
-        .map(short)
-        .collect::<Vec<_>>()
-        .join(",")
+    token.permissions.iter().map(short).collect::<Vec<_>>().join(",")
 }

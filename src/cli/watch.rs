@@ -50,11 +50,7 @@ async fn follow(
     request: &mut pb::WatchContainersRequest,
     out: Output,
 ) -> Result<(), Failure> {
-    let mut stream = session
-        .containers()
-        .watch_containers(request.clone())
-        .await?
-        .into_inner();
+    let mut stream = session.containers().watch_containers(request.clone()).await?.into_inner();
     while let Some(change) = stream.message().await? {
         if out.json {
             out.message("WatchContainersResponse", &change)?;
@@ -80,9 +76,6 @@ fn line(change: &pb::WatchContainersResponse) -> String {
     };
     let names = container.names.join(",");
     let id = short(&container.id);
-    format!(
-        "{kind:<8} {id:<12} {:<10} {names} {}",
-        container.status, container.image
-    )
-    .replace(char::is_control, "?")
+    format!("{kind:<8} {id:<12} {:<10} {names} {}", container.status, container.image)
+        .replace(char::is_control, "?")
 }

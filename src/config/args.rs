@@ -47,11 +47,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PATH")]
     pub docker_config: Option<String>,
     /// Registry that is spoken to without TLS, host or host:port; repeatable
-    #[arg(
-        long = "insecure-registries",
-        alias = "insecure-registry",
-        value_name = "HOST"
-    )]
+    #[arg(long = "insecure-registries", alias = "insecure-registry", value_name = "HOST")]
     pub insecure_registries: Vec<String>,
     /// Origin whose web pages may call the API, scheme and host; repeatable
     #[arg(long = "cors-origins", alias = "cors-origin", value_name = "ORIGIN")]

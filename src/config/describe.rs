@@ -18,10 +18,7 @@ pub(super) fn describe(config: &Config) -> String {
     let (first, last) = config.port_range;
     text.string("port_range", format_args!("{first}-{last}"));
     text.string("port_address", config.port_address);
-    text.maybe(
-        "docker_config",
-        config.docker_config.as_ref().map(|path| path.display()),
-    );
+    text.maybe("docker_config", config.docker_config.as_ref().map(|path| path.display()));
     text.list("insecure_registries", &config.insecure_registries);
     text.list("cors_origins", &config.cors_origins);
     text.bare("max_body_bytes", config.max_body_bytes);
@@ -29,14 +26,8 @@ pub(super) fn describe(config: &Config) -> String {
     text.bare("anonymous", config.anonymous);
     text.string("log", &config.log);
     text.string("log_format", config.log_format);
-    text.string(
-        "drain_timeout",
-        format_args!("{}ms", config.drain_timeout.as_millis()),
-    );
-    text.string(
-        "engine_timeout",
-        format_args!("{}ms", config.engine_timeout.as_millis()),
-    );
+    text.string("drain_timeout", format_args!("{}ms", config.drain_timeout.as_millis()));
+    text.string("engine_timeout", format_args!("{}ms", config.engine_timeout.as_millis()));
     text.0
 }
 

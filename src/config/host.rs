@@ -17,10 +17,7 @@ pub(super) struct Host {
 impl Host {
     pub(super) fn detect(env: &impl Fn(&str) -> Option<String>) -> Self {
         let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        Self {
-            name: name.trim().to_owned(),
-            data_dir: default_data_dir(env),
-        }
+        Self { name: name.trim().to_owned(), data_dir: default_data_dir(env) }
     }
 }
 
@@ -29,19 +26,11 @@ impl Host {
 pub fn default_data_dir(env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
     // The owner of /proc/self is the effective user of this process, see proc(5).
     let root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
-    if root {
-        Some("/var/lib/container-svc".into())
-    } else {
-        user_data_dir(env)
-    }
+    if root { Some("/var/lib/container-svc".into()) } else { user_data_dir(env) }
 }
 
 fn user_data_dir(env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
-    let absolute = |key| {
-        env(key)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute = |key| env(key).map(PathBuf::from).filter(|path| path.is_absolute());
     // The XDG base directory specification says to ignore a relative path.
     let base = absolute("XDG_DATA_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(Path::new(".local/share"))))?;
@@ -55,15 +44,9 @@ mod tests {
     #[test]
     fn a_user_keeps_data_under_xdg_else_home() {
         let xdg = |key: &str| Some(format!("/{}", key.to_lowercase()));
-        assert_eq!(
-            user_data_dir(xdg),
-            Some("/xdg_data_home/container-svc".into())
-        );
+        assert_eq!(user_data_dir(xdg), Some("/xdg_data_home/container-svc".into()));
         let home = |key: &str| (key == "HOME").then(|| "/home/a".to_owned());
-        assert_eq!(
-            user_data_dir(home),
-            Some("/home/a/.local/share/container-svc".into())
-        );
+        assert_eq!(user_data_dir(home), Some("/home/a/.local/share/container-svc".into()));
         let relative = |key: &str| (key == "XDG_DATA_HOME").then(|| "data".to_owned());
         assert_eq!(user_data_dir(relative), None);
     }

@@ -65,10 +65,9 @@ impl Layers {
         let mut found = BTreeMap::new();
         for key in KEYS {
             let given = match flags.remove(key).filter(|values| !values.is_empty()) {
-                Some(values) => Some(Given {
-                    values,
-                    origin: format!("--{}", key.replace('_', "-")),
-                }),
+                Some(values) => {
+                    Some(Given { values, origin: format!("--{}", key.replace('_', "-")) })
+                }
                 None => from_env(key, &env).or_else(|| file.remove(*key)),
             };
             if let Some(given) = given {
@@ -92,9 +91,7 @@ impl Layers {
             let problem = "takes one value, not a list; write it without brackets";
             return Err(ConfigError::new(key, &given.origin, shown, problem));
         };
-        parse(value)
-            .map(Some)
-            .map_err(|why| ConfigError::new(key, &given.origin, value, why))
+        parse(value).map(Some).map_err(|why| ConfigError::new(key, &given.origin, value, why))
     }
 
     /// The value of a setting, or its default.
@@ -116,11 +113,7 @@ impl Layers {
         let Some(given) = self.0.get(key) else {
             return Ok(None);
         };
-        let values = given
-            .values
-            .iter()
-            .flat_map(|value| value.split(','))
-            .map(str::trim);
+        let values = given.values.iter().flat_map(|value| value.split(',')).map(str::trim);
         values
             .map(|value| {
                 parse(value).map_err(|why| ConfigError::new(key, &given.origin, value, why))
@@ -132,15 +125,9 @@ impl Layers {
 
 fn from_env(key: &str, env: &impl Fn(&str) -> Option<String>) -> Option<Given> {
     let own = format!("CONTAINER_SVC_{}", key.to_uppercase());
-    let alias = ALIASES
-        .iter()
-        .find(|(of, _)| *of == key)
-        .map(|(_, name)| (*name).to_owned());
+    let alias = ALIASES.iter().find(|(of, _)| *of == key).map(|(_, name)| (*name).to_owned());
     [Some(own), alias].into_iter().flatten().find_map(|name| {
-        env(&name).map(|value| Given {
-            values: vec![value],
-            origin: name.clone(),
-        })
+        env(&name).map(|value| Given { values: vec![value], origin: name.clone() })
     })
 }
 
@@ -149,10 +136,7 @@ fn read_file(setting: &str, path: &str) -> Result<BTreeMap<String, Given>, Confi
     let text = fs::read_to_string(path)
         .map_err(|why| wrong(format!("cannot be read: {why}; name a readable TOML file")))?;
     let table: toml::Table = text.parse().map_err(|why: toml::de::Error| {
-        wrong(format!(
-            "is not TOML; correct this place: {}",
-            why.to_string().trim_end()
-        ))
+        wrong(format!("is not TOML; correct this place: {}", why.to_string().trim_end()))
     })?;
     table
         .into_iter()
@@ -167,13 +151,7 @@ fn read_file(setting: &str, path: &str) -> Result<BTreeMap<String, Given>, Confi
                                or a list of texts";
                 ConfigError::new(&key, path, shown, problem)
             })?;
-            Ok((
-                key,
-                Given {
-                    values,
-                    origin: path.to_owned(),
-                },
-            ))
+            Ok((key, Given { values, origin: path.to_owned() }))
         })
         .collect()
 }
@@ -183,10 +161,9 @@ fn texts(value: Value) -> Option<Vec<String>> {
         Value::String(text) => Some(vec![text]),
         Value::Integer(number) => Some(vec![number.to_string()]),
         Value::Boolean(flag) => Some(vec![flag.to_string()]),
-        Value::Array(items) => items
-            .into_iter()
-            .map(|item| item.as_str().map(str::to_owned))
-            .collect(),
+        Value::Array(items) => {
+            items.into_iter().map(|item| item.as_str().map(str::to_owned)).collect()
+        }
         Value::Float(_) | Value::Datetime(_) | Value::Table(_) => None,
     }
 }

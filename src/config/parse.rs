@@ -16,9 +16,7 @@ type Parsed<T> = Result<T, String>;
 /// A length of time: a number and `ms`, `s`, `m`, `h` or `d`; a bare number is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "is not a length of time; write one as 500ms, 10s, 5m, 2h or 1d".to_owned();
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| wrong())?;
     let seconds = match unit {
@@ -36,10 +34,7 @@ pub(super) fn duration_in(text: &str, least: Duration) -> Parsed<Duration> {
     const MOST: Duration = Duration::from_secs(3_600);
     let duration = duration(text)?;
     if duration < least || duration > MOST {
-        return Err(format!(
-            "is out of range; choose from {}s to 1h",
-            least.as_secs()
-        ));
+        return Err(format!("is out of range; choose from {}s to 1h", least.as_secs()));
     }
     Ok(duration)
 }
@@ -86,9 +81,7 @@ pub(super) fn node_id(text: &str) -> Parsed<String> {
 
 pub(super) fn url(text: &str) -> Parsed<String> {
     let remedy = "write it as https://host:port, without user and password";
-    let uri: Uri = text
-        .parse()
-        .map_err(|_| format!("is not a URL; {remedy}"))?;
+    let uri: Uri = text.parse().map_err(|_| format!("is not a URL; {remedy}"))?;
     let http = matches!(uri.scheme_str(), Some("http" | "https"));
     match uri.authority() {
         Some(host) if http && plain(host) => Ok(text.to_owned()),
@@ -100,18 +93,13 @@ pub(super) fn network(text: &str) -> Parsed<String> {
     if matches!(text, "host" | "none") {
         return Err("publishes no ports; name a bridge network, as container-svc".to_owned());
     }
-    let first = text
-        .bytes()
-        .next()
-        .is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     if first && text.len() <= 128 && text.bytes().all(is_name_byte) {
         return Ok(text.to_owned());
     }
-    Err(
-        "is not a network name; begin with a letter or digit and use up to 128 of \
+    Err("is not a network name; begin with a letter or digit and use up to 128 of \
          [a-zA-Z0-9_.-]"
-            .to_owned(),
-    )
+        .to_owned())
 }
 
 pub(super) fn port_range(text: &str) -> Parsed<(u16, u16)> {
@@ -130,8 +118,7 @@ pub(super) fn port_range(text: &str) -> Parsed<(u16, u16)> {
 }
 
 pub(super) fn ip(text: &str) -> Parsed<IpAddr> {
-    text.parse()
-        .map_err(|_| "is not an IP address; write one as 0.0.0.0 or ::1".to_owned())
+    text.parse().map_err(|_| "is not an IP address; write one as 0.0.0.0 or ::1".to_owned())
 }
 
 pub(super) fn registry(text: &str) -> Parsed<String> {
@@ -161,9 +148,7 @@ pub(super) fn body_bytes(text: &str) -> Parsed<usize> {
         (_, Some(number)) => (number, 1 << 20),
         (None, None) => (text, 1),
     };
-    let number: usize = number
-        .parse()
-        .map_err(|_| format!("is not a size; {remedy}"))?;
+    let number: usize = number.parse().map_err(|_| format!("is not a size; {remedy}"))?;
     match number.checked_mul(unit) {
         Some(bytes) if (1 << 10..=256 << 20).contains(&bytes) => Ok(bytes),
         _ => Err(format!("is out of range; {remedy}")),
@@ -179,14 +164,9 @@ pub(super) fn boolean(text: &str) -> Parsed<bool> {
 }
 
 pub(super) fn log_filter(text: &str) -> Parsed<String> {
-    EnvFilter::builder()
-        .parse(text)
-        .map(|_| text.to_owned())
-        .map_err(|why| {
-            format!(
-                "is not a log filter: {why}; write a level, as info, or container_svc=debug,warn"
-            )
-        })
+    EnvFilter::builder().parse(text).map(|_| text.to_owned()).map_err(|why| {
+        format!("is not a log filter: {why}; write a level, as info, or container_svc=debug,warn")
+    })
 }
 
 pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {

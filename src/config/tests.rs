@@ -5,17 +5,12 @@ use std::{collections::BTreeMap, fs};
 use super::*;
 
 fn host() -> Host {
-    Host {
-        name: "node-1".into(),
-        data_dir: Some("/data".into()),
-    }
+    Host { name: "node-1".into(), data_dir: Some("/data".into()) }
 }
 
 fn load(args: &ServeArgs, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let env: BTreeMap<_, _> = env.iter().copied().collect();
-    Config::load_on(&host(), args, |key| {
-        env.get(key).map(|value| (*value).to_owned())
-    })
+    Config::load_on(&host(), args, |key| env.get(key).map(|value| (*value).to_owned()))
 }
 
 /// Loads with a file of this text; the directory lives as long as the result is made.
@@ -23,13 +18,7 @@ fn load_file(text: &str, args: &ServeArgs, env: &[(&str, &str)]) -> Result<Confi
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.toml");
     fs::write(&path, text).unwrap();
-    load(
-        &ServeArgs {
-            config: Some(path),
-            ..args.clone()
-        },
-        env,
-    )
+    load(&ServeArgs { config: Some(path), ..args.clone() }, env)
 }
 
 fn message(result: Result<Config, ConfigError>) -> String {
@@ -39,10 +28,7 @@ fn message(result: Result<Config, ConfigError>) -> String {
 #[test]
 fn nothing_given_is_a_whole_configuration() {
     let config = load(&ServeArgs::default(), &[]).unwrap();
-    assert_eq!(
-        config.listen,
-        [Listen::Tcp("127.0.0.1:11337".parse().unwrap())]
-    );
+    assert_eq!(config.listen, [Listen::Tcp("127.0.0.1:11337".parse().unwrap())]);
     assert_eq!(config.database(), PathBuf::from("/data/container-svc.db"));
     assert_eq!(config.token_file, PathBuf::from("/data/admin.token"));
     assert_eq!(config.engine, "unix:///var/run/docker.sock");
@@ -55,10 +41,7 @@ fn nothing_given_is_a_whole_configuration() {
 #[test]
 fn flag_wins_over_environment_over_file_over_default() {
     let file = "network = \"file\"\n";
-    let flag = ServeArgs {
-        network: Some("flag".into()),
-        ..Default::default()
-    };
+    let flag = ServeArgs { network: Some("flag".into()), ..Default::default() };
     let none = ServeArgs::default();
     let env = [("CONTAINER_SVC_NETWORK", "env")];
     assert_eq!(load_file(file, &flag, &env).unwrap().network, "flag");
@@ -102,10 +85,7 @@ fn lists_come_from_commas_repeated_flags_and_arrays() {
 #[test]
 fn an_unknown_key_is_an_error_that_names_it() {
     let said = message(load_file("lisen = \"x\"", &ServeArgs::default(), &[]));
-    assert!(
-        said.starts_with("lisen = ") && said.contains("the settings are listen"),
-        "{said}"
-    );
+    assert!(said.starts_with("lisen = ") && said.contains("the settings are listen"), "{said}");
 }
 
 #[test]
@@ -147,10 +127,7 @@ fn every_error_says_setting_value_origin_and_remedy() {
 fn a_password_in_a_url_is_refused_and_not_shown() {
     let env = [("OB_SERVER_URL", "https://me:hunter2@host")];
     let said = message(load(&ServeArgs::default(), &env));
-    assert!(
-        said.contains("[redacted]@host") && !said.contains("hunter2"),
-        "{said}"
-    );
+    assert!(said.contains("[redacted]@host") && !said.contains("hunter2"), "{said}");
 }
 
 #[test]
@@ -162,10 +139,7 @@ fn anonymous_needs_every_listener_to_be_local() {
     };
     assert!(load(&args("[::1]:0"), &[]).is_ok());
     let said = message(load(&args("0.0.0.0:0"), &[]));
-    assert!(
-        said.starts_with("anonymous = ") && said.contains("0.0.0.0:0"),
-        "{said}"
-    );
+    assert!(said.starts_with("anonymous = ") && said.contains("0.0.0.0:0"), "{said}");
 }
 
 #[test]

@@ -72,8 +72,7 @@ impl Error {
 
     /// One field of the request is wrong.
     pub fn field(field: impl Into<String>, description: impl Into<String>) -> Self {
-        let violation =
-            FieldViolation { field: field.into(), description: description.into() };
+        let violation = FieldViolation { field: field.into(), description: description.into() };
         Self::fields(vec![violation])
     }
 

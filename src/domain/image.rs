@@ -37,11 +37,7 @@ impl ImageRef {
 
     /// Where the registry answers HTTP; `docker.io` itself is only a web site.
     pub fn registry_host(&self) -> &str {
-        if self.registry == DEFAULT_REGISTRY {
-            "registry-1.docker.io"
-        } else {
-            &self.registry
-        }
+        if self.registry == DEFAULT_REGISTRY { "registry-1.docker.io" } else { &self.registry }
     }
 
     /// Path inside the registry, as in `library/nginx`.
@@ -82,10 +78,7 @@ impl ImageRef {
 
     fn suffixed(&self, name: &str) -> String {
         let tag = self.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
-        let digest = self
-            .digest()
-            .map(|digest| format!("@{digest}"))
-            .unwrap_or_default();
+        let digest = self.digest().map(|digest| format!("@{digest}")).unwrap_or_default();
         format!("{name}{tag}{digest}")
     }
 }
@@ -129,11 +122,7 @@ fn parse(text: &str) -> Result<ImageRef, Why> {
         Some((first, path)) if looks_like_registry(first) => (first, path),
         _ => (DEFAULT_REGISTRY, name),
     };
-    let registry = if registry == LEGACY_REGISTRY {
-        DEFAULT_REGISTRY
-    } else {
-        registry
-    };
+    let registry = if registry == LEGACY_REGISTRY { DEFAULT_REGISTRY } else { registry };
     check_registry(registry)?;
     let repository = match registry {
         DEFAULT_REGISTRY if !path.contains('/') => format!("library/{path}"),
@@ -145,11 +134,7 @@ fn parse(text: &str) -> Result<ImageRef, Why> {
     }
     tag.map_or(Ok(()), check_tag)?;
     digest.map_or(Ok(()), check_digest)?;
-    let tag = if digest.is_none() {
-        tag.or(Some("latest"))
-    } else {
-        tag
-    };
+    let tag = if digest.is_none() { tag.or(Some("latest")) } else { tag };
     Ok(ImageRef {
         registry: registry.to_owned(),
         repository,
@@ -174,20 +159,12 @@ fn check_registry(registry: &str) -> Result<(), Why> {
             return Err("has a bad registry port: use 1 to 65535");
         }
     }
-    if let Some(inner) = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-    {
-        return inner
-            .parse::<std::net::Ipv6Addr>()
-            .map(|_| ())
-            .map_err(|_| BAD_HOST);
+    if let Some(inner) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        return inner.parse::<std::net::Ipv6Addr>().map(|_| ()).map_err(|_| BAD_HOST);
     }
     let label = |label: &str| {
         !label.is_empty()
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
@@ -202,10 +179,8 @@ fn check_repository(path: &str) -> Result<(), Why> {
     if path.split('/').all(is_component) {
         return Ok(());
     }
-    Err(
-        "has a bad repository: each part between slashes is of a-z and 0-9, inside it \
-         one \".\", one or two \"_\", or any \"-\", and neither starts nor ends with these",
-    )
+    Err("has a bad repository: each part between slashes is of a-z and 0-9, inside it \
+         one \".\", one or two \"_\", or any \"-\", and neither starts nor ends with these")
 }
 
 /// Runs of letters and digits, joined by `.`, `_`, `__` or any number of `-`.
@@ -228,10 +203,8 @@ fn check_tag(tag: &str) -> Result<(), Why> {
     if good {
         return Ok(());
     }
-    Err(
-        "has a bad tag: use 1 to 128 of letters, digits, \"_\", \".\" and \"-\", \
-         the first neither \".\" nor \"-\"",
-    )
+    Err("has a bad tag: use 1 to 128 of letters, digits, \"_\", \".\" and \"-\", \
+         the first neither \".\" nor \"-\"")
 }
 
 fn check_digest(digest: &str) -> Result<(), Why> {
@@ -243,10 +216,8 @@ fn check_digest(digest: &str) -> Result<(), Why> {
     };
     match length {
         (hex, length) if hex.len() == length && hex.bytes().all(is_lower_hex) => Ok(()),
-        _ => Err(
-            "has a bad digest: sha256 takes 64 lowercase hexadecimal digits, \
-                  sha384 96 and sha512 128",
-        ),
+        _ => Err("has a bad digest: sha256 takes 64 lowercase hexadecimal digits, \
+                  sha384 96 and sha512 128"),
     }
 }
 
@@ -257,11 +228,7 @@ fn is_lower_hex(b: u8) -> bool {
 /// The value for a message: escaped, and cut where it would fill a log.
 fn quoted(text: &str) -> String {
     let short: String = text.chars().take(96).collect();
-    if short.len() < text.len() {
-        format!("{short:?}...")
-    } else {
-        format!("{short:?}")
-    }
+    if short.len() < text.len() { format!("{short:?}...") } else { format!("{short:?}") }
 }
 
 #[cfg(test)]
@@ -275,54 +242,20 @@ mod tests {
     fn names_normalise_as_the_engine_does() {
         for (text, full, familiar) in [
             ("nginx", "docker.io/library/nginx:latest", "nginx:latest"),
-            (
-                "index.docker.io/nginx:1",
-                "docker.io/library/nginx:1",
-                "nginx:1",
-            ),
-            (
-                "docker.io/team/app",
-                "docker.io/team/app:latest",
-                "team/app:latest",
-            ),
-            (
-                "localhost/app",
-                "localhost/app:latest",
-                "localhost/app:latest",
-            ),
-            (
-                "localhost:5000/app:v1",
-                "localhost:5000/app:v1",
-                "localhost:5000/app:v1",
-            ),
-            (
-                "[::1]:5000/a/b",
-                "[::1]:5000/a/b:latest",
-                "[::1]:5000/a/b:latest",
-            ),
-            (
-                "ghcr.io/a/b__c.d---e:X",
-                "ghcr.io/a/b__c.d---e:X",
-                "ghcr.io/a/b__c.d---e:X",
-            ),
+            ("index.docker.io/nginx:1", "docker.io/library/nginx:1", "nginx:1"),
+            ("docker.io/team/app", "docker.io/team/app:latest", "team/app:latest"),
+            ("localhost/app", "localhost/app:latest", "localhost/app:latest"),
+            ("localhost:5000/app:v1", "localhost:5000/app:v1", "localhost:5000/app:v1"),
+            ("[::1]:5000/a/b", "[::1]:5000/a/b:latest", "[::1]:5000/a/b:latest"),
+            ("ghcr.io/a/b__c.d---e:X", "ghcr.io/a/b__c.d---e:X", "ghcr.io/a/b__c.d---e:X"),
             ("app:5000", "docker.io/library/app:5000", "app:5000"),
             // The short form of this one would name a registry.
-            (
-                "docker.io/a.b/c",
-                "docker.io/a.b/c:latest",
-                "docker.io/a.b/c:latest",
-            ),
+            ("docker.io/a.b/c", "docker.io/a.b/c:latest", "docker.io/a.b/c:latest"),
         ] {
             let image = ImageRef::parse(text).unwrap();
-            assert_eq!(
-                (image.to_string().as_str(), image.familiar().as_str()),
-                (full, familiar)
-            );
+            assert_eq!((image.to_string().as_str(), image.familiar().as_str()), (full, familiar));
         }
-        assert_eq!(
-            ImageRef::parse("nginx").unwrap().registry_host(),
-            "registry-1.docker.io"
-        );
+        assert_eq!(ImageRef::parse("nginx").unwrap().registry_host(), "registry-1.docker.io");
     }
 
     #[test]
@@ -365,13 +298,7 @@ mod tests {
         assert!(ImageRef::parse(&format!("a:{}", "x".repeat(129))).is_err());
         assert!(ImageRef::parse(&"a".repeat(248)).is_err());
         assert!(ImageRef::parse(&"a".repeat(247)).is_ok());
-        assert!(
-            ImageRef::parse(&"é".repeat(999))
-                .unwrap_err()
-                .message()
-                .len()
-                < 600
-        );
+        assert!(ImageRef::parse(&"é".repeat(999)).unwrap_err().message().len() < 600);
     }
 
     proptest! {

@@ -9,12 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    container::Resources,
-    error::Result,
-    image::ImageRef,
-    ports::PortSpec,
-};
+use super::{container::Resources, error::Result, image::ImageRef, ports::PortSpec};
 
 mod resolve;
 

@@ -16,12 +16,7 @@ use bollard::{
 use futures_util::StreamExt as _;
 
 use super::{Engine, convert};
-use crate::domain::{
-    Kind, Result,
-    container::Container,
-    ports::Protocol,
-    spec::RunSpec,
-};
+use crate::domain::{Kind, Result, container::Container, ports::Protocol, spec::RunSpec};
 
 /// Creating and starting take the engine long on a busy disk.
 const WORK_LIMIT: Duration = Duration::from_secs(120);
@@ -49,7 +44,8 @@ impl Engine {
     /// Makes a container and answers with its id; it does not start.
     pub async fn create(&self, new: NewContainer<'_>) -> Result<String> {
         let docker = self.docker().await?;
-        let options = CreateContainerOptions { name: Some(new.name.to_owned()), ..Default::default() };
+        let options =
+            CreateContainerOptions { name: Some(new.name.to_owned()), ..Default::default() };
         let created =
             self.within(WORK_LIMIT, docker.create_container(Some(options), body(&new))).await?;
         Ok(created.id)

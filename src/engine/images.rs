@@ -1,6 +1,8 @@
 //! Images: which one a name means, and fetching them with progress.
 
-use bollard::{auth::DockerCredentials, models::CreateImageInfo, query_parameters::CreateImageOptions};
+use bollard::{
+    auth::DockerCredentials, models::CreateImageInfo, query_parameters::CreateImageOptions,
+};
 use futures_util::{Stream, StreamExt as _};
 
 use super::{Engine, errors};
@@ -74,15 +76,16 @@ impl Engine {
             serveraddress: Some(image.registry().to_owned()),
             ..Default::default()
         });
-        let stream = docker.create_image(Some(options), None, credential).map(move |message| {
-            match message {
-                Ok(message) => step(message),
-                Err(bollard::errors::Error::DockerResponseServerError { message, .. }) => {
-                    Err(errors::streamed(&message))
-                }
-                Err(error) => Err(errors::convert(&address, error)),
-            }
-        });
+        let stream =
+            docker.create_image(Some(options), None, credential).map(
+                move |message| match message {
+                    Ok(message) => step(message),
+                    Err(bollard::errors::Error::DockerResponseServerError { message, .. }) => {
+                        Err(errors::streamed(&message))
+                    }
+                    Err(error) => Err(errors::convert(&address, error)),
+                },
+            );
         Ok(Box::pin(stream))
     }
 }

@@ -34,9 +34,9 @@ impl Engine {
         match self.within(self.timeout, question).await {
             Ok(found) => {
                 let configs = found.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
-                let gateway = configs.into_iter().find_map(|config| {
-                    config.gateway.or_else(|| first_address(&config.subnet?))
-                });
+                let gateway = configs
+                    .into_iter()
+                    .find_map(|config| config.gateway.or_else(|| first_address(&config.subnet?)));
                 Ok(Some(gateway.unwrap_or_default()))
             }
             Err(error) if error.kind() == Kind::NotFound => Ok(None),

@@ -13,10 +13,7 @@ pub(super) struct Challenge {
 impl Challenge {
     /// The first value of a parameter; `name` in lowercase.
     pub(super) fn param(&self, name: &str) -> Option<&str> {
-        self.params
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.params.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 }
 
@@ -38,10 +35,7 @@ pub(super) fn parse(header: &str) -> Vec<Challenge> {
                 let value = value(&mut rest);
                 current.params.push((word.to_ascii_lowercase(), value));
             }
-            _ => found.push(Challenge {
-                scheme: word.to_ascii_lowercase(),
-                params: Vec::new(),
-            }),
+            _ => found.push(Challenge { scheme: word.to_ascii_lowercase(), params: Vec::new() }),
         }
     }
     found

@@ -28,21 +28,13 @@ pub struct Credential {
 impl Credential {
     /// A user name and a password.
     pub fn basic(username: impl Into<String>, password: impl Into<String>) -> Self {
-        Self {
-            username: username.into(),
-            password: password.into(),
-            identity_token: None,
-        }
+        Self { username: username.into(), password: password.into(), identity_token: None }
     }
 
     /// An identity token.
     pub fn identity(token: impl Into<String>) -> Self {
         let identity_token = Some(token.into());
-        Self {
-            username: String::new(),
-            password: String::new(),
-            identity_token,
-        }
+        Self { username: String::new(), password: String::new(), identity_token }
     }
 
     /// SHA-256 in hexadecimal: a key that tells credentials apart. It stays in memory, because
@@ -60,9 +52,7 @@ impl Credential {
 
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credential")
-            .field("username", &self.username)
-            .finish_non_exhaustive()
+        f.debug_struct("Credential").field("username", &self.username).finish_non_exhaustive()
     }
 }
 
@@ -104,20 +94,10 @@ impl DockerConfig {
         // Line and column only: serde_json's message can quote a secret.
         let file: File = serde_json::from_slice(&text).map_err(|e| {
             let (line, column) = (e.line(), e.column());
-            broken(
-                &shown,
-                &format!("is not valid at line {line}, column {column}: correct it"),
-            )
+            broken(&shown, &format!("is not valid at line {line}, column {column}: correct it"))
         })?;
-        let server = if registry == "docker.io" {
-            DOCKER_IO_KEY
-        } else {
-            registry
-        };
-        let own = file
-            .cred_helpers
-            .as_ref()
-            .and_then(|helpers| find(helpers, registry));
+        let server = if registry == "docker.io" { DOCKER_IO_KEY } else { registry };
+        let own = file.cred_helpers.as_ref().and_then(|helpers| find(helpers, registry));
         let shared = file.creds_store.as_ref().filter(|name| !name.is_empty());
         if let Some(name) = own.or(shared)
             && let Some(found) = helper::get(self.helpers.as_deref(), name, server).await?
@@ -126,21 +106,14 @@ impl DockerConfig {
         }
         match file.auths.as_ref().and_then(|auths| find(auths, registry)) {
             Some(auth) => auth.credential().map_err(|what| {
-                broken(
-                    &shown,
-                    &format!("has for {registry} {what}: run `docker login` again"),
-                )
+                broken(&shown, &format!("has for {registry} {what}: run `docker login` again"))
             }),
             None => Ok(None),
         }
     }
 
     fn path(&self) -> Option<PathBuf> {
-        let set = |name| {
-            env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
+        let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         self.file
             .clone()
             .or_else(|| set("DOCKER_CONFIG").map(|folder| folder.join("config.json")))
@@ -150,17 +123,11 @@ impl DockerConfig {
 
 impl Auth {
     fn credential(&self) -> Result<Option<Credential>, &'static str> {
-        if let Some(token) = self
-            .identitytoken
-            .as_ref()
-            .filter(|token| !token.is_empty())
-        {
+        if let Some(token) = self.identitytoken.as_ref().filter(|token| !token.is_empty()) {
             return Ok(Some(Credential::identity(token)));
         }
         if let Some(auth) = self.auth.as_ref().filter(|auth| !auth.is_empty()) {
-            let bytes = STANDARD
-                .decode(auth.trim())
-                .map_err(|_| "an auth that is not base64")?;
+            let bytes = STANDARD.decode(auth.trim()).map_err(|_| "an auth that is not base64")?;
             let text = String::from_utf8(bytes).map_err(|_| "an auth that is not text")?;
             let (user, password) = text.split_once(':').ok_or("an auth without a colon")?;
             return Ok(Some(Credential::basic(user, password.trim_matches('\0'))));
@@ -185,15 +152,9 @@ async fn read(path: PathBuf) -> Result<Option<Vec<u8>>> {
         Err(e) => return Err(unreadable(e)),
     };
     let mut text = Vec::new();
-    file.take(FILE_MAX + 1)
-        .read_to_end(&mut text)
-        .await
-        .map_err(unreadable)?;
+    file.take(FILE_MAX + 1).read_to_end(&mut text).await.map_err(unreadable)?;
     if text.len() as u64 > FILE_MAX {
-        return Err(broken(
-            &shown,
-            "is larger than 1 MiB: is it the right file?",
-        ));
+        return Err(broken(&shown, "is larger than 1 MiB: is it the right file?"));
     }
     Ok(Some(text))
 }
@@ -203,29 +164,15 @@ fn find<'a, T>(entries: &'a BTreeMap<String, T>, registry: &str) -> Option<&'a T
     let host = |key: &str| {
         let key = key.split_once("://").map_or(key, |(_, rest)| rest);
         let host = key.split('/').next().unwrap_or(key).to_ascii_lowercase();
-        if host == "index.docker.io" {
-            "docker.io".to_owned()
-        } else {
-            host
-        }
+        if host == "index.docker.io" { "docker.io".to_owned() } else { host }
     };
-    let exact = if registry == "docker.io" {
-        DOCKER_IO_KEY
-    } else {
-        registry
-    };
+    let exact = if registry == "docker.io" { DOCKER_IO_KEY } else { registry };
     let wanted = registry.to_ascii_lowercase();
-    entries.get(exact).or_else(|| {
-        entries
-            .iter()
-            .find(|(key, _)| host(key) == wanted)
-            .map(|(_, entry)| entry)
-    })
+    entries
+        .get(exact)
+        .or_else(|| entries.iter().find(|(key, _)| host(key) == wanted).map(|(_, entry)| entry))
 }
 
 fn broken(file: &str, what: &str) -> Error {
-    Error::precondition(
-        "DOCKER_CONFIG",
-        format!("The Docker config file {file} {what}."),
-    )
+    Error::precondition("DOCKER_CONFIG", format!("The Docker config file {file} {what}."))
 }

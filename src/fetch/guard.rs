@@ -72,10 +72,7 @@ fn embedded_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
 
 /// The address, where a URL's host is one.
 pub(super) fn literal(host: &str) -> Option<IpAddr> {
-    host.trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse()
-        .ok()
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
 /// True for a URL host that is this machine by name or by address.
@@ -103,29 +100,14 @@ mod tests {
         ] {
             assert!(is_refused(bad.parse().unwrap()), "{bad}");
         }
-        for good in [
-            "127.0.0.1",
-            "::1",
-            "10.0.0.1",
-            "192.168.1.1",
-            "8.8.8.8",
-            "fd00::1",
-        ] {
+        for good in ["127.0.0.1", "::1", "10.0.0.1", "192.168.1.1", "8.8.8.8", "fd00::1"] {
             assert!(!is_refused(good.parse().unwrap()), "{good}");
         }
     }
 
     #[test]
     fn loopback_is_known_by_name_and_address() {
-        assert!(
-            ["localhost", "127.9.9.9", "[::1]"]
-                .into_iter()
-                .all(is_loopback)
-        );
-        assert!(
-            !["localhost.example.com", "10.0.0.1"]
-                .into_iter()
-                .any(is_loopback)
-        );
+        assert!(["localhost", "127.9.9.9", "[::1]"].into_iter().all(is_loopback));
+        assert!(!["localhost.example.com", "10.0.0.1"].into_iter().any(is_loopback));
     }
 }

@@ -88,8 +88,5 @@ pub(super) async fn get(
 }
 
 fn broken(name: &str, what: &str) -> Error {
-    Error::precondition(
-        "CREDENTIAL_HELPER",
-        format!("The credential helper {name:?} {what}."),
-    )
+    Error::precondition("CREDENTIAL_HELPER", format!("The credential helper {name:?} {what}."))
 }

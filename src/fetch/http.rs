@@ -59,9 +59,7 @@ impl Rules {
             return Ok(());
         };
         let registry = &self.registry;
-        Err(self.refused(format!(
-            "Registry {registry} leads to {host:?}, which {why}: refused."
-        )))
+        Err(self.refused(format!("Registry {registry} leads to {host:?}, which {why}: refused.")))
     }
 
     /// The registry cannot be asked now.
@@ -90,28 +88,15 @@ impl Rules {
             link = error.source();
         }
         let (reason, what) = if cause.is_connect() {
-            (
-                UNREACHABLE,
-                "cannot be reached: check its name, the network and its certificate",
-            )
+            (UNREACHABLE, "cannot be reached: check its name, the network and its certificate")
         } else if cause.is_timeout() {
-            (
-                "REGISTRY_TIMEOUT",
-                "did not answer in time: try again later",
-            )
+            ("REGISTRY_TIMEOUT", "did not answer in time: try again later")
         } else {
-            (
-                "REGISTRY_UNAVAILABLE",
-                "broke the connection: try again later",
-            )
+            ("REGISTRY_UNAVAILABLE", "broke the connection: try again later")
         };
-        Error::new(
-            Kind::Unavailable,
-            reason,
-            format!("Registry {registry} {what}."),
-        )
-        .with("registry", registry)
-        .because(cause)
+        Error::new(Kind::Unavailable, reason, format!("Registry {registry} {what}."))
+            .with("registry", registry)
+            .because(cause)
     }
 
     /// The answers that say nothing about the image: too many requests, and server errors.
@@ -120,10 +105,7 @@ impl Rules {
         if status.as_u16() != 429 {
             return self.unavailable(&format!("answered {status}"));
         }
-        let wait = answer
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok());
+        let wait = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let wait = match wait.filter(|wait| wait.len() <= 64) {
             Some(wait) if wait.bytes().all(|b| b.is_ascii_digit()) => {
                 format!("retry after {wait} seconds")
@@ -150,9 +132,7 @@ pub(super) async fn follow(
     let mut url = first.clone();
     for _ in 0..=REDIRECTS_MAX {
         rules.check(&url)?;
-        let mut request = client
-            .request(method.clone(), url.clone())
-            .headers(headers.clone());
+        let mut request = client.request(method.clone(), url.clone()).headers(headers.clone());
         if let Some(value) = authorization.as_ref().filter(|_| same_origin(&url, first)) {
             request = request.header(AUTHORIZATION, value);
         }
@@ -160,10 +140,7 @@ pub(super) async fn follow(
         if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
             return Ok(answer);
         }
-        let location = answer
-            .headers()
-            .get(LOCATION)
-            .and_then(|value| value.to_str().ok());
+        let location = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         url = location
             .and_then(|location| url.join(location).ok())
             .ok_or_else(|| rules.unavailable("sent a redirect without a usable address"))?;

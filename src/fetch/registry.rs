@@ -49,10 +49,7 @@ impl Registry {
         Ok(Self {
             client: http::client(settings.timeout)?,
             insecure: settings.insecure.into(),
-            config: DockerConfig {
-                file: settings.docker_config,
-                helpers: None,
-            },
+            config: DockerConfig { file: settings.docker_config, helpers: None },
             timeout: settings.timeout,
         })
     }
@@ -77,11 +74,7 @@ impl Registry {
     fn rules(&self, image: &ImageRef, plain: bool) -> Rules {
         let local = manifest_url("http", image)
             .is_ok_and(|url| guard::is_loopback(url.host_str().unwrap_or_default()));
-        Rules {
-            registry: image.registry().to_owned(),
-            plain,
-            local,
-        }
+        Rules { registry: image.registry().to_owned(), plain, local }
     }
 
     async fn ask(&self, image: &ImageRef) -> Result<bool> {
@@ -89,10 +82,7 @@ impl Registry {
             return self.ask_by("http", image).await;
         }
         let answer = self.ask_by("https", image).await;
-        let insecure = self
-            .insecure
-            .iter()
-            .any(|one| one.eq_ignore_ascii_case(image.registry()));
+        let insecure = self.insecure.iter().any(|one| one.eq_ignore_ascii_case(image.registry()));
         match answer {
             Err(error) if insecure && error.reason() == http::UNREACHABLE => {
                 self.ask_by("http", image).await
@@ -110,19 +100,12 @@ impl Registry {
             return verdict(&rules, &first);
         }
         let headers = first.headers().get_all(WWW_AUTHENTICATE).iter();
-        let challenges: Vec<_> = headers
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(challenge::parse)
-            .collect();
+        let challenges: Vec<_> =
+            headers.filter_map(|value| value.to_str().ok()).flat_map(challenge::parse).collect();
         let credential = self.credential_for(image).await?;
         let repository = image.repository();
-        let authorization = token::authorize(
-            &self.client,
-            &rules,
-            &challenges,
-            repository,
-            credential.as_ref(),
-        );
+        let authorization =
+            token::authorize(&self.client, &rules, &challenges, repository, credential.as_ref());
         match authorization.await? {
             None => Ok(false),
             some => verdict(&rules, &self.manifest(&rules, &url, some).await?),
@@ -149,15 +132,7 @@ impl Registry {
         if answer.status().as_u16() != 405 {
             return Ok(answer);
         }
-        http::follow(
-            &self.client,
-            rules,
-            Method::GET,
-            url,
-            headers,
-            authorization,
-        )
-        .await
+        http::follow(&self.client, rules, Method::GET, url, headers, authorization).await
     }
 }
 
@@ -171,16 +146,11 @@ fn verdict(rules: &Rules, answer: &Response) -> Result<bool> {
 
 fn manifest_url(scheme: &str, image: &ImageRef) -> Result<Url> {
     let (host, path) = (image.registry_host(), image.repository());
-    Url::parse(&format!(
-        "{scheme}://{host}/v2/{path}/manifests/{}",
-        image.reference()
-    ))
-    .map_err(|cause| {
-        let host = image.registry();
-        Error::field(
-            "image",
-            format!("has the registry {host:?}, which is no host name"),
-        )
-        .because(cause)
-    })
+    Url::parse(&format!("{scheme}://{host}/v2/{path}/manifests/{}", image.reference())).map_err(
+        |cause| {
+            let host = image.registry();
+            Error::field("image", format!("has the registry {host:?}, which is no host name"))
+                .because(cause)
+        },
+    )
 }

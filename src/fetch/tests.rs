@@ -59,16 +59,10 @@ impl RealRegistry {
             }
             panic!("docker-registry ended before it listened")
         };
-        let host = tokio::time::timeout(PATIENCE, listening)
-            .await
-            .expect("no listening registry");
+        let host = tokio::time::timeout(PATIENCE, listening).await.expect("no listening registry");
         // Its log must be read on, else the full pipe would stop it.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self {
-            host,
-            _process: process,
-            _folder: folder,
-        }
+        Self { host, _process: process, _folder: folder }
     }
 
     /// Pushes a manifest without layers as `team/app:v1`.
@@ -76,10 +70,7 @@ impl RealRegistry {
         let client = super::http::client(PATIENCE).unwrap();
         let base = format!("http://{}/v2/team/app", self.host);
         let login = |request: reqwest::RequestBuilder| request.basic_auth("alice", Some("sesame"));
-        let upload = login(client.post(format!("{base}/blobs/uploads/")))
-            .send()
-            .await
-            .unwrap();
+        let upload = login(client.post(format!("{base}/blobs/uploads/"))).send().await.unwrap();
         let location = upload.headers()["location"].to_str().unwrap();
         let mut blob = reqwest::Url::parse(&base).unwrap().join(location).unwrap();
         blob.query_pairs_mut().append_pair("digest", EMPTY_SHA256);
@@ -90,9 +81,7 @@ impl RealRegistry {
             r#"{{"schemaVersion":2,"mediaType":"{kind}","layers":[],"config":{{"size":2,
             "mediaType":"application/vnd.oci.image.config.v1+json","digest":"{EMPTY_SHA256}"}}}}"#
         );
-        let put = client
-            .put(format!("{base}/manifests/v1"))
-            .header("content-type", kind);
+        let put = client.put(format!("{base}/manifests/v1")).header("content-type", kind);
         let put = login(put).body(manifest).send().await.unwrap();
         assert_eq!(put.status(), 201, "{}", put.text().await.unwrap());
     }
@@ -157,23 +146,9 @@ async fn an_open_registry_says_what_it_has() {
     let real = RealRegistry::start(false).await;
     real.push().await;
     let ours = anonymous();
-    assert!(
-        ours.pullable(&image(&real.host, "team/app:v1"))
-            .await
-            .unwrap()
-    );
-    assert!(
-        !ours
-            .pullable(&image(&real.host, "team/app:v2"))
-            .await
-            .unwrap()
-    );
-    assert!(
-        !ours
-            .pullable(&image(&real.host, "team/other"))
-            .await
-            .unwrap()
-    );
+    assert!(ours.pullable(&image(&real.host, "team/app:v1")).await.unwrap());
+    assert!(!ours.pullable(&image(&real.host, "team/app:v2")).await.unwrap());
+    assert!(!ours.pullable(&image(&real.host, "team/other")).await.unwrap());
 }
 
 #[tokio::test]
@@ -218,53 +193,36 @@ async fn a_registry_that_hangs_is_unavailable_by_name() {
         docker_config: None,
         timeout: Duration::from_millis(200),
     });
-    let error = ours
-        .unwrap()
-        .pullable(&image(&host, "a"))
-        .await
-        .unwrap_err();
+    let error = ours.unwrap().pullable(&image(&host, "a")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
-    assert!(
-        error.message().contains(&host) && error.message().contains("in time"),
-        "{error}"
-    );
+    assert!(error.message().contains(&host) && error.message().contains("in time"), "{error}");
 }
 
 #[tokio::test]
 async fn a_bearer_challenge_is_answered_by_password_or_identity_token() {
-    let (host, seen) = serve(
-        |own, method, uri, authorization| match (method, authorization) {
-            ("GET", Some("Basic YWxpY2U6c2VzYW1l")) => answer(200, &[], r#"{"token":"good"}"#),
-            ("GET", _) => answer(401, &[], ""),
-            ("POST", None) if uri == "/token" => answer(200, &[], r#"{"access_token":"good"}"#),
-            ("HEAD", Some("Bearer good")) => answer(200, &[], ""),
-            _ => {
-                let offer = format!(r#"Bearer realm="http://{own}/token",service="the registry""#);
-                answer(401, &[("www-authenticate", &offer)], "")
-            }
-        },
-    )
+    let (host, seen) = serve(|own, method, uri, authorization| match (method, authorization) {
+        ("GET", Some("Basic YWxpY2U6c2VzYW1l")) => answer(200, &[], r#"{"token":"good"}"#),
+        ("GET", _) => answer(401, &[], ""),
+        ("POST", None) if uri == "/token" => answer(200, &[], r#"{"access_token":"good"}"#),
+        ("HEAD", Some("Bearer good")) => answer(200, &[], ""),
+        _ => {
+            let offer = format!(r#"Bearer realm="http://{own}/token",service="the registry""#);
+            answer(401, &[("www-authenticate", &offer)], "")
+        }
+    })
     .await;
     let folder = tempfile::tempdir().unwrap();
     let app = image(&host, "team/app");
     assert!(!anonymous().pullable(&app).await.unwrap());
-    for (entry, method) in [
-        (r#"{"auth":"YWxpY2U6c2VzYW1l"}"#, "GET"),
-        (r#"{"identitytoken":"long lived"}"#, "POST"),
-    ] {
+    for (entry, method) in
+        [(r#"{"auth":"YWxpY2U6c2VzYW1l"}"#, "GET"), (r#"{"identitytoken":"long lived"}"#, "POST")]
+    {
         let text = format!(r#"{{"auths":{{"https://{host}/v1/":{entry}}}}}"#);
         seen.lock().unwrap().clear();
-        assert!(
-            registry_with(&config(&folder, &text))
-                .pullable(&app)
-                .await
-                .unwrap()
-        );
+        assert!(registry_with(&config(&folder, &text)).pullable(&app).await.unwrap());
         let log = seen.lock().unwrap();
         assert_eq!((log.len(), log[1].0.as_str()), (3, method));
-        let scope = log[1]
-            .1
-            .contains("service=the+registry&scope=repository%3Ateam%2Fapp%3Apull");
+        let scope = log[1].1.contains("service=the+registry&scope=repository%3Ateam%2Fapp%3Apull");
         assert_eq!(scope, method == "GET", "{}", log[1].1);
     }
 }
@@ -279,12 +237,7 @@ async fn a_redirect_to_another_host_loses_the_authorization() {
     .await;
     let folder = tempfile::tempdir().unwrap();
     let text = format!(r#"{{"auths":{{"{host}":{{"username":"a","password":"b"}}}}}}"#);
-    assert!(
-        registry_with(&config(&folder, &text))
-            .pullable(&image(&host, "a"))
-            .await
-            .unwrap()
-    );
+    assert!(registry_with(&config(&folder, &text)).pullable(&image(&host, "a")).await.unwrap());
     assert_eq!(seen.lock().unwrap()[0].2, None);
 }
 
@@ -292,11 +245,7 @@ async fn a_redirect_to_another_host_loses_the_authorization() {
 async fn each_odd_answer_becomes_its_own_error() {
     let (host, _) = serve(|own, method, uri, _| {
         let bearer = |realm: &str| {
-            answer(
-                401,
-                &[("www-authenticate", &format!("Bearer realm=\"{realm}\""))],
-                "",
-            )
+            answer(401, &[("www-authenticate", &format!("Bearer realm=\"{realm}\""))], "")
         };
         match uri.split('/').nth(2).unwrap_or_default() {
             "limit" => answer(429, &[("retry-after", "17")], ""),
@@ -325,26 +274,16 @@ async fn each_odd_answer_becomes_its_own_error() {
         assert_eq!(error.kind(), kind, "{path}: {error}");
         assert!(error.message().contains(words), "{path}: {error}");
     }
-    let error = ours
-        .pullable(&image("169.254.169.254", "a"))
-        .await
-        .unwrap_err();
+    let error = ours.pullable(&image("169.254.169.254", "a")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::FailedPrecondition);
 }
 
 #[tokio::test]
 async fn a_broken_config_file_is_named_and_its_secrets_are_not() {
     let folder = tempfile::tempdir().unwrap();
-    for text in [
-        "{",
-        r#"{"auths":"hunter2"}"#,
-        r#"{"auths":{"h.io":{"auth":"hunter2!"}}}"#,
-    ] {
+    for text in ["{", r#"{"auths":"hunter2"}"#, r#"{"auths":{"h.io":{"auth":"hunter2!"}}}"#] {
         let file = config(&folder, text);
-        let ours = DockerConfig {
-            file: Some(file.clone()),
-            helpers: None,
-        };
+        let ours = DockerConfig { file: Some(file.clone()), helpers: None };
         let error = ours.credential("h.io").await.unwrap_err();
         assert_eq!(error.kind(), Kind::FailedPrecondition);
         assert!(error.message().contains(file.to_str().unwrap()), "{error}");
@@ -352,10 +291,7 @@ async fn a_broken_config_file_is_named_and_its_secrets_are_not() {
     }
     let secret = Credential::basic("alice", "hunter2");
     assert!(!format!("{secret:?}").contains("hunter2"));
-    assert_ne!(
-        secret.fingerprint(),
-        Credential::basic("aliceh", "unter2").fingerprint()
-    );
+    assert_ne!(secret.fingerprint(), Credential::basic("aliceh", "unter2").fingerprint());
 }
 
 #[tokio::test]
@@ -369,27 +305,13 @@ async fn credential_helpers_are_asked_for_their_registry() {
     std::fs::write(&source, script).unwrap();
     // Another process writes the program: it is busy for no fork of this one.
     let target = folder.path().join("docker-credential-test");
-    let made = Command::new("install")
-        .args(["-m", "755"])
-        .arg(&source)
-        .arg(&target)
-        .status()
-        .await;
+    let made = Command::new("install").args(["-m", "755"]).arg(&source).arg(&target).status().await;
     assert!(made.unwrap().success());
-    let file = config(
-        &folder,
-        r#"{"credsStore":"test","credHelpers":{"bad.io":"../x"}}"#,
-    );
-    let ours = DockerConfig {
-        file: Some(file),
-        helpers: Some(folder.path().to_owned()),
-    };
+    let file = config(&folder, r#"{"credsStore":"test","credHelpers":{"bad.io":"../x"}}"#);
+    let ours = DockerConfig { file: Some(file), helpers: Some(folder.path().to_owned()) };
     let basic = Some(Credential::basic("u", "p"));
     assert_eq!(ours.credential("h.io").await.unwrap(), basic);
-    assert_eq!(
-        ours.credential("docker.io").await.unwrap(),
-        Some(Credential::identity("t"))
-    );
+    assert_eq!(ours.credential("docker.io").await.unwrap(), Some(Credential::identity("t")));
     assert_eq!(ours.credential("none.io").await.unwrap(), None);
     for registry in ["bad.io", "broken.io"] {
         let error = ours.credential(registry).await.unwrap_err();

@@ -57,20 +57,9 @@ async fn token(
     let answer = if let Some(identity) = identity {
         refresh(client, rules, &realm, service, &scope, identity).await?
     } else {
-        realm
-            .query_pairs_mut()
-            .append_pair("service", service)
-            .append_pair("scope", &scope);
+        realm.query_pairs_mut().append_pair("service", service).append_pair("scope", &scope);
         let authorization = credential.and_then(basic);
-        http::follow(
-            client,
-            rules,
-            Method::GET,
-            &realm,
-            HeaderMap::new(),
-            authorization,
-        )
-        .await?
+        http::follow(client, rules, Method::GET, &realm, HeaderMap::new(), authorization).await?
     };
     match answer.status().as_u16() {
         200..=299 => {}

@@ -56,7 +56,11 @@ pub(super) fn error(status: &Status, pool: &DescriptorPool) -> Response<Body> {
 }
 
 /// An error under another status than that of its code.
-pub(super) fn error_under(http: StatusCode, status: &Status, pool: &DescriptorPool) -> Response<Body> {
+pub(super) fn error_under(
+    http: StatusCode,
+    status: &Status,
+    pool: &DescriptorPool,
+) -> Response<Body> {
     let mut out = String::from("{\"error\":");
     json::text(status.message(), &mut out);
     out.push(',');

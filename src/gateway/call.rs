@@ -71,7 +71,10 @@ fn forward(from: &HeaderMap, to: &mut HeaderMap) {
         let Some(name) = name.as_str().strip_prefix("grpc-metadata-") else { continue };
         let Ok(name) = HeaderName::try_from(name) else { continue };
         // A second way to say who one is would be a way around the first.
-        if name != header::AUTHORIZATION && !name.as_str().starts_with("grpc-") && !to.contains_key(&name) {
+        if name != header::AUTHORIZATION
+            && !name.as_str().starts_with("grpc-")
+            && !to.contains_key(&name)
+        {
             to.insert(name, value.clone());
         }
     }

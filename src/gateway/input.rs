@@ -85,8 +85,7 @@ fn from_json(descriptor: &MessageDescriptor, body: &[u8]) -> Result<DynamicMessa
     let mut json = serde_json::Deserializer::from_slice(body);
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
-    let message =
-        DynamicMessage::deserialize_with_options(descriptor.clone(), tracked, &OPTIONS);
+    let message = DynamicMessage::deserialize_with_options(descriptor.clone(), tracked, &OPTIONS);
     match message.and_then(|message| json.end().map(|()| message)) {
         Ok(message) => Ok(message),
         Err(error) => match track.path().to_string().as_str() {
@@ -99,9 +98,8 @@ fn from_json(descriptor: &MessageDescriptor, body: &[u8]) -> Result<DynamicMessa
 fn set(message: &mut DynamicMessage, path: &str, text: &str) -> Result<(), Status> {
     let (name, rest) = path.split_once('.').map_or((path, None), |(a, b)| (a, Some(b)));
     let descriptor = prost_reflect::ReflectMessage::descriptor(message);
-    let field = descriptor
-        .get_field_by_json_name(name)
-        .or_else(|| descriptor.get_field_by_name(name));
+    let field =
+        descriptor.get_field_by_json_name(name).or_else(|| descriptor.get_field_by_name(name));
     // What the RPC does not know is discarded, as in a body.
     let Some(field) = field else { return Ok(()) };
     if let Some(rest) = rest {

@@ -23,7 +23,8 @@ pub(super) fn message(message: &DynamicMessage, out: &mut String) {
     for field in descriptor.fields() {
         let unset = field.supports_presence() && !message.has_field(&field);
         // Optional fields and members of a oneof are left out; a plain message is null.
-        if unset && (field.containing_oneof().is_some() || !matches!(field.kind(), Kind::Message(_)))
+        if unset
+            && (field.containing_oneof().is_some() || !matches!(field.kind(), Kind::Message(_)))
         {
             continue;
         }

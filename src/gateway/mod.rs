@@ -54,7 +54,8 @@ impl Gateway {
         let pool = &self.0.pool;
         let (head, body) = request.into_parts();
         if is_grpc(&head.headers) {
-            return Status::unimplemented(format!("there is no RPC {}", head.uri.path())).into_http();
+            return Status::unimplemented(format!("there is no RPC {}", head.uri.path()))
+                .into_http();
         }
         let (rule, path) = match self.0.rules.find(&head.method, head.uri.path()) {
             Found::Rule(rule, fields) => (rule, fields),
@@ -65,7 +66,9 @@ impl Gateway {
                 let status = Status::new(Code::Unimplemented, "Method Not Allowed");
                 return answer::error(&status, pool);
             }
-            Found::Nothing => return answer::error(&Status::new(Code::NotFound, "Not Found"), pool),
+            Found::Nothing => {
+                return answer::error(&Status::new(Code::NotFound, "Not Found"), pool);
+            }
         };
         let body = match self.read(&head.headers, body).await {
             Ok(body) => body,

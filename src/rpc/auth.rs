@@ -47,8 +47,7 @@ impl Permissions {
             let access = options.get_extension(&option);
             let Some(access) = access.as_message() else { continue };
             let text = |name: &str| access.get_field_by_name(name);
-            let permission =
-                text("permission").and_then(|value| value.as_str().map(str::to_owned));
+            let permission = text("permission").and_then(|value| value.as_str().map(str::to_owned));
             let aliases = text("aliases").map_or_else(Vec::new, |value| {
                 let list = value.as_list().unwrap_or_default();
                 list.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect()

@@ -23,7 +23,8 @@ pub(super) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
 
 pub(super) fn duration(given: Option<prost_types::Duration>) -> Option<Result<Duration, String>> {
     given.map(|given| {
-        Duration::try_from(given).map_err(|_| "is no positive duration; use one as \"10s\"".to_owned())
+        Duration::try_from(given)
+            .map_err(|_| "is no positive duration; use one as \"10s\"".to_owned())
     })
 }
 

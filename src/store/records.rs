@@ -43,9 +43,11 @@ impl Store {
     /// All records.
     pub async fn records(&self) -> Result<Vec<Record>> {
         self.run(|db| {
-            db.prepare("SELECT key, name, container_id, spec_hash, spec, ports, wanted FROM containers")?
-                .query_map([], record)?
-                .collect()
+            db.prepare(
+                "SELECT key, name, container_id, spec_hash, spec, ports, wanted FROM containers",
+            )?
+            .query_map([], record)?
+            .collect()
         })
         .await
     }
@@ -88,11 +90,7 @@ impl Store {
                 "SELECT at, action, detail FROM history WHERE name = ?1 ORDER BY id DESC LIMIT ?2",
             )?
             .query_map(params![name, HISTORY], |row| {
-                Ok(HistoryEntry {
-                    at: parsed(row, 0)?,
-                    action: row.get(1)?,
-                    detail: row.get(2)?,
-                })
+                Ok(HistoryEntry { at: parsed(row, 0)?, action: row.get(1)?, detail: row.get(2)? })
             })?
             .collect()
         })
@@ -125,7 +123,10 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     })
 }
 
-pub(super) fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, at: usize) -> rusqlite::Result<T> {
+pub(super) fn json<T: serde::de::DeserializeOwned>(
+    row: &Row<'_>,
+    at: usize,
+) -> rusqlite::Result<T> {
     serde_json::from_str(row.get_ref(at)?.as_str()?).map_err(|error| damaged(at, error))
 }
 

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use rusqlite::params;
 
-use super::{Store, records::{json, parsed}};
+use super::{
+    Store,
+    records::{json, parsed},
+};
 use crate::domain::{Error, Kind, Result};
 
 /// A token as it is stored.

@@ -3,5 +3,6 @@
 
 mod access;
 mod bridge;
+
 mod run;
 mod support;

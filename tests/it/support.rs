@@ -156,7 +156,10 @@ impl Service {
     pub async fn grpc(
         &self,
     ) -> ContainerServiceClient<
-        tonic::service::interceptor::InterceptedService<Channel, impl tonic::service::Interceptor + use<>>,
+        tonic::service::interceptor::InterceptedService<
+            Channel,
+            impl tonic::service::Interceptor + use<>,
+        >,
     > {
         let bearer: MetadataValue<_> = format!("Bearer {}", self.token).parse().expect("ascii");
         let channel = Channel::from_shared(self.url.clone()).expect("a url").connect().await;

@@ -47,7 +47,10 @@ fn names_aliases_hashes_and_prefixes_find_it_until_it_is_gone() {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].id, "aaaa1");
     }
-    assert_eq!(view.identified("aaaa2").expect("exact").map(|c| c.id.clone()), Some("aaaa2".into()));
+    assert_eq!(
+        view.identified("aaaa2").expect("exact").map(|c| c.id.clone()),
+        Some("aaaa2".into())
+    );
     assert!(view.identified("aaaa").is_err(), "two have the prefix");
     assert!(view.identified("aa").is_err(), "too short");
     assert!(view.identified("bbbb").expect("none").is_none());
@@ -65,7 +68,10 @@ fn changes_are_numbered_without_holes_and_forgotten_ones_are_owned_up_to() {
     }
     assert!(view.changes_after(0, 10).is_none());
     let changes = view.changes_after(4990, 100).expect("remembered");
-    assert_eq!(changes.iter().map(|c| c.seq).collect::<Vec<_>>(), (4991..=5000).collect::<Vec<_>>());
+    assert_eq!(
+        changes.iter().map(|c| c.seq).collect::<Vec<_>>(),
+        (4991..=5000).collect::<Vec<_>>()
+    );
     assert_eq!(view.changes_after(5000, 1).expect("none yet").len(), 0);
     assert!(view.changes_after(5001, 1).is_none(), "a number from the future");
 }

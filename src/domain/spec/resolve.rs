@@ -216,9 +216,7 @@ fn ports(raw: &[RawPort], defaults: &Defaults, wrong: &mut Wrong) -> Vec<PortSpe
     wrong.too_many("ports", raw.len(), MAX_PORTS);
     let mut ports: Vec<PortSpec> = Vec::new();
     for (at, port) in raw.iter().take(MAX_PORTS).enumerate() {
-        let number = |value: i64, least: i64| {
-            u16::try_from(value).ok().filter(|_| value >= least)
-        };
+        let number = |value: i64, least: i64| u16::try_from(value).ok().filter(|_| value >= least);
         let Some(internal) = number(port.internal, 1) else {
             wrong.add(
                 format!("ports[{at}].internal"),
@@ -296,7 +294,8 @@ fn pairs(
         if key.is_empty() {
             wrong.add(format!("{field}[{at}].key"), "is empty; give it a name");
         } else if map.contains_key(&key) {
-            wrong.add(format!("{field}[{at}].key"), format!("\"{key}\" is there twice; remove one"));
+            wrong
+                .add(format!("{field}[{at}].key"), format!("\"{key}\" is there twice; remove one"));
         } else {
             map.insert(key, value);
         }
@@ -313,7 +312,9 @@ fn resources(request: &RunRequest, wrong: &mut Wrong) -> Resources {
     if memory != 0 && memory < MIN_MEMORY_MB {
         wrong.add(
             "resources.memoryMB",
-            format!("{memory} MiB is too little; the engine's least is {MIN_MEMORY_MB}, 0 is no limit"),
+            format!(
+                "{memory} MiB is too little; the engine's least is {MIN_MEMORY_MB}, 0 is no limit"
+            ),
         );
     }
     if request.pids < 0 {
