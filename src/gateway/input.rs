@@ -11,6 +11,7 @@ use prost_reflect::{
 use tonic::{Code, Status};
 
 use super::rules::Rule;
+use crate::domain::Error;
 
 /// Lenient as grpc-gateway: unknown fields are discarded.
 const OPTIONS: DeserializeOptions = DeserializeOptions::new().deny_unknown_fields(false);
@@ -90,7 +91,7 @@ fn from_json(descriptor: &MessageDescriptor, body: &[u8]) -> Result<DynamicMessa
         Ok(message) => Ok(message),
         Err(error) => match track.path().to_string().as_str() {
             "." => Err(invalid(format!("the body is not as it should be: {error}"))),
-            path => Err(invalid(format!("{path}: {error}"))),
+            path => Err(Error::field(path, error.to_string()).into()),
         },
     }
 }
@@ -123,7 +124,7 @@ fn set(message: &mut DynamicMessage, path: &str, text: &str) -> Result<(), Statu
 fn scalar(field: &FieldDescriptor, text: &str) -> Result<Value, Status> {
     let wrong = |what: &str| {
         let name = field.json_name();
-        invalid(format!("{name}: \"{text}\" is not {what}"))
+        Status::from(Error::field(name, format!("\"{text}\" is not {what}")))
     };
     let value = match field.kind() {
         Kind::String => Some(Value::String(text.to_owned())),

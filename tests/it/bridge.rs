@@ -9,7 +9,6 @@ use futures_util::StreamExt as _;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 
 /// An empty request is answered with every field that is not optional.
@@ -165,7 +164,7 @@ async fn input_is_read_leniently_and_refused_clearly() {
         assert!(answer.contains(&format!("\"message\":\"{named}")), "{body}: {answer}");
     }
     let deep = format!("{{\"unknown\":{}{}}}", "[".repeat(4000), "]".repeat(4000));
-    assert_eq!(echo(&deep).await.0, 400);
+    assert_eq!(echo(&deep).await.0, 200, "what is discarded is not descended into");
     let (status, _, answer) =
         ask("POST", "/golden/echo", &[], vec![b'{', b'"', 0xff, b'"', b'}']).await;
     assert_eq!(status, 400, "{answer}");

@@ -1,6 +1,8 @@
 //! The promises of container-svc, told against a real engine: one module a
 //! capability. `cargo test --test it run::` runs one.
 
+#![expect(unreachable_pub, reason = "a test binary has no public interface")]
+
 mod access;
 mod bridge;
 

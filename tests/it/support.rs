@@ -158,7 +158,7 @@ impl Service {
     ) -> ContainerServiceClient<
         tonic::service::interceptor::InterceptedService<
             Channel,
-            impl tonic::service::Interceptor + use<>,
+            impl tonic::service::Interceptor + Clone + use<>,
         >,
     > {
         let bearer: MetadataValue<_> = format!("Bearer {}", self.token).parse().expect("ascii");

@@ -1,0 +1,159 @@
+//! The engine without the service in front of it.
+
+use std::{collections::HashMap, process::Command};
+
+use bollard::{
+    Docker,
+    models::{ContainerCreateBody, HostConfig},
+    query_parameters::{CreateContainerOptions, RemoveContainerOptions, StartContainerOptions},
+};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::Failure;
+
+/// Label of what is made here, and name of its image; `scripts/demo-image` makes that.
+const LABEL: &str = "container-svc-bench";
+/// Where the engine listens.
+const SOCKET: &str = "/var/run/docker.sock";
+/// Containers made at once.
+const AT_ONCE: usize = 4;
+
+/// The raw engine; what was made by it is removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    /// The image that is run.
+    pub(crate) image: String,
+    docker: Docker,
+    http: reqwest::Client,
+    label: String,
+}
+
+impl Raw {
+    /// Connects and makes the image.
+    pub(crate) async fn connect() -> Result<Self, Failure> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let docker = Docker::connect_with_unix(SOCKET, 120, bollard::API_DEFAULT_VERSION)?;
+        let docker = docker.negotiate_version().await?;
+        let http = reqwest::Client::builder().unix_socket(SOCKET).build()?;
+        let label = std::process::id().to_string();
+        let raw = Self {
+            image: format!("{LABEL}:{label}"),
+            docker,
+            http,
+            label,
+        };
+
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/demo-image");
+        let made = Command::new(script).arg(&raw.image).output()?;
+        if !made.status.success() {
+            return Err(format!("no image: {}", String::from_utf8_lossy(&made.stderr)).into());
+        }
+        Ok(raw)
+    }
+
+    /// The engine's version.
+    pub(crate) async fn version(&self) -> Result<String, Failure> {
+        Ok(self.docker.version().await?.version.unwrap_or_default())
+    }
+
+    /// Makes a container; answers with its id.
+    pub(crate) async fn create(&self, name: &str, network: &str) -> Result<String, Failure> {
+        let body = ContainerCreateBody {
+            image: Some(self.image.clone()),
+            cmd: Some(vec!["sleep".into(), "1000".into()]),
+            labels: Some(HashMap::from([(LABEL.to_owned(), self.label.clone())])),
+            host_config: Some(HostConfig {
+                network_mode: Some(network.to_owned()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let options = CreateContainerOptions {
+            name: Some(name.to_owned()),
+            ..Default::default()
+        };
+        Ok(self.docker.create_container(Some(options), body).await?.id)
+    }
+
+    /// Starts a container.
+    pub(crate) async fn start(&self, id: &str) -> Result<(), Failure> {
+        Ok(self
+            .docker
+            .start_container(id, None::<StartContainerOptions>)
+            .await?)
+    }
+
+    /// Removes a container, running or not.
+    pub(crate) async fn remove(&self, id: &str) -> Result<(), Failure> {
+        let options = RemoveContainerOptions {
+            force: true,
+            ..Default::default()
+        };
+        Ok(self.docker.remove_container(id, Some(options)).await?)
+    }
+
+    /// Makes containers that do not start.
+    pub(crate) async fn make_many(&self, count: usize) -> Result<(), Failure> {
+        let first = self.made().len();
+        stream::iter(first..first + count)
+            .map(|number| async move {
+                let name = format!("csb-{}-{number}", self.label);
+                self.create(&name, "none").await.map(drop)
+            })
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    /// One GET of the engine's API, read to its end.
+    pub(crate) async fn get(&self, path: &str) -> Result<usize, Failure> {
+        let answer = self.http.get(format!("http://docker{path}")).send().await?;
+        Ok(answer.error_for_status()?.bytes().await?.len())
+    }
+
+    fn made(&self) -> Vec<String> {
+        labelled(&format!("{LABEL}={}", self.label))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        remove(&self.made());
+        docker(&["rmi", &self.image]);
+    }
+}
+
+/// Ids of the containers with a label.
+pub(crate) fn labelled(label: &str) -> Vec<String> {
+    let ids = docker(&[
+        "ps",
+        "-aq",
+        "--no-trunc",
+        "--filter",
+        &format!("label={label}"),
+    ]);
+    ids.lines().map(str::to_owned).collect()
+}
+
+/// Removes containers, running or not.
+pub(crate) fn remove(ids: &[String]) {
+    if !ids.is_empty() {
+        let all = ["rm", "-f"]
+            .into_iter()
+            .chain(ids.iter().map(String::as_str));
+        docker(&all.collect::<Vec<_>>());
+    }
+}
+
+/// Runs the docker command on the same engine.
+pub(crate) fn docker(args: &[&str]) -> String {
+    let out = Command::new("docker")
+        .arg("-H")
+        .arg(format!("unix://{SOCKET}"))
+        .args(args)
+        .output();
+    out.map_or_else(
+        |_| String::new(),
+        |out| String::from_utf8_lossy(&out.stdout).trim().to_owned(),
+    )
+}
