@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-fn main() {}
-=======
 //! Measures the service side by side with the raw engine, and says which bars it meets.
 //!
 //! `cargo bench --bench side_by_side` prints a table and writes it to `BENCHMARKS.md`;
@@ -39,20 +36,8 @@ struct Plan {
     burst: usize,
 }
 
-const FULL: Plan = Plan {
-    runs: 30,
-    questions: 60,
-    rounds: (3, 3000),
-    listed: 200,
-    burst: 50,
-};
-const QUICK: Plan = Plan {
-    runs: 2,
-    questions: 5,
-    rounds: (1, 200),
-    listed: 10,
-    burst: 4,
-};
+const FULL: Plan = Plan { runs: 30, questions: 60, rounds: (3, 3000), listed: 200, burst: 50 };
+const QUICK: Plan = Plan { runs: 2, questions: 5, rounds: (1, 200), listed: 10, burst: 4 };
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -94,4 +79,3 @@ async fn measure(plan: Plan, write: bool) -> Result<(), Failure> {
     }
     Ok(())
 }
->>>>>>> bench

@@ -36,12 +36,7 @@ impl Raw {
         let docker = docker.negotiate_version().await?;
         let http = reqwest::Client::builder().unix_socket(SOCKET).build()?;
         let label = std::process::id().to_string();
-        let raw = Self {
-            image: format!("{LABEL}:{label}"),
-            docker,
-            http,
-            label,
-        };
+        let raw = Self { image: format!("{LABEL}:{label}"), docker, http, label };
 
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/demo-image");
         let made = Command::new(script).arg(&raw.image).output()?;
@@ -68,27 +63,18 @@ impl Raw {
             }),
             ..Default::default()
         };
-        let options = CreateContainerOptions {
-            name: Some(name.to_owned()),
-            ..Default::default()
-        };
+        let options = CreateContainerOptions { name: Some(name.to_owned()), ..Default::default() };
         Ok(self.docker.create_container(Some(options), body).await?.id)
     }
 
     /// Starts a container.
     pub(crate) async fn start(&self, id: &str) -> Result<(), Failure> {
-        Ok(self
-            .docker
-            .start_container(id, None::<StartContainerOptions>)
-            .await?)
+        Ok(self.docker.start_container(id, None::<StartContainerOptions>).await?)
     }
 
     /// Removes a container, running or not.
     pub(crate) async fn remove(&self, id: &str) -> Result<(), Failure> {
-        let options = RemoveContainerOptions {
-            force: true,
-            ..Default::default()
-        };
+        let options = RemoveContainerOptions { force: true, ..Default::default() };
         Ok(self.docker.remove_container(id, Some(options)).await?)
     }
 
@@ -125,35 +111,20 @@ impl Drop for Raw {
 
 /// Ids of the containers with a label.
 pub(crate) fn labelled(label: &str) -> Vec<String> {
-    let ids = docker(&[
-        "ps",
-        "-aq",
-        "--no-trunc",
-        "--filter",
-        &format!("label={label}"),
-    ]);
+    let ids = docker(&["ps", "-aq", "--no-trunc", "--filter", &format!("label={label}")]);
     ids.lines().map(str::to_owned).collect()
 }
 
 /// Removes containers, running or not.
 pub(crate) fn remove(ids: &[String]) {
     if !ids.is_empty() {
-        let all = ["rm", "-f"]
-            .into_iter()
-            .chain(ids.iter().map(String::as_str));
+        let all = ["rm", "-f"].into_iter().chain(ids.iter().map(String::as_str));
         docker(&all.collect::<Vec<_>>());
     }
 }
 
 /// Runs the docker command on the same engine.
 pub(crate) fn docker(args: &[&str]) -> String {
-    let out = Command::new("docker")
-        .arg("-H")
-        .arg(format!("unix://{SOCKET}"))
-        .args(args)
-        .output();
-    out.map_or_else(
-        |_| String::new(),
-        |out| String::from_utf8_lossy(&out.stdout).trim().to_owned(),
-    )
+    let out = Command::new("docker").arg("-H").arg(format!("unix://{SOCKET}")).args(args).output();
+    out.map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).trim().to_owned())
 }

@@ -33,10 +33,7 @@ pub(crate) async fn run_new(plan: Plan, service: &Service, raw: &Raw) -> Result<
             let name = format!("{}-run-{turn}-{our_turn}", service.network);
             let begin = Instant::now();
             let (id, samples) = if our_turn {
-                let answer = client
-                    .run_container(service.request(&name))
-                    .await?
-                    .into_inner();
+                let answer = client.run_container(service.request(&name)).await?.into_inner();
                 if answer.action() != pb::RunAction::Created {
                     return Err(format!("{name} was not created: {:?}", answer.action()).into());
                 }
@@ -75,16 +72,10 @@ pub(crate) async fn run_unchanged(
     client.run_container(service.request(&name)).await?;
     tokio::time::sleep(SETTLE).await;
     let ours = async || {
-        let answer = client
-            .clone()
-            .run_container(service.request(&name))
-            .await?
-            .into_inner();
+        let answer = client.clone().run_container(service.request(&name)).await?.into_inner();
         match answer.action() {
             pb::RunAction::Unchanged => Ok(()),
-            other => Err(Failure::from(format!(
-                "{name} was not unchanged: {other:?}"
-            ))),
+            other => Err(Failure::from(format!("{name} was not unchanged: {other:?}"))),
         }
     };
     let beside = async || raw.get("/containers/json").await.map(drop);
@@ -104,9 +95,7 @@ pub(crate) async fn run_unchanged(
 pub(crate) async fn is_running(plan: Plan, service: &Service) -> Result<Row, Failure> {
     let address = free_address()?;
     let (_reporter, health) = tonic_health::server::health_reporter();
-    let server = tonic::transport::Server::builder()
-        .add_service(health)
-        .serve(address);
+    let server = tonic::transport::Server::builder().add_service(health).serve(address);
     let server = tokio::spawn(server);
     let empty = connect(format!("http://{address}")).await?;
 
@@ -119,16 +108,9 @@ pub(crate) async fn is_running(plan: Plan, service: &Service) -> Result<Row, Fai
         let rate = rate(span, move || {
             let (mut client, name) = (client.clone(), name.clone());
             async move {
-                let request = pb::IsContainerRunningRequest {
-                    name,
-                    ..Default::default()
-                };
+                let request = pb::IsContainerRunningRequest { name, ..Default::default() };
                 let answer = client.is_container_running(request).await?.into_inner();
-                if answer.is_running {
-                    Ok(())
-                } else {
-                    Err("it does not run".into())
-                }
+                if answer.is_running { Ok(()) } else { Err("it does not run".into()) }
             }
         });
         ours.push(rate.await?);
@@ -270,12 +252,7 @@ where
 
 /// Median in milliseconds.
 fn median(times: Vec<Duration>) -> f64 {
-    middle(
-        times
-            .into_iter()
-            .map(|time| time.as_secs_f64() * 1e3)
-            .collect(),
-    )
+    middle(times.into_iter().map(|time| time.as_secs_f64() * 1e3).collect())
 }
 
 /// Median.

@@ -74,13 +74,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
 
 /// Writes `BENCHMARKS.md`.
 pub(crate) fn write(plan: Plan, rows: &[Row], engine: &str) -> Result<(), Failure> {
-    let Plan {
-        runs,
-        questions,
-        rounds: (rounds, millis),
-        listed,
-        burst,
-    } = plan;
+    let Plan { runs, questions, rounds: (rounds, millis), listed, burst } = plan;
     let cores = thread::available_parallelism()?;
     let table = table(rows);
     let text = format!(
@@ -90,15 +84,15 @@ Written by `make bench`; do not edit. {cores} cores, Docker Engine {engine}, rel
 Absolute figures depend on the machine and on what else it does. The ratios hold, because each\n\
 figure is measured by turns with the one beside it, in one run. Times are medians.\n\n\
 - The service runs in the process of the benchmark with its default configuration and a token on\n\
-  every call, on the loopback interface.\n\
+\x20 every call, on the loopback interface.\n\
 - RunContainer, nothing running: {runs} containers on each side, in the same network; who begins\n\
-  changes with every pair. Each is removed before the next. Beside it: create and start by bollard.\n\
+\x20 changes with every pair. Each is removed before the next. Beside it: create and start by bollard.\n\
 - RunContainer, already running: {questions} questions to the engine, five times as many calls of\n\
-  ours between them, on kept connections. The engine's answer is read as bytes and not parsed.\n\
+\x20 ours between them, on kept connections. The engine's answer is read as bytes and not parsed.\n\
 - IsContainerRunning: 8 calls at once on one connection, {rounds} rounds of {millis} ms on each side. Beside\n\
-  it: a tonic server without a guard that answers the health check, in the same process.\n\
+\x20 it: a tonic server without a guard that answers the health check, in the same process.\n\
 - ListContainers: {listed} containers that were made and not started, and whatever else the engine has;\n\
-  the last row while {burst} more are made, four at once.\n"
+\x20 the last row while {burst} more are made, four at once.\n"
     );
     fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/BENCHMARKS.md"), text)?;
     Ok(())

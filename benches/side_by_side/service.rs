@@ -29,9 +29,7 @@ pub(crate) struct Bearer(MetadataValue<Ascii>);
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request
-            .metadata_mut()
-            .insert("authorization", self.0.clone());
+        request.metadata_mut().insert("authorization", self.0.clone());
         Ok(request)
     }
 }
@@ -70,10 +68,7 @@ impl Service {
         config.listen = vec![Listen::Tcp(address)];
         let token_file = config.token_file.clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        drop(tokio::spawn(container_svc::server::run(
-            config,
-            async move { drop(stopped.await) },
-        )));
+        drop(tokio::spawn(container_svc::server::run(config, async move { drop(stopped.await) })));
 
         let url = format!("http://{address}");
         let channel = eventually("the service listens", || async {
@@ -128,16 +123,9 @@ impl Service {
 
     async fn rest(&self, method: &str, path: &str) -> Result<Vec<u8>, Failure> {
         let url = format!("{}{path}", self.url);
-        let request = if method == "POST" {
-            self.http.post(url).body("{}")
-        } else {
-            self.http.get(url)
-        };
-        let answer = request
-            .bearer_auth(&self.token)
-            .send()
-            .await?
-            .error_for_status()?;
+        let request =
+            if method == "POST" { self.http.post(url).body("{}") } else { self.http.get(url) };
+        let answer = request.bearer_auth(&self.token).send().await?.error_for_status()?;
         Ok(answer.bytes().await?.into())
     }
 }
@@ -145,10 +133,7 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         drop(self.stop.take());
-        engine::remove(&engine::labelled(&format!(
-            "container-svc.node={}",
-            self.network
-        )));
+        engine::remove(&engine::labelled(&format!("container-svc.node={}", self.network)));
         engine::docker(&["network", "rm", &self.network]);
     }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{App, view::Freshness};
 use crate::{
     domain::{Error, Kind, Result},
-    engine::Event,
+    engine::{ENGINE_UNREACHABLE, Event},
 };
 
 /// First and longest wait between two tries to reach the engine.
@@ -17,6 +17,10 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const BATCH: usize = 1024;
 /// Inspections under way at once.
 const AT_ONCE: usize = 8;
+/// How long one inspection may take before the others go on without it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// After how long a slow one is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Follows the engine until the service stops.
 pub async fn follow(app: Arc<App>) {
@@ -53,7 +57,7 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
     let listed = app.engine.list().await?;
     let ids: BTreeSet<String> = listed.iter().map(|container| container.id.clone()).collect();
     app.view.replace(listed, ticket);
-    inspect_all(app, ids).await?;
+    let mut slow = inspect_all(app, ids).await?;
     app.forget_lost_records().await?;
     *wait = RETRY.0;
     app.view.set_freshness(Freshness {
@@ -63,8 +67,14 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
     });
     super::recover::recover_all(app).await;
 
-    while let Some(batch) = events.next().await {
-        let mut dirty = BTreeSet::new();
+    loop {
+        let batch = match tokio::time::timeout(AGAIN, events.next()).await {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return Ok(()),
+            Err(_) if slow.is_empty() => continue,
+            Err(_) => Vec::new(),
+        };
+        let mut dirty = std::mem::take(&mut slow);
         let mut gone = false;
         for event in batch {
             match event? {
@@ -79,26 +89,36 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
                 Event::Images => app.images.forget_names(),
             }
         }
-        inspect_all(app, dirty).await?;
+        slow = inspect_all(app, dirty).await?;
         if gone {
             app.forget_lost_records().await?;
         }
     }
-    Ok(())
 }
 
-async fn inspect_all(app: &Arc<App>, ids: BTreeSet<String>) -> Result<()> {
+/// Asks about containers and answers with those that the engine was too slow
+/// for: one that hangs must not blind us to the others.
+async fn inspect_all(app: &Arc<App>, ids: BTreeSet<String>) -> Result<BTreeSet<String>> {
+    let mut slow = BTreeSet::new();
     let mut answers = futures_util::stream::iter(ids)
-        .map(|id| async move { app.refresh(&id).await.map(drop) })
+        .map(|id| async move {
+            let answer = tokio::time::timeout(PATIENCE, app.refresh(&id)).await;
+            (id, answer)
+        })
         .buffer_unordered(AT_ONCE);
-    while let Some(answer) = answers.next().await {
+    while let Some((id, answer)) = answers.next().await {
         match answer {
-            // One container that cannot be described must not blind us.
-            Err(error) if error.kind() != Kind::Unavailable => {
-                tracing::warn!(?error, "a container cannot be inspected");
+            Ok(Err(error)) if error.reason() == ENGINE_UNREACHABLE => return Err(error),
+            Ok(Err(error)) => {
+                tracing::warn!(?error, id, "a container cannot be inspected; trying again");
+                slow.insert(id);
             }
-            other => other?,
+            Ok(Ok(_)) => {}
+            Err(_) => {
+                tracing::warn!(id, "the engine is slow to tell of a container; trying again");
+                slow.insert(id);
+            }
         }
     }
-    Ok(())
+    Ok(slow)
 }

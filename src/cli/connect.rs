@@ -200,6 +200,7 @@ mod tests {
         fs::write(&token_file, "secret\n").unwrap();
         let incoming = UnixListenerStream::new(UnixListener::bind(&socket).unwrap());
         let server = Server::builder().add_service(NodeServiceServer::new(Echo));
+        #[expect(clippy::disallowed_methods, reason = "the test ends it")]
         let server = tokio::spawn(server.serve_with_incoming(incoming));
         let args = ClientArgs {
             address: format!("unix://{}", socket.display()),

@@ -54,7 +54,7 @@ pub(super) fn inspected(answer: ContainerInspectResponse) -> Result<Container> {
             memory_mb: u32::try_from(host.memory.unwrap_or(0) >> 20).unwrap_or(u32::MAX),
             pids: u32::try_from(host.pids_limit.unwrap_or(0)).unwrap_or(0),
         },
-        network: network(host.network_mode, settings.networks.unwrap_or_default()),
+        network: network(host.network_mode.as_deref(), settings.networks.unwrap_or_default()),
         created_at: time(answer.created.as_deref()).unwrap_or(Timestamp::UNIX_EPOCH),
         started_at,
         finished_at: time(state.finished_at.as_deref()).filter(|_| !running),
@@ -78,7 +78,7 @@ pub(super) fn summarised(row: ContainerSummary) -> Option<Container> {
         .unwrap_or_default()
         .into_iter()
         .filter_map(|port| {
-            let protocol = Protocol::from_word(&port.typ?.to_string())?;
+            let protocol = Protocol::from_word(port.typ?.as_ref())?;
             published(port.private_port, protocol, port.public_port?, port.ip.as_deref())
         })
         .collect();
@@ -93,9 +93,9 @@ pub(super) fn summarised(row: ContainerSummary) -> Option<Container> {
         ports,
         envs: BTreeMap::new(),
         volumes: row.mounts.unwrap_or_default().into_iter().map(volume).collect(),
-        state: State::from_word(&row.state?.to_string())?,
+        state: State::from_word(row.state?.as_ref())?,
         resources: Resources::default(),
-        network: network(mode, networks.unwrap_or_default()),
+        network: network(mode.as_deref(), networks.unwrap_or_default()),
         created_at: row
             .created
             .and_then(|seconds| Timestamp::from_second(seconds).ok())
@@ -169,8 +169,8 @@ fn volume(mount: MountPoint) -> Volume {
     }
 }
 
-fn network(mode: Option<String>, mut all: HashMap<String, EndpointSettings>) -> Network {
-    let mode = match mode.as_deref() {
+fn network(mode: Option<&str>, mut all: HashMap<String, EndpointSettings>) -> Network {
+    let mode = match mode {
         None | Some("default" | "") => "bridge".to_owned(),
         Some(mode) => mode.to_owned(),
     };

@@ -6,6 +6,8 @@ use crate::domain::{Error, Kind};
 
 /// Reason of an error about a host port that is taken.
 pub const PORT_IN_USE: &str = "PORT_IN_USE";
+/// Reason of an error about an engine that is not there.
+pub const ENGINE_UNREACHABLE: &str = "ENGINE_UNREACHABLE";
 
 /// What the engine said, without a guess at what it was asked.
 pub(super) fn convert(address: &str, error: Docker) -> Error {
@@ -22,7 +24,7 @@ pub(super) fn convert(address: &str, error: Docker) -> Error {
         .because(error),
         other => Error::new(
             Kind::Unavailable,
-            "ENGINE_UNREACHABLE",
+            ENGINE_UNREACHABLE,
             format!(
                 "the Docker engine at {address} cannot be reached; start it, or set DOCKER_HOST"
             ),

@@ -1,5 +1,7 @@
 //! The registry's promises, held against a real registry and against misbehaving ones.
 
+#![expect(clippy::disallowed_methods, reason = "servers of a test end with its runtime")]
+
 use std::{
     path::Path,
     process::Stdio,

@@ -293,11 +293,11 @@ fn pairs(
         wrong.no_nul(format!("{field}[{at}].value"), &value);
         if key.is_empty() {
             wrong.add(format!("{field}[{at}].key"), "is empty; give it a name");
-        } else if map.contains_key(&key) {
+            continue;
+        }
+        if map.insert(key.clone(), value).is_some() {
             wrong
                 .add(format!("{field}[{at}].key"), format!("\"{key}\" is there twice; remove one"));
-        } else {
-            map.insert(key, value);
         }
     }
     map

@@ -73,7 +73,8 @@ fn defaults_written_out_change_nothing() {
 #[test]
 fn every_field_that_matters_changes_the_hash_and_is_named() {
     let old = RunSpec::resolve(full(), &defaults()).expect("valid");
-    let changes: [(&str, fn(&mut RunRequest)); 13] = [
+    type Change = fn(&mut RunRequest);
+    let changes: [(&str, Change); 13] = [
         ("image", |r| r.image = "nginx:1".into()),
         ("names", |r| r.names.truncate(2)),
         ("ports", |r| r.ports[0].internal = 81),
