@@ -81,8 +81,9 @@ pub struct Config {
     pub log_format: LogFormat,
     /// How long open calls may go on after a stop signal, at most 1 h. Default 10 s.
     pub drain_timeout: Duration,
-    /// How long one call to the engine may take, 1 s to 1 h; pulls and log streams
-    /// are not bound by it. Default 30 s.
+    /// How long one call to the engine may take, 1 s to 1 h; creating, starting and
+    /// removing may take four times as long, pulls and log streams are not bound by
+    /// it. Default 30 s.
     pub engine_timeout: Duration,
 }
 

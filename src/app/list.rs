@@ -144,6 +144,10 @@ impl App {
             Some(size) => rows.by_ref().take(size).collect(),
             None => rows.by_ref().collect(),
         };
+        if containers.is_empty() {
+            // That there is none is known only while the view is true.
+            self.view.require_synced()?;
+        }
         let more = query.page_size > 0 && rows.next().is_some();
         let next =
             containers.last().filter(|_| more).map(|last| page::token(&identity, &position(last)));

@@ -18,8 +18,9 @@ use futures_util::StreamExt as _;
 use super::{Engine, convert};
 use crate::domain::{Kind, Result, container::Container, ports::Protocol, spec::RunSpec};
 
-/// Creating and starting take the engine long on a busy disk.
-const WORK_LIMIT: Duration = Duration::from_secs(120);
+/// Creating and starting take the engine long on a busy disk: so many times the
+/// limit of a plain question.
+const WORK_TIMES: u32 = 4;
 /// Most bytes of log kept in memory for a summary.
 const LOG_LIMIT: usize = 1 << 20;
 
@@ -41,27 +42,32 @@ pub struct NewContainer<'a> {
 }
 
 impl Engine {
+    fn work_limit(&self) -> Duration {
+        self.timeout * WORK_TIMES
+    }
+
     /// Makes a container and answers with its id; it does not start.
     pub async fn create(&self, new: NewContainer<'_>) -> Result<String> {
         let docker = self.docker().await?;
         let options =
             CreateContainerOptions { name: Some(new.name.to_owned()), ..Default::default() };
-        let created =
-            self.within(WORK_LIMIT, docker.create_container(Some(options), body(&new))).await?;
+        let question = docker.create_container(Some(options), body(&new));
+        let created = self.within(self.work_limit(), question).await?;
         Ok(created.id)
     }
 
     /// Starts a container; one that runs is left as it is.
     pub async fn start(&self, id: &str) -> Result<()> {
         let docker = self.docker().await?;
-        self.within(WORK_LIMIT, docker.start_container(id, None::<StartContainerOptions>)).await
+        self.within(self.work_limit(), docker.start_container(id, None::<StartContainerOptions>))
+            .await
     }
 
     /// Stops a container with its own timeout; one that does not run is left.
     pub async fn stop(&self, id: &str) -> Result<()> {
         let docker = self.docker().await?;
         // A container may ask for up to an hour between the signal and the kill.
-        let limit = WORK_LIMIT + Duration::from_secs(3600);
+        let limit = self.work_limit() + Duration::from_secs(3600);
         self.within(limit, docker.stop_container(id, None::<StopContainerOptions>)).await
     }
 
@@ -77,7 +83,7 @@ impl Engine {
     pub async fn remove(&self, id: &str) -> Result<()> {
         let docker = self.docker().await?;
         let options = RemoveContainerOptions { force: true, ..Default::default() };
-        match self.within(WORK_LIMIT, docker.remove_container(id, Some(options))).await {
+        match self.within(self.work_limit(), docker.remove_container(id, Some(options))).await {
             Err(error) if error.kind() == Kind::NotFound => Ok(()),
             other => other,
         }

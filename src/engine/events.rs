@@ -2,6 +2,7 @@
 
 use bollard::{models::EventMessageTypeEnum, query_parameters::EventsOptions};
 use futures_util::{Stream, StreamExt as _};
+use jiff::Timestamp;
 
 use super::Engine;
 use crate::domain::Result;
@@ -18,11 +19,16 @@ pub enum Event {
 }
 
 impl Engine {
-    /// Subscribes; the stream ends or fails when the engine goes away.
+    /// All that happens from now on; the stream ends or fails when the engine goes away.
     pub async fn events(&self) -> Result<impl Stream<Item = Result<Event>> + Send + Unpin + use<>> {
         let docker = self.docker().await?;
         let address = self.address.clone();
-        let stream = docker.events(None::<EventsOptions>);
+        // bollard asks for the stream when it is first read, which is after the
+        // listing: the engine, by its own clock, repeats what came in between.
+        let info = self.within(self.timeout, docker.info()).await?;
+        let now = info.system_time.and_then(|time| time.parse::<Timestamp>().ok());
+        let since = now.map(|now| now.as_second().to_string());
+        let stream = docker.events(Some(EventsOptions { since, ..Default::default() }));
         let stream = stream.filter_map(move |message| {
             let event = match message {
                 Err(error) => Some(Err(super::errors::convert(&address, error))),

@@ -41,12 +41,19 @@ pub struct Engine {
     /// How long the engine may take to answer a plain question.
     timeout: Duration,
     docker: Mutex<Option<Docker>>,
+    /// Held while a network is made.
+    networks: tokio::sync::Mutex<()>,
 }
 
 impl Engine {
     /// An engine at `unix://…`, `tcp://…` or `http://…`; nothing is opened yet.
     pub fn new(address: &str, timeout: Duration) -> Self {
-        Self { address: address.to_owned(), timeout, docker: Mutex::new(None) }
+        Self {
+            address: address.to_owned(),
+            timeout,
+            docker: Mutex::default(),
+            networks: Default::default(),
+        }
     }
 
     /// The address it was given.

@@ -13,6 +13,11 @@ impl Engine {
         if self.gateway(name).await?.is_some() {
             return Ok(());
         }
+        // The engine makes two networks of one name when asked twice at once.
+        let _alone = self.networks.lock().await;
+        if self.gateway(name).await?.is_some() {
+            return Ok(());
+        }
         let docker = self.docker().await?;
         let request = NetworkCreateRequest {
             name: name.to_owned(),

@@ -59,7 +59,7 @@ impl fmt::Debug for Credential {
 /// Where the file is. It is read at each use, so that a `docker login` counts at once.
 #[derive(Debug, Clone, Default)]
 pub struct DockerConfig {
-    /// The file; else `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`.
+    /// The file, or the folder of its `config.json`; else `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`.
     pub file: Option<PathBuf>,
     /// Folder of the `docker-credential-*` programs; else they are searched in `PATH`.
     pub helpers: Option<PathBuf>,
@@ -114,8 +114,13 @@ impl DockerConfig {
 
     fn path(&self) -> Option<PathBuf> {
         let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let in_folder = |path: PathBuf| match path.is_dir() {
+            true => path.join("config.json"),
+            false => path,
+        };
         self.file
             .clone()
+            .map(in_folder)
             .or_else(|| set("DOCKER_CONFIG").map(|folder| folder.join("config.json")))
             .or_else(|| set("HOME").map(|home| home.join(".docker/config.json")))
     }

@@ -5,6 +5,8 @@
 
 mod access;
 mod bridge;
-
+mod faults;
+mod images;
+mod proxy;
 mod run;
 mod support;

@@ -1,0 +1,299 @@
+//! Images come from a registry, with progress, credentials and honest errors.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use container_svc::rpc::pb::{self, image_service_client::ImageServiceClient};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+    task::JoinHandle,
+};
+use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
+
+use super::support::{DEADLINE, Service, docker, image, unique};
+
+/// `alice` with the password `sesame`.
+const HTPASSWD: &str = "alice:$2b$04$lPSyKFuOywoT/1jzyan9TuDAqz13n0JMafNAkTPL.L5GWQV9wLgb2\n";
+/// The same for a Docker config file.
+const ALICE: &str = "YWxpY2U6c2VzYW1l";
+
+/// A real registry; it and what it gave are gone when it is dropped.
+struct Registry {
+    host: String,
+    dir: TempDir,
+    _process: Child,
+    reader: JoinHandle<()>,
+}
+
+impl Registry {
+    #[expect(clippy::disallowed_methods, reason = "the test owns the registry")]
+    async fn start(auth: bool) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = dir.path().display();
+        let mut config = format!(
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {at}/data}}}}\n\
+             http: {{addr: '127.0.0.1:0'}}\n"
+        );
+        if auth {
+            std::fs::write(dir.path().join("htpasswd"), HTPASSWD).expect("a file");
+            config += &format!("auth: {{htpasswd: {{realm: test, path: {at}/htpasswd}}}}\n");
+        }
+        let file = dir.path().join("config.yml");
+        std::fs::write(&file, config).expect("a file");
+        let mut process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("no docker-registry to test against: run `make engine`");
+        let mut lines = BufReader::new(process.stderr.take().expect("piped")).lines();
+        let listening = async {
+            while let Some(line) = lines.next_line().await.expect("text") {
+                if let Some((_, rest)) = line.split_once("listening on ") {
+                    return rest.split(['"', ' ', ',']).next().unwrap_or_default().to_owned();
+                }
+            }
+            panic!("docker-registry ended before it listened")
+        };
+        let host = tokio::time::timeout(DEADLINE, listening).await.expect("it listens in time");
+        // Its log must be read on, else the full pipe would stop it.
+        let reader =
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let registry = Self { host, dir, _process: process, reader };
+        registry.docker_config("alice", ALICE);
+        registry.docker_config("nobody", "");
+        registry
+    }
+
+    /// A Docker config with this login, by its directory.
+    fn docker_config(&self, who: &str, auth: &str) -> PathBuf {
+        let dir = self.dir.path().join(who);
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let auths = match auth {
+            "" => String::new(),
+            auth => format!("\"{}\":{{\"auth\":\"{auth}\"}}", self.host),
+        };
+        std::fs::write(dir.join("config.json"), format!("{{\"auths\":{{{auths}}}}}"))
+            .expect("a file");
+        dir
+    }
+
+    /// A service whose own Docker config holds no credentials.
+    async fn service(&self) -> Service {
+        let config = self.dir.path().join("nobody");
+        Service::with(|with| with.docker_config = Some(config)).await.synced().await
+    }
+
+    /// Pushes an image with a layer of its own; it is not on the node then.
+    fn push(&self, repository: &str) -> String {
+        let name = self.make(repository);
+        let config = self.dir.path().join("alice");
+        let pushed = docker(&["--config", &config.to_string_lossy(), "push", &name]);
+        assert!(pushed.contains("digest: sha256:"), "{pushed}");
+        docker(&["rmi", &name]);
+        assert_eq!(docker(&["images", "-q", &name]), "");
+        name
+    }
+
+    /// Makes an image with a layer of its own.
+    fn make(&self, repository: &str) -> String {
+        let name = format!("{}/{repository}:1", self.host);
+        let made = unique("layer");
+        let file = self.dir.path().join(&made);
+        std::fs::write(&file, noise()).expect("a file");
+        docker(&["create", "--name", &made, image(), "true"]);
+        docker(&["cp", &file.to_string_lossy(), &format!("{made}:/noise")]);
+        let id = docker(&["commit", &made, &name]);
+        docker(&["rm", "-f", &made]);
+        assert!(id.starts_with("sha256:"), "{id}");
+        name
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.reader.abort();
+        let mine = format!("reference={}/**", self.host);
+        for name in
+            docker(&["images", "--filter", &mine, "--format", "{{.Repository}}:{{.Tag}}"]).lines()
+        {
+            docker(&["rmi", "-f", name]);
+        }
+    }
+}
+
+/// A mebibyte that does not compress.
+fn noise() -> Vec<u8> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    let random = std::fs::File::open(Path::new("/dev/urandom")).expect("noise");
+    random.take(1 << 20).read_to_end(&mut bytes).expect("noise");
+    bytes
+}
+
+/// All messages of one pull.
+async fn pull(
+    service: &Service,
+    name: &str,
+    credential: Option<pb::RegistryCredential>,
+) -> Result<Vec<pb::PullImageResponse>, Status> {
+    let channel = Channel::from_shared(service.url.clone()).expect("a url").connect().await;
+    let mut client = ImageServiceClient::new(channel.expect("it listens"));
+    let mut request = Request::new(pb::PullImageRequest { name: name.to_owned(), credential });
+    let bearer: MetadataValue<_> = format!("Bearer {}", service.token).parse().expect("ascii");
+    request.metadata_mut().insert("authorization", bearer);
+    let mut stream = client.pull_image(request).await?.into_inner();
+    let mut messages = Vec::new();
+    while let Some(message) = stream.message().await? {
+        messages.push(message);
+    }
+    Ok(messages)
+}
+
+fn alice(password: &str) -> Option<pb::RegistryCredential> {
+    Some(pb::RegistryCredential { username: "alice".into(), password: password.into() })
+}
+
+async fn pullable(service: &Service, form: &str) -> (u16, serde_json::Value) {
+    let (status, body) = service.get(&format!("/container-svc/image/{form}/pullable")).await;
+    (status, body["pullable"].clone())
+}
+
+fn id_of(name: &str) -> String {
+    docker(&["image", "inspect", "--format", "{{.Id}}", name])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_tells_how_far_it_is_and_ends_with_the_image() {
+    let registry = Registry::start(false).await;
+    let service = registry.service().await;
+    let name = registry.push("x");
+    let messages = pull(&service, &name, None).await.expect("it is pulled");
+    let (last, before) = messages.split_last().expect("messages");
+    assert!(last.done && before.iter().all(|message| !message.done));
+    assert_eq!(last.image_id, id_of(&name));
+    let digests = docker(&["image", "inspect", "--format", "{{.RepoDigests}}", &name]);
+    assert!(
+        last.digest.starts_with("sha256:") && digests.contains(&last.digest),
+        "{last:?} {digests}"
+    );
+    let progress = last.progress.clone().expect("progress");
+    assert!(progress.layers_total > 0, "{progress:?}");
+    assert_eq!(progress.layers_done, progress.layers_total);
+    assert_eq!(progress.current_bytes, progress.total_bytes);
+    assert!(progress.total_bytes >= 1 << 20, "a layer has a mebibyte: {progress:?}");
+    assert!(before.iter().any(|message| message.layer.is_some()), "no layer moved");
+
+    let again = pull(&service, &name, None).await.expect("it is up to date");
+    assert_eq!(again.last().map(|last| (last.done, &last.image_id)), Some((true, &last.image_id)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_pull_one_image_both_get_it() {
+    let registry = Registry::start(false).await;
+    let service = registry.service().await;
+    let name = registry.push("both");
+    let (one, two) = tokio::join!(pull(&service, &name, None), pull(&service, &name, None));
+    for messages in [one, two] {
+        let messages = messages.expect("it is pulled");
+        let last = messages.last().expect("messages");
+        assert!(last.done);
+        assert_eq!(last.image_id, id_of(&name));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_the_registry_has_not_is_not_found() {
+    let registry = Registry::start(false).await;
+    let service = registry.service().await;
+    let missing = format!("{}/missing:1", registry.host);
+    let refused = pull(&service, &missing, None).await.expect_err("there is none");
+    assert_eq!(refused.code(), Code::NotFound, "{refused:?}");
+
+    let mut request = service.request(&unique("missing"));
+    request.image = missing;
+    let refused = service.grpc().await.run_container(request).await.expect_err("there is none");
+    assert_eq!(refused.code(), Code::NotFound, "{refused:?}");
+    assert_eq!(service.made(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_fetches_its_image_unless_it_must_not() {
+    let registry = Registry::start(false).await;
+    let service = registry.service().await;
+    let (name, image) = (unique("fetch"), registry.push("app"));
+    let body = |policy: &str| {
+        format!(
+            "{{\"image\":\"{image}\",\"names\":[\"{name}\"],\"command\":[\"sleep\",\"1000\"],\
+             \"pullPolicy\":\"{policy}\"}}"
+        )
+    };
+    let run = |policy| service.raw("PUT", "/container-svc/container", policy, &[]);
+    let (never, needed) = (body("PULL_POLICY_NEVER"), body("PULL_POLICY_IF_NOT_PRESENT"));
+    let (status, _, answer) = run(&never).await;
+    assert_eq!(status, 400, "{answer}");
+    assert!(answer.contains("NEVER"), "{answer}");
+
+    let (status, _, answer) = run(&needed).await;
+    assert_eq!(status, 200, "{answer}");
+    let made = service.made();
+    assert_eq!(made.len(), 1);
+    assert_eq!(docker(&["inspect", "--format", "{{.Image}}", &made[0]]), id_of(&image));
+    let (status, _, answer) = run(&never).await;
+    assert_eq!(status, 200, "it is here now: {answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pullable_is_what_the_registry_has_however_the_path_is_written() {
+    let registry = Registry::start(false).await;
+    let service = registry.service().await;
+    let name = registry.push("team/app");
+    let here = registry.make("only/here");
+    let encoded = name.replace('/', "%2F");
+    for form in
+        [name.clone(), encoded.clone(), encoded.replace(':', "%3A"), name.replace(':', "%3A")]
+    {
+        assert_eq!(pullable(&service, &form).await, (200, true.into()), "{form}");
+        let missing = form.replace("app", "missing");
+        assert_eq!(pullable(&service, &missing).await, (200, false.into()), "{missing}");
+    }
+    assert_eq!(pullable(&service, &here).await, (200, false.into()), "only on the node");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_opens_a_registry_for_its_own_call_only() {
+    let registry = Registry::start(true).await;
+    let service = registry.service().await;
+    let name = registry.push("secret");
+    assert_eq!(pullable(&service, &name).await, (200, false.into()));
+    for credential in [None, alice("wrong")] {
+        let refused = pull(&service, &name, credential).await.expect_err("it is closed");
+        assert_eq!(refused.code(), Code::NotFound, "{refused:?}");
+    }
+    // Side by side, the wrong one must not ride along with the right one.
+    let (right, wrong) = tokio::join!(
+        pull(&service, &name, alice("sesame")),
+        pull(&service, &name, alice("wrong")),
+    );
+    let messages = right.expect("it is pulled");
+    assert_eq!(messages.last().map(|last| last.image_id.clone()), Some(id_of(&name)));
+    assert_eq!(wrong.expect_err("it is closed").code(), Code::NotFound);
+    assert_eq!(pullable(&service, &name).await, (200, false.into()), "it was not kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_docker_config_opens_a_registry() {
+    let registry = Registry::start(true).await;
+    let config = registry.dir.path().join("alice");
+    let service = Service::with(|with| with.docker_config = Some(config)).await.synced().await;
+    let name = registry.push("known");
+    assert_eq!(pullable(&service, &name).await, (200, true.into()));
+    let messages = pull(&service, &name, None).await.expect("it is pulled");
+    assert!(messages.last().is_some_and(|last| last.done));
+}

@@ -1,0 +1,216 @@
+//! A Unix socket in front of the engine's that can go wrong in many ways.
+
+use std::path::PathBuf;
+
+use container_svc::config::Config;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+    sync::watch,
+    task::JoinHandle,
+};
+
+/// How the engine behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// As it is.
+    Pass,
+    /// Closes every connection, those that are open too.
+    Refuse,
+    /// Does what it is asked, sends the headers of its answer and no more.
+    HangAfterHeaders,
+    /// Answers 200 with what is no JSON.
+    Garbage,
+    /// Does what it is asked and closes in the middle of its answer.
+    Truncate,
+    /// Answers 500.
+    Status500,
+    /// Ends its side of the connection without a word.
+    HalfClose,
+    /// Does what it is asked and keeps the answer until the mode changes.
+    Hold,
+}
+
+/// The real engine's socket.
+pub fn engine_socket() -> PathBuf {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    host.strip_prefix("unix://").unwrap_or("/var/run/docker.sock").into()
+}
+
+/// The proxy; it ends when it is dropped.
+pub struct Proxy {
+    dir: TempDir,
+    mode: watch::Sender<(Mode, String)>,
+    seen: watch::Sender<u64>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// In front of the engine of this machine.
+    pub fn start() -> Self {
+        Self::before(engine_socket())
+    }
+
+    /// In front of another socket.
+    #[expect(clippy::disallowed_methods, reason = "the test owns the proxy")]
+    pub fn before(real: PathBuf) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let listener = UnixListener::bind(dir.path().join("sock")).expect("a socket");
+        let mode = watch::Sender::new((Mode::Pass, String::new()));
+        let seen = watch::Sender::new(0);
+        let (mode_of, seen_of) = (mode.clone(), seen.clone());
+        let accepting = tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.expect("a connection");
+                let (mode, seen, real) = (mode_of.subscribe(), seen_of.clone(), real.clone());
+                // Errors are what the proxy is for.
+                tokio::spawn(async move { drop(serve(client, real, mode, seen).await) });
+            }
+        });
+        Self { dir, mode, seen, accepting }
+    }
+
+    /// Its address, for a service.
+    pub fn address(&self) -> String {
+        format!("unix://{}", self.dir.path().join("sock").display())
+    }
+
+    /// Makes a service use it.
+    pub fn under(&self, config: &mut Config) {
+        config.engine = self.address();
+        config.engine_timeout = std::time::Duration::from_secs(1);
+    }
+
+    /// Behaves so from now on.
+    pub fn set(&self, mode: Mode) {
+        self.set_for(mode, "");
+    }
+
+    /// Behaves so for requests whose first line contains the text.
+    pub fn set_for(&self, mode: Mode, only: &str) {
+        self.mode.send_replace((mode, only.to_owned()));
+    }
+
+    /// Waits until one more request has met the fault.
+    pub async fn met(&self) {
+        let mut seen = self.seen.subscribe();
+        let before = *seen.borrow_and_update();
+        let more = seen.wait_for(|now| *now > before);
+        let met = tokio::time::timeout(super::support::DEADLINE, more).await;
+        drop(met.expect("in time").expect("the proxy lives"));
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.set(Mode::Refuse);
+    }
+}
+
+/// One request a connection: the engine is told to close after its answer.
+async fn serve(
+    mut client: UnixStream,
+    real: PathBuf,
+    mut mode: watch::Receiver<(Mode, String)>,
+    seen: watch::Sender<u64>,
+) -> std::io::Result<()> {
+    if mode.borrow().0 == Mode::Refuse && mode.borrow().1.is_empty() {
+        return Ok(());
+    }
+    let head = head(&mut client).await?;
+    let line = head.lines().next().unwrap_or_default().to_owned();
+    let (now, only) = mode.borrow_and_update().clone();
+    let now = if line.contains(&only) { now } else { Mode::Pass };
+    if now != Mode::Pass {
+        seen.send_modify(|seen| *seen += 1);
+    }
+    match now {
+        Mode::Refuse => return Ok(()),
+        Mode::Garbage => return answer(client, "200 OK", "{\"Id\": [}, \u{0}").await,
+        Mode::Status500 => {
+            return answer(client, "500 Internal Server Error", "{\"message\":\"it broke\"}").await;
+        }
+        Mode::HalfClose => {
+            client.shutdown().await?;
+            drop(mode.changed().await);
+            return Ok(());
+        }
+        Mode::Pass | Mode::HangAfterHeaders | Mode::Truncate | Mode::Hold => {}
+    }
+
+    let mut engine = UnixStream::connect(real).await?;
+    engine.write_all(head.replacen("\r\n", "\r\nConnection: close\r\n", 1).as_bytes()).await?;
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_engine, mut to_engine) = engine.split();
+    let ask = async {
+        tokio::io::copy(&mut from_client, &mut to_engine).await?;
+        // A client that has left needs no answer.
+        Ok::<_, std::io::Error>(())
+    };
+    let tell = async {
+        match now {
+            Mode::Pass => drop(tokio::io::copy(&mut from_engine, &mut to_client).await?),
+            Mode::Hold => {
+                let mut whole = Vec::new();
+                from_engine.read_to_end(&mut whole).await?;
+                drop(mode.clone().changed().await);
+                to_client.write_all(&whole).await?;
+            }
+            _ => {
+                let mut whole = Vec::new();
+                from_engine.read_to_end(&mut whole).await?;
+                let mark = whole.windows(4).position(|four| four == b"\r\n\r\n");
+                let body = mark.map_or(whole.len(), |mark| mark + 4);
+                let end = match now {
+                    Mode::Truncate => body + (whole.len() - body) / 2,
+                    _ => body,
+                };
+                to_client.write_all(&whole[..end]).await?;
+                if now == Mode::HangAfterHeaders {
+                    drop(mode.clone().changed().await);
+                }
+            }
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    let mut mode_now = mode.clone();
+    let refused = async {
+        let all = |state: &(Mode, String)| state.0 == Mode::Refuse && line.contains(&state.1);
+        drop(mode_now.wait_for(all).await);
+    };
+    tokio::select! {
+        told = tell => told,
+        asked = ask => asked,
+        () = refused => Ok(()),
+    }
+}
+
+async fn head(client: &mut UnixStream) -> std::io::Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(client.read_u8().await?);
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
+}
+
+async fn answer(mut client: UnixStream, status: &str, body: &str) -> std::io::Result<()> {
+    let length = body.len();
+    let text = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{body}"
+    );
+    client.write_all(text.as_bytes()).await?;
+    client.shutdown().await
+}
+
+/// One request to the real engine without a body; its status.
+pub async fn engine(method: &str, path: &str) -> u16 {
+    let mut engine = UnixStream::connect(engine_socket()).await.expect("an engine");
+    let text = format!("{method} {path} HTTP/1.0\r\nHost: engine\r\n\r\n");
+    engine.write_all(text.as_bytes()).await.expect("a request");
+    let mut answer = String::new();
+    engine.read_to_string(&mut answer).await.expect("an answer");
+    answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
+}
