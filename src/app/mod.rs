@@ -112,7 +112,7 @@ impl App {
         let found = self.engine.inspect(id).await?;
         match &found {
             Some(container) => self.view.put(container.clone(), ticket),
-            None => self.view.remove(id, ticket),
+            None => self.view.remove(id),
         }
         Ok(found)
     }

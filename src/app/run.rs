@@ -85,7 +85,7 @@ impl App {
 
         let name = spec.engine_name();
         let existing = self.refresh_named(&name).await?;
-        self.refuse_taken_names(&spec, existing.as_ref())?;
+        self.refuse_taken_names(&spec, existing.as_ref()).await?;
         let image_id = self.ensure_image(&spec.image, spec.pull_policy).await?;
 
         let Some(existing) = existing else {
@@ -129,7 +129,7 @@ impl App {
 
     /// A container that we did not make is never touched, and no alias may
     /// mean two containers.
-    fn refuse_taken_names(&self, spec: &RunSpec, existing: Option<&Container>) -> Result<()> {
+    async fn refuse_taken_names(&self, spec: &RunSpec, existing: Option<&Container>) -> Result<()> {
         if let Some(existing) = existing
             && (!self.is_ours(existing) || existing.key() != spec.key())
         {
@@ -137,9 +137,12 @@ impl App {
         }
         let own = existing.map_or("", |container| container.id.as_str());
         for name in &spec.names {
-            let others = self.view.named(name);
-            if let Some(other) = others.iter().find(|other| other.id != own) {
-                return Err(name_taken(name, other));
+            for other in self.view.named(name).iter().filter(|other| other.id != own) {
+                // It may have gone a moment ago, before its event came.
+                let there = self.refresh(&other.id).await?;
+                if let Some(other) = there.filter(|other| other.names.contains(name)) {
+                    return Err(name_taken(name, &other));
+                }
             }
         }
         Ok(())
@@ -258,9 +261,8 @@ impl App {
     }
 
     pub(super) async fn discard(&self, id: &str) {
-        let ticket = self.view.ticket();
         match self.engine.remove(id).await {
-            Ok(()) => self.view.remove(id, ticket),
+            Ok(()) => self.view.remove(id),
             Err(error) => tracing::warn!(?error, id, "a container that failed is left behind"),
         }
     }

@@ -45,9 +45,8 @@ impl App {
                 }
                 app.engine.stop(&container.id).await?;
             }
-            let ticket = app.view.ticket();
             app.engine.remove(&container.id).await?;
-            app.view.remove(&container.id, ticket);
+            app.view.remove(&container.id);
             tracing::info!(name, "removed");
             app.store.delete_record(container.key()).await
         };

@@ -83,7 +83,7 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
                 }
                 Event::Gone(id) => {
                     dirty.remove(&id);
-                    app.view.remove(&id, app.view.ticket());
+                    app.view.remove(&id);
                     gone = true;
                 }
                 Event::Images => app.images.forget_names(),

@@ -19,6 +19,9 @@ use crate::domain::{
 
 /// Changes that are remembered for watchers that fell behind.
 const REMEMBERED: usize = 4096;
+/// Ids of removed containers that are remembered; only answers that were asked
+/// for before the removal must be outlived.
+const GONE: usize = 1024;
 /// The shortest id prefix that names a container.
 const SHORTEST_PREFIX: usize = 4;
 
@@ -60,8 +63,8 @@ struct Inner {
     by_id: BTreeMap<String, Entry>,
     by_name: HashMap<String, BTreeSet<String>>,
     by_hash: HashMap<String, BTreeSet<String>>,
-    /// Ticket at which a container was last seen to be gone.
-    gone: HashMap<String, u64>,
+    /// The last ids that were seen to be gone; an id never comes back.
+    gone: VecDeque<String>,
     changes: VecDeque<Change>,
     seq: u64,
     freshness: Freshness,
@@ -100,10 +103,10 @@ impl View {
         self.latest.send_replace(inner.seq);
     }
 
-    /// Takes over that a container is gone.
-    pub fn remove(&self, id: &str, ticket: u64) {
+    /// Takes over that a container is gone, for good.
+    pub fn remove(&self, id: &str) {
         let mut inner = self.write();
-        inner.remove(id, ticket);
+        inner.remove(id);
         self.latest.send_replace(inner.seq);
     }
 
@@ -112,18 +115,20 @@ impl View {
     pub fn replace(&self, listed: Vec<Container>, ticket: u64) {
         let mut inner = self.write();
         let there: BTreeSet<&str> = listed.iter().map(|container| container.id.as_str()).collect();
-        let gone: Vec<String> =
-            inner.by_id.keys().filter(|id| !there.contains(id.as_str())).cloned().collect();
+        let gone: Vec<String> = inner
+            .by_id
+            .iter()
+            .filter(|(id, entry)| !there.contains(id.as_str()) && entry.ticket <= ticket)
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in gone {
-            inner.remove(&id, ticket);
+            inner.remove(&id);
         }
         for container in listed {
             if !inner.by_id.contains_key(&container.id) {
                 inner.put(container, ticket);
             }
         }
-        // Tickets of long ago can no longer come back.
-        inner.gone.retain(|_, at| *at + 10_000 > ticket);
         self.latest.send_replace(inner.seq);
     }
 
@@ -252,7 +257,7 @@ impl Inner {
     }
 
     fn put(&mut self, container: Container, ticket: u64) {
-        if self.gone.get(&container.id).is_some_and(|at| *at > ticket) {
+        if self.gone.contains(&container.id) {
             return;
         }
         let kind = match self.by_id.get(&container.id) {
@@ -278,11 +283,11 @@ impl Inner {
         self.note(kind, container);
     }
 
-    fn remove(&mut self, id: &str, ticket: u64) {
-        if self.by_id.get(id).is_some_and(|entry| entry.ticket > ticket) {
-            return;
+    fn remove(&mut self, id: &str) {
+        self.gone.push_back(id.to_owned());
+        if self.gone.len() > GONE {
+            self.gone.pop_front();
         }
-        self.gone.insert(id.to_owned(), ticket);
         self.unindex(id);
         if let Some(entry) = self.by_id.remove(id) {
             self.note(ChangeKind::Removed, entry.container);
