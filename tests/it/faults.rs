@@ -1,5 +1,7 @@
 //! What goes wrong around the service, and what holds nevertheless.
 
+#![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
+
 use std::{
     collections::BTreeSet,
     net::TcpListener,

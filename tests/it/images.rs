@@ -1,5 +1,7 @@
 //! Images come from a registry, with progress, credentials and honest errors.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends")]
+
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
@@ -183,7 +185,7 @@ async fn a_pull_tells_how_far_it_is_and_ends_with_the_image() {
         last.digest.starts_with("sha256:") && digests.contains(&last.digest),
         "{last:?} {digests}"
     );
-    let progress = last.progress.clone().expect("progress");
+    let progress = last.progress.expect("progress");
     assert!(progress.layers_total > 0, "{progress:?}");
     assert_eq!(progress.layers_done, progress.layers_total);
     assert_eq!(progress.current_bytes, progress.total_bytes);

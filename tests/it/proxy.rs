@@ -1,5 +1,7 @@
 //! A Unix socket in front of the engine's that can go wrong in many ways.
 
+#![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
+
 use std::path::PathBuf;
 
 use container_svc::config::Config;
@@ -13,7 +15,7 @@ use tokio::{
 
 /// How the engine behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// As it is.
     Pass,
     /// Closes every connection, those that are open too.
@@ -33,13 +35,13 @@ pub enum Mode {
 }
 
 /// The real engine's socket.
-pub fn engine_socket() -> PathBuf {
+pub(crate) fn engine_socket() -> PathBuf {
     let host = std::env::var("DOCKER_HOST").unwrap_or_default();
     host.strip_prefix("unix://").unwrap_or("/var/run/docker.sock").into()
 }
 
 /// The proxy; it ends when it is dropped.
-pub struct Proxy {
+pub(crate) struct Proxy {
     dir: TempDir,
     mode: watch::Sender<(Mode, String)>,
     seen: watch::Sender<u64>,
@@ -48,13 +50,13 @@ pub struct Proxy {
 
 impl Proxy {
     /// In front of the engine of this machine.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::before(engine_socket())
     }
 
     /// In front of another socket.
     #[expect(clippy::disallowed_methods, reason = "the test owns the proxy")]
-    pub fn before(real: PathBuf) -> Self {
+    pub(crate) fn before(real: PathBuf) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let listener = UnixListener::bind(dir.path().join("sock")).expect("a socket");
         let mode = watch::Sender::new((Mode::Pass, String::new()));
@@ -72,28 +74,28 @@ impl Proxy {
     }
 
     /// Its address, for a service.
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("unix://{}", self.dir.path().join("sock").display())
     }
 
     /// Makes a service use it.
-    pub fn under(&self, config: &mut Config) {
+    pub(crate) fn under(&self, config: &mut Config) {
         config.engine = self.address();
         config.engine_timeout = std::time::Duration::from_secs(1);
     }
 
     /// Behaves so from now on.
-    pub fn set(&self, mode: Mode) {
+    pub(crate) fn set(&self, mode: Mode) {
         self.set_for(mode, "");
     }
 
     /// Behaves so for requests whose first line contains the text.
-    pub fn set_for(&self, mode: Mode, only: &str) {
+    pub(crate) fn set_for(&self, mode: Mode, only: &str) {
         self.mode.send_replace((mode, only.to_owned()));
     }
 
     /// Waits until one more request has met the fault.
-    pub async fn met(&self) {
+    pub(crate) async fn met(&self) {
         let mut seen = self.seen.subscribe();
         let before = *seen.borrow_and_update();
         let more = seen.wait_for(|now| *now > before);
@@ -206,7 +208,7 @@ async fn answer(mut client: UnixStream, status: &str, body: &str) -> std::io::Re
 }
 
 /// One request to the real engine without a body; its status.
-pub async fn engine(method: &str, path: &str) -> u16 {
+pub(crate) async fn engine(method: &str, path: &str) -> u16 {
     let mut engine = UnixStream::connect(engine_socket()).await.expect("an engine");
     let text = format!("{method} {path} HTTP/1.0\r\nHost: engine\r\n\r\n");
     engine.write_all(text.as_bytes()).await.expect("a request");

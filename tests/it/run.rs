@@ -22,7 +22,7 @@ async fn the_same_request_again_changes_nothing() {
     let again = client.run_container(request.clone()).await.expect("runs").into_inner();
     assert_eq!((again.started, again.action()), (false, RunAction::Unchanged));
     assert_eq!((&again.id, &again.ports, &again.hash), (&first.id, &first.ports, &first.hash));
-    assert_eq!(service.made(), [first.id.clone()]);
+    assert_eq!(service.made(), std::slice::from_ref(&first.id));
     assert!((20_000..30_000).contains(&first.ports[0].host), "{:?}", first.ports);
 
     // Stopped by hand, it is started again with the same port.
@@ -53,7 +53,7 @@ async fn a_changed_request_replaces_and_keeps_the_port_and_says_why() {
     assert_eq!(second.differing_fields, ["envs", "user"]);
     assert_ne!(second.id, first.id);
     assert_eq!(second.ports, first.ports);
-    assert_eq!(service.made(), [second.id.clone()], "the predecessor is gone");
+    assert_eq!(service.made(), std::slice::from_ref(&second.id), "the predecessor is gone");
 
     // The same name with new content is another image.
     let tag = format!("{name}:1");
@@ -87,7 +87,7 @@ async fn a_successor_that_does_not_start_gives_way_to_its_predecessor() {
     let error = client.run_container(bad.clone()).await.expect_err("cannot start");
     assert_eq!(error.code(), Code::FailedPrecondition);
     assert!(error.message().contains("/no/such/program"), "{}", error.message());
-    assert_eq!(service.made(), [first.id.clone()]);
+    assert_eq!(service.made(), std::slice::from_ref(&first.id));
     let again = client.run_container(good).await.expect("runs").into_inner();
     assert_eq!((again.action(), again.id), (RunAction::Unchanged, first.id));
 
