@@ -95,6 +95,12 @@ async fn router(config: &Config, app: &Arc<App>) -> Result<Router> {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(
+                tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+            )
+            // Each version names both, as both are served.
+            .include_reflection_service(false)
     };
     let v1 = reflection().build_v1().map_err(|error| broken(error.to_string()))?;
     let v1alpha = reflection().build_v1alpha().map_err(|error| broken(error.to_string()))?;
