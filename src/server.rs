@@ -110,8 +110,8 @@ async fn router(config: &Config, app: &Arc<App>) -> Result<Router> {
     let routes = rpc::routes(app).add_service(health).add_service(v1).add_service(v1alpha);
     let grpc = routes.into_axum_router().layer(auth.clone());
 
-    let gateway = Gateway::new(pool, grpc.clone(), config.max_body_bytes);
-    let (bridge, open) = (gateway.clone(), config.public_meta);
+    let gateway = Gateway::new(pool, grpc.clone(), config.max_body_bytes, Some(auth.clone()));
+    let (bridge, other, open) = (gateway.clone(), gateway.clone(), config.public_meta);
     let document = move |request: Request<Body>| {
         let refused = if open { None } else { auth.authenticate(request.headers()).err() };
         let answer = match refused {
@@ -122,7 +122,11 @@ async fn router(config: &Config, app: &Arc<App>) -> Result<Router> {
     };
     let router = grpc
         .layer(GrpcWebLayer::new())
-        .route("/openapi.json", axum::routing::get(document))
+        .route(
+            "/openapi.json",
+            axum::routing::get(document)
+                .fallback(move |request: Request<Body>| other.clone().handle(request)),
+        )
         .fallback(move |request: Request<Body>| bridge.clone().handle(request));
     Ok(match cors(&config.cors_origins)? {
         Some(cors) => router.layer(cors),

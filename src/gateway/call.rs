@@ -37,8 +37,7 @@ pub(super) async fn call(
     frame.put_u32(u32::try_from(length).map_err(|_| Status::resource_exhausted("too large"))?);
     message.encode(&mut frame).map_err(|error| Status::internal(error.to_string()))?;
 
-    let path = format!("/{}/{}", rpc.parent_service().full_name(), rpc.name());
-    let mut request = Request::post(path)
+    let mut request = Request::post(path(rpc))
         .version(http::Version::HTTP_2)
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
@@ -57,6 +56,11 @@ pub(super) async fn call(
         return Err(Status::new(Code::Unknown, format!("the RPC answered {}", head.status)));
     }
     Ok(Answer { rpc: rpc.clone(), body, buffer: BytesMut::new(), end: None })
+}
+
+/// The HTTP path of an RPC.
+pub(super) fn path(rpc: &MethodDescriptor) -> String {
+    format!("/{}/{}", rpc.parent_service().full_name(), rpc.name())
 }
 
 /// What of the HTTP headers an RPC sees.

@@ -19,6 +19,7 @@ mod json;
 mod openapi;
 mod rules;
 
+use crate::rpc::Auth;
 use input::Refused;
 use rules::{Found, Rules};
 
@@ -33,15 +34,18 @@ struct Inner {
     /// The gRPC services behind their guard.
     grpc: Router,
     max_body: usize,
+    /// Asked before a body is read, so that strangers send nothing; the RPC
+    /// asks it again.
+    auth: Option<Auth>,
     openapi: Bytes,
 }
 
 impl Gateway {
     /// A bridge for the RPCs of a pool, called on `grpc`.
-    pub fn new(pool: DescriptorPool, grpc: Router, max_body: usize) -> Self {
+    pub fn new(pool: DescriptorPool, grpc: Router, max_body: usize, auth: Option<Auth>) -> Self {
         let rules = Rules::read(&pool);
         let openapi = openapi::document(&pool, &rules).to_string().into();
-        Self(Arc::new(Inner { pool, rules, grpc, max_body, openapi }))
+        Self(Arc::new(Inner { pool, rules, grpc, max_body, auth, openapi }))
     }
 
     /// The OpenAPI document.
@@ -70,6 +74,11 @@ impl Gateway {
                 return answer::error(&Status::new(Code::NotFound, "Not Found"), pool);
             }
         };
+        if let Some(auth) = &self.0.auth
+            && let Err(error) = auth.authorise(&call::path(&rule.rpc), &head.headers)
+        {
+            return answer::error(&error.into(), pool);
+        }
         let body = match self.read(&head.headers, body).await {
             Ok(body) => body,
             Err(response) => return *response,

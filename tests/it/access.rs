@@ -207,3 +207,14 @@ async fn meta_is_open_by_default_and_closed_by_configuration() {
         assert_eq!(String::from_utf8_lossy(&out.stdout), expected);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_is_refused_before_what_it_sends_is_read() {
+    let mut service = Service::start().await;
+    service.token = "wrong".into();
+    let (status, body) = service.rest("PUT", "/container-svc/container", "{not json").await;
+    assert_eq!(status, 401, "{body}");
+    let big = "x".repeat(100_000);
+    let (status, body) = service.rest("PUT", "/container-svc/container", &big).await;
+    assert_eq!(status, 401, "{body}");
+}

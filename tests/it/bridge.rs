@@ -73,7 +73,7 @@ async fn ask(
     headers: &[(&str, &str)],
     body: Vec<u8>,
 ) -> (u16, String, String) {
-    let gateway = Gateway::new(pool(), Router::new().fallback(golden), LIMIT);
+    let gateway = Gateway::new(pool(), Router::new().fallback(golden), LIMIT, None);
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);

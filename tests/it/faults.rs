@@ -20,6 +20,9 @@ use super::{
     support::{DEADLINE, Service, docker, eventually, image, unique},
 };
 
+mod interleavings;
+mod private_engine;
+
 /// How soon the service must be well again once the engine is.
 const RECOVERY: Duration = Duration::from_secs(5);
 

@@ -6,6 +6,7 @@
 
 mod access;
 mod bridge;
+mod clients;
 mod faults;
 mod images;
 mod proxy;

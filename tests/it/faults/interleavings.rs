@@ -1,0 +1,76 @@
+//! Runs, stops and crashes of one name in any order (F22).
+
+use container_svc::rpc::pb;
+use proptest::{
+    prelude::*,
+    strategy::ValueTree as _,
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+
+use super::{engine_names, is_running, only};
+use crate::support::{Service, docker, eventually, unique};
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Run(u8),
+    Stop,
+    Crash,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
+    let step = prop_oneof![(0..3_u8).prop_map(Step::Run), Just(Step::Stop), Just(Step::Crash)];
+    // What stands together is asked for at once.
+    prop::collection::vec(prop::collection::vec(step, 1..4), 6)
+}
+
+fn request(service: &Service, name: &str, version: u8) -> pb::RunContainerRequest {
+    let mut request = service.request(name);
+    request.envs = vec![pb::EnvVar { key: "VERSION".into(), value: version.to_string() }];
+    request
+}
+
+async fn take(service: &Service, name: &str, step: Step) {
+    let mut client = service.grpc().await;
+    match step {
+        Step::Run(version) => {
+            client.run_container(request(service, name, version)).await.expect("it runs");
+        }
+        Step::Stop => {
+            let stop = pb::StopContainerRequest { name: name.to_owned(), ..Default::default() };
+            if let Err(status) = client.stop_container(stop).await {
+                assert_eq!(status.code(), tonic::Code::NotFound, "{status:?}");
+            }
+        }
+        Step::Crash => {
+            docker(&["kill", name]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_interleaving_leaves_one_container_as_last_asked() {
+    let service = Service::start().await.synced().await;
+    let seed = TestRng::from_seed(RngAlgorithm::ChaCha, &[22; 32]);
+    let mut runner = TestRunner::new_with_rng(Config::default(), seed);
+    for _ in 0..2 {
+        let name = unique("any");
+        let groups = steps().new_tree(&mut runner).expect("steps").current();
+        for group in &groups {
+            let all = group.iter().map(|step| take(&service, &name, *step));
+            futures_util::future::join_all(all).await;
+            let there = engine_names(&service);
+            let mine: Vec<_> = there.iter().filter(|have| have.starts_with(&name)).collect();
+            assert!(mine.len() <= 1, "after {group:?} of {groups:?}: {mine:?}");
+        }
+        // The last that is acknowledged holds.
+        take(&service, &name, Step::Run(7)).await;
+        assert!(is_running(&service, &name).await, "{groups:?}");
+        let version = docker(&["inspect", "-f", "{{.Config.Env}}", &name]);
+        assert!(version.contains("VERSION=7"), "{groups:?}: {version}");
+        take(&service, &name, Step::Stop).await;
+        eventually("the stop holds", || async { !is_running(&service, &name).await }).await;
+        let remove = pb::RemoveContainerRequest { name: name.clone(), ..Default::default() };
+        assert_eq!(engine_names(&service), only(&name));
+        service.grpc().await.remove_container(remove).await.expect("it is stopped");
+    }
+}
