@@ -15,8 +15,9 @@ use crate::support::{Service, eventually, unique};
 
 const TAG: &str = "container-svc-private:1";
 
-/// A `dockerd` with everything in one folder, without a default bridge and
-/// without firewall rules, so that it harms no other.
+/// A `dockerd` with everything in one folder and in a network of its own, so
+/// that it harms no other: on the host's network it would share the default
+/// bridge, and without one it would take that of the host away.
 struct Engine {
     dir: TempDir,
     process: Option<Child>,
@@ -49,10 +50,17 @@ impl Engine {
 
     async fn resume(&mut self) {
         let log = File::options().create(true).append(true).open(self.path("log")).expect("a log");
-        let process = Command::new("dockerd")
-            .args(["--data-root", &self.path("data"), "--exec-root", &self.path("exec")])
+        let process = Command::new("unshare")
+            .args([
+                "--net",
+                "dockerd",
+                "--data-root",
+                &self.path("data"),
+                "--exec-root",
+                &self.path("exec"),
+            ])
             .args(["--pidfile", &self.path("pid"), "--host", &self.address()])
-            .args(["--bridge=none", "--iptables=false"])
+            .arg("--iptables=false")
             .stdout(Stdio::null())
             .stderr(log)
             .spawn();
