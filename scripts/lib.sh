@@ -63,7 +63,7 @@ engine_curl() {
 start_server() {
     local binary=$1 data=$2 node=$3 log=$2/server.log line=
     mkdir -p "$data"
-    CONTAINER_SVC_DATA_DIR=$data OB_NODE_ID=$node \
+    CONTAINER_SVC_DATA_DIR=$data CONTAINER_SVC_NETWORK=$node OB_NODE_ID=$node \
         "$binary" serve --listen 127.0.0.1:0 >"$log" 2>&1 &
     SERVER_PID=$!
     TOKEN_FILE=$data/admin.token
@@ -90,8 +90,9 @@ stop_server() {
     SERVER_PID=
 }
 
-# remove_containers PREFIX: removes containers whose name begins with PREFIX.
-remove_containers() {
+# remove_made PREFIX: removes containers whose name begins with PREFIX, and the
+# network of a server whose node has that name.
+remove_made() {
     local id
     engine_curl "/containers/json?all=1" | PREFIX=$1 python3 -c '
 import json, os, sys
@@ -101,4 +102,5 @@ for c in json.load(sys.stdin):
         print(c["Id"])' | while read -r id; do
         engine_curl "/containers/$id?force=1&v=1" -X DELETE -o /dev/null || true
     done
+    engine_curl "/networks/$1" -X DELETE -o /dev/null || true
 }

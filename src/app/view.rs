@@ -12,10 +12,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::domain::{
-    Error, Kind, Result,
-    container::{Container, labels},
-};
+use crate::domain::{Error, Kind, Result, container::Container};
 
 /// Changes that are remembered for watchers that fell behind.
 const REMEMBERED: usize = 4096;
@@ -325,11 +322,6 @@ fn hashes(container: &Container) -> impl Iterator<Item = String> + use<> {
     [container.hash().to_owned(), container.spec_hash().to_owned()]
         .into_iter()
         .filter(|hash| !hash.is_empty())
-}
-
-/// True for a label that callers see; ours are told in fields of their own.
-pub fn is_public_label(key: &str) -> bool {
-    !labels::reserved(key)
 }
 
 #[cfg(test)]

@@ -1,8 +1,5 @@
 //! Permissions, the grant sets that bundle them, and who a caller is.
 
-/// Prefix of every permission of this service.
-pub const PREFIX: &str = "container-svc:";
-
 /// Every permission that an RPC may ask for.
 pub const PERMISSIONS: &[&str] = &[
     "container-svc:container:run",

@@ -1,7 +1,7 @@
 //! The view is right under any order of answers.
 
 use super::*;
-use crate::domain::container::{Network, Resources, State};
+use crate::domain::container::{Network, Resources, State, labels};
 
 fn container(id: &str, name: &str, state: State) -> Container {
     Container {
