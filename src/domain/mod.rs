@@ -4,6 +4,7 @@ pub mod access;
 pub mod container;
 pub mod error;
 pub mod image;
+pub mod logs;
 pub mod page;
 pub mod ports;
 pub mod spec;
