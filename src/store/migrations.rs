@@ -7,9 +7,9 @@ use rusqlite::Connection;
 use super::unusable;
 use crate::domain::{Error, Result};
 
-/// Each entry brings the schema from its index to the next. An entry that was
-/// released is never changed. The version is kept in `user_version`.
-const MIGRATIONS: &[&str] = &["
+/// The schema of the service's own records. Each entry brings the schema from its
+/// index to the next. An entry that was released is never changed.
+pub(super) const RECORDS: &[&str] = &["
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     CREATE TABLE containers (
         key TEXT PRIMARY KEY,           -- identity that runs are serialised by
@@ -37,22 +37,23 @@ const MIGRATIONS: &[&str] = &["
     ) STRICT;
 "];
 
-/// Brings the schema up to date, in one transaction a step.
-pub(super) fn run(db: &mut Connection, path: &Path) -> Result<()> {
+/// Brings a schema up to date, in one transaction a step. The version is kept in
+/// `user_version`.
+pub(super) fn run(db: &mut Connection, path: &Path, steps: &[&str]) -> Result<()> {
     let unusable = |error: rusqlite::Error| unusable(path, &error);
     let version: usize =
         db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(unusable)?;
-    if version > MIGRATIONS.len() {
+    if version > steps.len() {
         return Err(Error::precondition(
             "STORE_TOO_NEW",
             format!(
                 "the database {} has schema {version}, this version knows {}; use a newer container-svc",
                 path.display(),
-                MIGRATIONS.len()
+                steps.len()
             ),
         ));
     }
-    for (at, sql) in MIGRATIONS.iter().enumerate().skip(version) {
+    for (at, sql) in steps.iter().enumerate().skip(version) {
         let step = db.transaction().map_err(unusable)?;
         step.execute_batch(sql).map_err(unusable)?;
         step.pragma_update(None, "user_version", at + 1).map_err(unusable)?;

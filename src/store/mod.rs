@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::{Error, Kind, Result};
 
+pub mod logs;
 mod migrations;
 mod records;
 mod tokens;
@@ -34,8 +35,15 @@ impl Store {
     /// FAILED_PRECONDITION when the file is damaged, not writable, or from a
     /// newer version; it is never replaced by an empty one.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut connection = connect(path).map_err(|error| unusable(path, &error))?;
-        migrations::run(&mut connection, path)?;
+        let open = || {
+            let connection = connect(path)?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.pragma_update(None, "foreign_keys", true)?;
+            check(&connection)?;
+            Ok(connection)
+        };
+        let mut connection = open().map_err(|error| unusable(path, &error))?;
+        migrations::run(&mut connection, path, migrations::RECORDS)?;
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
         thread::Builder::new()
             .name("store".to_owned())
@@ -84,15 +92,19 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     }
     let connection = Connection::open(path)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    // Has an effect only on a database that is new.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "foreign_keys", true)?;
+    Ok(connection)
+}
+
+fn check(connection: &Connection) -> rusqlite::Result<()> {
     let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if verdict != "ok" {
         let why = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
         return Err(rusqlite::Error::SqliteFailure(why, Some(verdict)));
     }
-    Ok(connection)
+    Ok(())
 }
 
 fn unusable(path: &Path, error: &rusqlite::Error) -> Error {
