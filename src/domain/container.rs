@@ -148,6 +148,10 @@ pub struct Container {
     pub oom_killed: bool,
     /// Its log has no stream headers.
     pub tty: bool,
+    /// The engine's driver for its log; empty while it is not known.
+    pub log_driver: String,
+    /// File of the engine that holds its log; empty before the first start.
+    pub log_path: String,
 }
 
 impl Container {

@@ -64,6 +64,8 @@ pub(super) fn inspected(answer: ContainerInspectResponse) -> Result<Container> {
             .filter(|_| !running && started_at.is_some()),
         oom_killed: state.oom_killed.unwrap_or(false),
         tty: config.tty.unwrap_or(false),
+        log_driver: host.log_config.and_then(|log| log.typ).unwrap_or_default(),
+        log_path: answer.log_path.unwrap_or_default(),
         labels,
         id,
     })
@@ -105,6 +107,8 @@ pub(super) fn summarised(row: ContainerSummary) -> Option<Container> {
         exit_code: None,
         oom_killed: false,
         tty: false,
+        log_driver: String::new(),
+        log_path: String::new(),
         labels,
     })
 }

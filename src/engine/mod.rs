@@ -11,12 +11,14 @@ mod convert;
 mod errors;
 mod events;
 mod images;
+mod logs;
 mod networks;
 
 pub use containers::NewContainer;
 pub use errors::{ENGINE_UNREACHABLE, PORT_IN_USE, conflicting_port};
 pub use events::Event;
 pub use images::{Credential, LocalImage, PullStep};
+pub use logs::{LogFiles, Progress, Wake, Wakes};
 
 /// The oldest API that is spoken; raised by negotiation.
 const API: ClientVersion = ClientVersion { major_version: 1, minor_version: 41 };

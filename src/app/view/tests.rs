@@ -22,6 +22,8 @@ fn container(id: &str, name: &str, state: State) -> Container {
         exit_code: None,
         oom_killed: false,
         tty: false,
+        log_driver: String::new(),
+        log_path: String::new(),
     }
 }
 

@@ -1,0 +1,337 @@
+//! Reads the engine's json-file log straight from its files, across rotations.
+//!
+//! The engine writes it about as fast as a disk takes it, and serves it through
+//! its API ten times slower and at a high cost. The reader keeps the file that it
+//! reads open, so that it can end it after the engine renamed or removed it.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind, Read as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{FileExt as _, MetadataExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Progress,
+    rotation::{ANCHOR, Body, Sibling, digest, siblings},
+};
+use crate::domain::logs::{Batch, Checkpoint, Decoder, GapReason, Place};
+
+/// Most bytes that are read at once; also the longest record. The engine's
+/// longest has 16 KiB of text, each byte written with at most six.
+const CHUNK: usize = 256 << 10;
+/// How often a file may vanish while it is being opened.
+const TRIES: usize = 8;
+
+/// The log of one container.
+#[derive(Debug)]
+pub struct LogFiles {
+    path: PathBuf,
+    /// Where to go on, until the file is found.
+    resume: Option<Checkpoint>,
+    open: Option<Open>,
+    /// The end of the file before the open one.
+    before: Option<Place>,
+    decoder: Decoder,
+}
+
+#[derive(Debug)]
+struct Open {
+    body: Body,
+    inode: u64,
+    /// Bytes that were read, always up to the end of a record.
+    offset: u64,
+    /// The last of them.
+    tail: Vec<u8>,
+    /// The engine has gone on to another file: what is here is all.
+    left: bool,
+}
+
+impl LogFiles {
+    /// The log at a path, from its first record or from a checkpoint on. Nothing is
+    /// opened yet.
+    pub fn new(path: &Path, from: Option<&Checkpoint>) -> Self {
+        let from = from.filter(|checkpoint| matches!(checkpoint.place, Place::Files { .. }));
+        Self {
+            path: path.to_owned(),
+            resume: from.cloned(),
+            open: None,
+            before: None,
+            decoder: from.map(|checkpoint| checkpoint.decoder.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// True when the log is there and can be read.
+    pub fn readable(path: &Path) -> bool {
+        File::open(path).is_ok()
+    }
+
+    /// Where the reader stands; `None` when it has read nothing yet.
+    ///
+    /// Nothing proves which file it is of which nothing was read, so until then
+    /// the place is the end of the one before.
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        let Some(open) = &self.open else { return self.resume.clone() };
+        let place = open.place().or_else(|| self.before.clone())?;
+        Some(Checkpoint { place, decoder: self.decoder.clone() })
+    }
+
+    /// Reads until the batch has about `limit` bytes or nothing is left. Blocks for
+    /// the disk only.
+    pub fn read(&mut self, limit: usize, out: &mut Batch) -> io::Result<Progress> {
+        let mut buffer = Vec::new();
+        while out.text().len() < limit {
+            if self.open.is_none() && !self.find(out)? {
+                return Ok(Progress::CaughtUp);
+            }
+            if self.chunk(&mut buffer, out)? {
+                continue;
+            }
+            if !self.advance(out)? {
+                return Ok(Progress::CaughtUp);
+            }
+        }
+        Ok(Progress::More)
+    }
+
+    /// Ends what is open, after all was read and nothing can follow any more. When
+    /// the log was removed before that, a gap says so.
+    pub fn finish(&mut self, removed: bool, out: &mut Batch) {
+        if removed && !self.open.as_ref().is_some_and(|open| open.was_current(&self.path)) {
+            self.decoder.missing(GapReason::Removed, out);
+        }
+        self.decoder.finish(out);
+    }
+
+    /// Reads one piece of the open file; false when there was nothing.
+    fn chunk(&mut self, buffer: &mut Vec<u8>, out: &mut Batch) -> io::Result<bool> {
+        let Some(open) = &mut self.open else { return Ok(false) };
+        let full = match &mut open.body {
+            Body::Plain(file) => {
+                let size = file.metadata()?.len();
+                let length = size.saturating_sub(open.offset).min(CHUNK as u64);
+                buffer.resize(usize::try_from(length).unwrap_or(CHUNK), 0);
+                let read = read_at(file, buffer, open.offset)?;
+                buffer.truncate(read);
+                // Looked at after the read: were it cut and written anew in between,
+                // these bytes would not be the old ones any more.
+                if !intact(file, open.offset, &open.tail, size)? {
+                    self.cut_short(out)?;
+                    return Ok(true);
+                }
+                read == CHUNK
+            }
+            Body::Packed { decoder, ahead } => {
+                let have = ahead.len();
+                let room = (CHUNK - have) as u64;
+                decoder.by_ref().take(room).read_to_end(ahead)?;
+                buffer.clone_from(ahead);
+                ahead.len() == CHUNK
+            }
+        };
+        let mut taken = self.decoder.records(buffer, out);
+        if taken == 0 && full {
+            // No record is so long: the file is damaged here.
+            self.decoder.missing(GapReason::Damaged, out);
+            taken = buffer.len();
+        }
+        open.took(&buffer[..taken]);
+        Ok(taken > 0)
+    }
+
+    /// At the end of a file: goes on to the next one; false when there is none yet.
+    fn advance(&mut self, out: &mut Batch) -> io::Result<bool> {
+        let Some(open) = &mut self.open else { return Ok(false) };
+        if !open.left {
+            let now = match fs::metadata(&self.path) {
+                Ok(meta) => Some(meta.ino()),
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
+            };
+            let current = matches!(open.body, Body::Plain(_)) && now == Some(open.inode);
+            // Without a current file the engine is between two, or the log is gone.
+            if current || now.is_none() {
+                return Ok(false);
+            }
+            // What was written between our last read and its rename is still to come.
+            open.left = true;
+            return Ok(true);
+        }
+        let inode = open.inode;
+        for _ in 0..TRIES {
+            let files = siblings(&self.path)?;
+            let own = match files.iter().position(|file| file.inode == inode) {
+                Some(at) => Some(at),
+                // Compressed, it has another inode.
+                None => self.find_copy(&files)?.map(|(at, _)| at),
+            };
+            let next = match own {
+                Some(at) => files.get(at + 1),
+                None => files.first(),
+            };
+            let Some(next) = next else { return Ok(false) };
+            let Some(body) = Body::open(next)? else { continue };
+            if own.is_none() {
+                self.decoder.missing(GapReason::Rotated, out);
+            }
+            let left = self.open.replace(Open::new(body, next.inode));
+            self.before = left.and_then(|left| left.place()).or(self.before.take());
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// The open file was cut to nothing. What was not read of it may be in a copy.
+    fn cut_short(&mut self, out: &mut Batch) -> io::Result<()> {
+        let files = siblings(&self.path)?;
+        let copy = self.find_copy(&files)?;
+        let Some(open) = &mut self.open else { return Ok(()) };
+        match copy {
+            Some((at, body)) => {
+                open.body = body;
+                open.inode = files[at].inode;
+                open.left = true;
+            }
+            None => {
+                self.decoder.missing(GapReason::Truncated, out);
+                self.before = open.place();
+                open.offset = 0;
+                open.tail.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Another file that holds what was read of the open one up to its offset.
+    fn find_copy(&self, files: &[Sibling]) -> io::Result<Option<(usize, Body)>> {
+        let Some(open) = self.open.as_ref().filter(|open| open.offset > 0) else {
+            return Ok(None);
+        };
+        let anchor = digest(&open.tail);
+        for (at, file) in files.iter().enumerate().filter(|(_, f)| f.inode != open.inode) {
+            if let Some(mut body) = Body::open(file)?
+                && body.holds(open.offset, &anchor)?
+            {
+                return Ok(Some((at, body)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Opens the file in which to begin; false when there is none.
+    fn find(&mut self, out: &mut Batch) -> io::Result<bool> {
+        for _ in 0..TRIES {
+            let files = match siblings(&self.path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+                other => other?,
+            };
+            if files.is_empty() {
+                return Ok(false);
+            }
+            if let Some(Checkpoint { place: Place::Files { inode, offset, anchor }, .. }) =
+                &self.resume
+            {
+                // Its own inode first, then any file: it may have been copied or packed.
+                let mut ordered: Vec<_> = files.iter().collect();
+                ordered.sort_by_key(|file| file.inode != *inode);
+                for file in ordered {
+                    if let Some(mut body) = Body::open(file)?
+                        && body.holds(*offset, anchor)?
+                    {
+                        let mut open = Open::new(body, file.inode);
+                        open.seek(*offset, &file.path)?;
+                        self.open = Some(open);
+                        self.resume = None;
+                        return Ok(true);
+                    }
+                }
+            }
+            let Some(body) = Body::open(&files[0])? else { continue };
+            if self.resume.take().is_some() {
+                self.decoder.missing(GapReason::Rotated, out);
+            }
+            self.open = Some(Open::new(body, files[0].inode));
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+impl Open {
+    fn new(body: Body, inode: u64) -> Self {
+        Self { body, inode, offset: 0, tail: Vec::new(), left: false }
+    }
+
+    /// `None` when nothing was read of it.
+    fn place(&self) -> Option<Place> {
+        let Self { inode, offset, tail, .. } = self;
+        let anchor = digest(tail);
+        (*offset > 0).then_some(Place::Files { inode: *inode, offset: *offset, anchor })
+    }
+
+    /// Goes on at an offset up to which the file was proven to be the right one.
+    fn seek(&mut self, offset: u64, path: &Path) -> io::Result<()> {
+        self.offset = offset;
+        let length = offset.min(ANCHOR as u64);
+        self.tail = vec![0; usize::try_from(length).unwrap_or(ANCHOR)];
+        match &self.body {
+            Body::Plain(file) => file.read_exact_at(&mut self.tail, offset - length),
+            Body::Packed { .. } => {
+                let mut whole =
+                    flate2::bufread::MultiGzDecoder::new(io::BufReader::new(File::open(path)?));
+                io::copy(&mut whole.by_ref().take(offset - length), &mut io::sink())?;
+                whole.read_exact(&mut self.tail)
+            }
+        }
+    }
+
+    /// True when this is, or was when it was removed, the file that the engine wrote
+    /// to. The kernel keeps the last name of an open file.
+    fn was_current(&self, path: &Path) -> bool {
+        let Body::Plain(file) = &self.body else { return false };
+        let link = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        link.is_ok_and(|link| {
+            let link = link.to_string_lossy();
+            Path::new(link.strip_suffix(" (deleted)").unwrap_or(&link)).file_name()
+                == path.file_name()
+        })
+    }
+
+    fn took(&mut self, bytes: &[u8]) {
+        self.offset += bytes.len() as u64;
+        self.tail.extend_from_slice(&bytes[bytes.len().saturating_sub(ANCHOR)..]);
+        self.tail.drain(..self.tail.len().saturating_sub(ANCHOR));
+        if let Body::Packed { ahead, .. } = &mut self.body {
+            ahead.drain(..bytes.len());
+        }
+    }
+}
+
+/// True when what stands before an offset is still what was read there.
+fn intact(file: &File, offset: u64, tail: &[u8], size: u64) -> io::Result<bool> {
+    if size < offset {
+        return Ok(false);
+    }
+    let mut bytes = vec![0; tail.len()];
+    match file.read_exact_at(&mut bytes, offset - tail.len() as u64) {
+        Ok(()) => Ok(bytes == tail),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while read < buffer.len() {
+        match file.read_at(&mut buffer[read..], offset + read as u64) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
+}
