@@ -19,6 +19,12 @@ pub struct Decoder {
     /// Time of the last record.
     #[serde(default)]
     last_time: Option<i64>,
+    /// How many records of exactly that time came last.
+    #[serde(default)]
+    seen: u64,
+    /// Records up to the last one of this time and count are known already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    known: Option<(i64, u64)>,
     /// Lines are missing before the next record.
     #[serde(default)]
     gap: Option<Gap>,
@@ -28,6 +34,14 @@ pub struct Decoder {
 }
 
 impl Decoder {
+    /// Goes on with another source of the same log, which begins with records that
+    /// are known already.
+    #[must_use]
+    pub fn over_again(mut self) -> Self {
+        self.known = self.last_time.map(|time| (time, self.seen));
+        self
+    }
+
     /// Time of the last record.
     pub fn last_time(&self) -> Option<i64> {
         self.last_time
@@ -73,11 +87,29 @@ impl Decoder {
 
     /// Takes one piece, with its newline when it ends a line.
     pub fn piece(&mut self, stream: Stream, time: i64, piece: &[u8], out: &mut Batch) {
+        if self.is_known(time, out) {
+            return;
+        }
         if let Some(gap) = self.gap.take() {
             out.push_gap(&Gap { to: Some(time), ..gap });
         }
+        self.seen = if self.last_time == Some(time) { self.seen + 1 } else { 1 };
         self.last_time = Some(time);
         self.joiner.push(stream, time, piece, out);
+    }
+
+    fn is_known(&mut self, time: i64, out: &mut Batch) -> bool {
+        let Some((last, left)) = self.known else { return false };
+        if time > last {
+            // The last known record is gone, and what followed it perhaps too.
+            self.known = None;
+            self.missing(GapReason::Rotated, out);
+            return false;
+        }
+        if time == last {
+            self.known = (left > 1).then_some((last, left - 1));
+        }
+        true
     }
 
     /// Ends what is open, when nothing can follow any more.
@@ -129,6 +161,24 @@ mod tests {
         let (mut decoder, mut out) = (Decoder::default(), Batch::default());
         decoder.records(bytes.concat().as_bytes(), &mut out);
         assert_eq!(contents(&out), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn another_source_of_the_same_log_repeats_nothing() {
+        let bytes = [("a\n", 1), ("b\n", 2), ("c\n", 2), ("d\n", 2), ("e\n", 3)]
+            .map(|(text, at)| line(text, "stdout", at));
+        let (mut decoder, mut out) = (Decoder::default(), Batch::default());
+        decoder.records(bytes[..3].concat().as_bytes(), &mut out);
+        let mut decoder = decoder.over_again();
+        decoder.records(bytes.concat().as_bytes(), &mut out);
+        assert_eq!(contents(&out), ["a", "b", "c", "d", "e"]);
+
+        let (mut decoder, mut out) = (decoder.over_again(), Batch::default());
+        decoder.records(line("later\n", "stdout", 9).as_bytes(), &mut out);
+        assert_eq!(
+            out.entries().map(|entry| entry.kind).collect::<Vec<_>>(),
+            [EntryKind::Gap, EntryKind::Line(Stream::Stdout)]
+        );
     }
 
     proptest! {

@@ -53,15 +53,15 @@ struct Open {
 impl LogFiles {
     /// The log at a path, from its first record or from a checkpoint on. Nothing is
     /// opened yet.
-    pub fn new(path: &Path, from: Option<&Checkpoint>) -> Self {
-        let from = from.filter(|checkpoint| matches!(checkpoint.place, Place::Files { .. }));
-        Self {
-            path: path.to_owned(),
-            resume: from.cloned(),
-            open: None,
-            before: None,
-            decoder: from.map(|checkpoint| checkpoint.decoder.clone()).unwrap_or_default(),
-        }
+    pub fn new(path: &Path, from: Option<Checkpoint>) -> Self {
+        let (resume, decoder) = match from {
+            Some(from) => match from.place {
+                Place::Files { .. } => (Some(from.clone()), from.decoder),
+                Place::Engine { .. } => (None, from.decoder.over_again()),
+            },
+            None => (None, Decoder::default()),
+        };
+        Self { path: path.to_owned(), resume, open: None, before: None, decoder }
     }
 
     /// True when the log is there and can be read.

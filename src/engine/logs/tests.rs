@@ -101,7 +101,7 @@ fn numbers(batch: &Batch) -> Vec<Option<u32>> {
 fn restart(reader: &LogFiles, log: &Log) -> LogFiles {
     let json = serde_json::to_string(&reader.checkpoint().expect("a place")).expect("json");
     let checkpoint: Checkpoint = serde_json::from_str(&json).expect("json");
-    LogFiles::new(&log.path(), Some(&checkpoint))
+    LogFiles::new(&log.path(), Some(checkpoint))
 }
 
 #[test]

@@ -35,9 +35,11 @@ mod writer;
 
 pub use recent::Committed;
 pub use retention::{Limits, Retired};
+
 pub use scan::{Ask, Found, Line};
 
 use recent::Recent;
+use retention::Book;
 use writer::{Job, Writer};
 
 /// Appends that may wait; collectors beyond that wait for room.
@@ -77,6 +79,8 @@ pub struct Source {
     pub next_position: u64,
     /// First and last entry that are stored; (0, 0) when there is none.
     pub seqs: (u64, u64),
+    /// Last entry that retention took; 0 when it took none.
+    pub retired_seq: u64,
     /// Entries that are stored.
     pub lines: u64,
     /// Bytes of these.
@@ -107,7 +111,7 @@ struct Shared {
     store: u64,
     sources: RwLock<BTreeMap<i64, Arc<Source>>>,
     recent: Mutex<Recent>,
-    retired: Mutex<Retired>,
+    retired: Mutex<Book>,
     /// Number of the last entry.
     latest: watch::Sender<u64>,
     /// Why nothing can be written.
@@ -174,7 +178,13 @@ impl LogStore {
 
     /// What retention took since the start.
     pub fn retired(&self) -> Retired {
-        *lock(&self.shared.retired)
+        lock(&self.shared.retired).sum
+    }
+
+    /// How many entries of some containers retention took between two places, before
+    /// an answer that has this mark was given; `None` when that is not known any more.
+    pub fn missed(&self, sources: &[i64], (after, through): (u64, u64), mark: u64) -> Option<u64> {
+        lock(&self.shared.retired).between(sources, after, through, mark)
     }
 
     /// Makes sure that a container is known under these names.
@@ -190,7 +200,12 @@ impl LogStore {
 
     /// Commits entries together with how far the log was read, and answers when
     /// they can be read back.
-    pub async fn append(&self, source: i64, batch: Batch, checkpoint: Checkpoint) -> Result<()> {
+    pub async fn append(
+        &self,
+        source: i64,
+        batch: Batch,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<()> {
         let large = batch.text().len() >= PACK;
         let pack = move || {
             let columns = match large {

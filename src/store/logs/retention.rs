@@ -1,15 +1,17 @@
 //! Takes away what is too old or too much, the oldest first.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use rusqlite::{OptionalExtension as _, params};
 
 use super::{
     lock,
-    segment::{PLACE, Place},
+    segment::{self, PLACE, Place, Runs, int},
     writer::{Writer, sources_mut},
 };
 
+/// Segments that are remembered after they were taken.
+const REMEMBERED: usize = 4096;
 /// Pages that are given back to the disk at a time.
 const PAGES: u32 = 4096;
 
@@ -31,6 +33,47 @@ pub struct Retired {
     pub lines: u64,
     /// Their bytes.
     pub raw_bytes: u64,
+}
+
+/// What was taken away, for readers that come too late.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    /// Since the start.
+    pub(super) sum: Retired,
+    /// The last segments: which one ever, of which container, which entries.
+    taken: VecDeque<(u64, i64, Runs)>,
+    /// Of entries up to this one it is not known any more which were taken.
+    forgotten: u64,
+}
+
+impl Book {
+    pub(super) fn new(forgotten: u64) -> Self {
+        Self { forgotten, ..Self::default() }
+    }
+
+    fn note(&mut self, mark: u64, source: i64, place: &Place, runs: Runs) {
+        self.sum.lines += place.lines;
+        self.sum.raw_bytes += place.raw_bytes;
+        self.taken.push_back((mark, source, runs));
+        if self.taken.len() > REMEMBERED
+            && let Some((_, _, old)) = self.taken.pop_front()
+        {
+            self.forgotten = self.forgotten.max(old.numbers().last().unwrap_or(0));
+        }
+    }
+
+    pub(super) fn between(
+        &self,
+        sources: &[i64],
+        after: u64,
+        through: u64,
+        mark: u64,
+    ) -> Option<u64> {
+        let asked = |taken: &&(u64, i64, Runs)| taken.0 <= mark && sources.contains(&taken.1);
+        let numbers = self.taken.iter().filter(asked).flat_map(|(_, _, runs)| runs.numbers());
+        let missed = numbers.filter(|number| *number > after && *number <= through).count();
+        (after >= self.forgotten).then_some(missed as u64)
+    }
 }
 
 impl Writer {
@@ -85,18 +128,28 @@ impl Writer {
     }
 
     fn retire(&mut self, id: i64, place: &Place) -> rusqlite::Result<()> {
-        self.db.prepare_cached("DELETE FROM log_segments WHERE id = ?1")?.execute([place.id])?;
+        let runs = segment::runs(&self.db, place)?;
+        let transaction = self.db.transaction()?;
+        transaction
+            .prepare_cached("DELETE FROM log_segments WHERE id = ?1")?
+            .execute([place.id])?;
+        transaction
+            .prepare_cached("UPDATE log_sources SET retired_seq = ?2 WHERE id = ?1")?
+            .execute(params![id, int(place.last_seq)])?;
+        let mark: i64 = transaction
+            .prepare_cached("UPDATE log_state SET retired = retired + 1 RETURNING retired")?
+            .query_row([], |row| row.get(0))?;
+        transaction.commit()?;
+        lock(&self.shared.retired).note(mark.unsigned_abs(), id, place, runs);
         self.forget_tail(id, place);
         let next = self.oldest(id)?.map_or(0, |place| place.first_seq);
         if let Some(source) = sources_mut(&self.shared).get_mut(&id).map(Arc::make_mut) {
             source.seqs = if next == 0 { (0, 0) } else { (next, source.seqs.1) };
+            source.retired_seq = place.last_seq;
             source.lines = source.lines.saturating_sub(place.lines);
             source.raw_bytes = source.raw_bytes.saturating_sub(place.raw_bytes);
             source.stored_bytes = source.stored_bytes.saturating_sub(place.stored_bytes);
         }
-        let mut retired = lock(&self.shared.retired);
-        retired.lines += place.lines;
-        retired.raw_bytes += place.raw_bytes;
         Ok(())
     }
 

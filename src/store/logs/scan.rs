@@ -31,7 +31,8 @@ pub struct Ask {
     pub newest_first: bool,
     /// Most lines.
     pub limit: usize,
-    /// Most bytes of their contents; one line is answered however long.
+    /// Most bytes of their contents, and a bit for each; one line is answered however
+    /// long.
     pub bytes: usize,
     /// After so long the answer is what was found until then.
     pub patience: Duration,
@@ -56,6 +57,13 @@ pub struct Line {
     pub content: Vec<u8>,
 }
 
+impl Line {
+    /// About so many bytes go to the caller.
+    pub fn weight(&self) -> usize {
+        self.content.len() + 200
+    }
+}
+
 /// An answer.
 #[derive(Debug, Clone, Default)]
 pub struct Found {
@@ -64,6 +72,8 @@ pub struct Found {
     /// Where the search stopped early: the number up to which, in the order that
     /// was asked for, all was looked at. `None` when nothing is left.
     pub stopped_at: Option<u64>,
+    /// How many segments retention had taken, ever, when the answer was given.
+    pub mark: u64,
 }
 
 /// In which direction numbers grow along the answer.
@@ -110,7 +120,10 @@ pub(super) fn scan(
             heap.push(Reverse(Next { key, source, last, place: None }));
         }
     }
-    let mut page = Page { order, ask, lines: BTreeMap::new(), bytes: 0, cut: None };
+    let mark =
+        snapshot.query_row("SELECT retired FROM log_state", [], |row| row.get::<_, i64>(0))?;
+    let mark = mark.unsigned_abs();
+    let mut page = Page { order, ask, lines: BTreeMap::new(), bytes: 0, cut: None, mark };
     while let Some(Reverse(next)) = heap.pop() {
         if let Some(end) = page.end().filter(|end| next.key > *end) {
             return Ok(page.answer(Some(end)));
@@ -181,6 +194,7 @@ struct Page<'a> {
     bytes: usize,
     /// An entry with this key was found and had no room; none from here on has.
     cut: Option<u64>,
+    mark: u64,
 }
 
 impl Page<'_> {
@@ -222,7 +236,7 @@ impl Page<'_> {
                 continues: entry.continues,
                 content: entry.content.to_vec(),
             };
-            self.bytes += line.content.len();
+            self.bytes += line.weight();
             self.lines.insert(key, line);
             self.trim();
         }
@@ -235,7 +249,7 @@ impl Page<'_> {
             || (self.bytes > self.ask.bytes && self.lines.len() > 1)
         {
             let Some((key, line)) = self.lines.pop_last() else { return };
-            self.bytes -= line.content.len();
+            self.bytes -= line.weight();
             self.cut_at(key);
         }
     }
@@ -246,7 +260,7 @@ impl Page<'_> {
 
     fn answer(self, done: Option<u64>) -> Found {
         let stopped_at = done.map(|key| self.order.key(key));
-        Found { lines: self.lines.into_values().collect(), stopped_at }
+        Found { lines: self.lines.into_values().collect(), stopped_at, mark: self.mark }
     }
 }
 

@@ -5,7 +5,8 @@ pub(super) const LOGS: &[&str] = &["
     CREATE TABLE log_state (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         store INTEGER NOT NULL,         -- random; tells cursors of this database
-        next_seq INTEGER NOT NULL       -- number of the next entry; never used again
+        next_seq INTEGER NOT NULL,      -- number of the next entry; never used again
+        retired INTEGER NOT NULL        -- segments that retention took, ever
     ) STRICT;
     CREATE TABLE log_sources (
         id INTEGER PRIMARY KEY,
@@ -14,7 +15,8 @@ pub(super) const LOGS: &[&str] = &["
         next_position INTEGER NOT NULL, -- number of its next entry
         checkpoint TEXT,                -- how far its log was read, JSON
         complete INTEGER NOT NULL,      -- 1: read to the end of its last run
-        removed INTEGER NOT NULL        -- 1: the container is gone
+        removed INTEGER NOT NULL,       -- 1: the container is gone
+        retired_seq INTEGER NOT NULL    -- its last entry that retention took
     ) STRICT;
     CREATE TABLE log_segments (
         id INTEGER PRIMARY KEY,

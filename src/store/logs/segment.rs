@@ -50,6 +50,23 @@ impl Place {
     }
 }
 
+impl Place {
+    fn runs(&self, bytes: Option<&[u8]>) -> rusqlite::Result<Runs> {
+        match bytes {
+            Some(bytes) => Runs::decode(bytes).ok_or_else(|| self.damaged()),
+            None => Ok(Runs(vec![(self.first_seq, self.lines)])),
+        }
+    }
+
+    fn damaged(&self) -> rusqlite::Error {
+        let why = format!("segment {} of the logs is damaged", self.id);
+        rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+            Some(why),
+        )
+    }
+}
+
 /// The two columns of a batch, ready to be written.
 #[derive(Debug)]
 pub(super) struct Columns {
@@ -170,23 +187,22 @@ pub(super) fn insert(
     Ok(place)
 }
 
+/// Reads only the numbers of a segment's entries.
+pub(super) fn runs(db: &Connection, place: &Place) -> rusqlite::Result<Runs> {
+    let bytes: Option<Vec<u8>> = db
+        .prepare_cached("SELECT runs FROM log_segments WHERE id = ?1")?
+        .query_row([place.id], |row| row.get(0))?;
+    place.runs(bytes.as_deref())
+}
+
 /// Reads the entries of a segment.
 pub(super) fn load(db: &Connection, place: &Place) -> rusqlite::Result<(Runs, Batch)> {
-    let damaged = || {
-        let why = format!("segment {} of the logs is damaged", place.id);
-        rusqlite::Error::SqliteFailure(
-            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
-            Some(why),
-        )
-    };
+    let damaged = || place.damaged();
     let mut statement =
         db.prepare_cached("SELECT runs, meta, text FROM log_segments WHERE id = ?1")?;
     let mut rows = statement.query([place.id])?;
     let row = rows.next()?.ok_or_else(damaged)?;
-    let runs = match row.get_ref(0)?.as_blob_or_null()? {
-        Some(bytes) => Runs::decode(bytes).ok_or_else(damaged)?,
-        None => Runs(vec![(place.first_seq, place.lines)]),
-    };
+    let runs = place.runs(row.get_ref(0)?.as_blob_or_null()?)?;
     let (meta, text) = (row.get_ref(1)?.as_blob()?, row.get_ref(2)?.as_blob()?);
     let whole = |bytes: &[u8]| zstd::bulk::decompress(bytes, capacity(bytes)).ok();
     let batch = match place.codec {

@@ -10,9 +10,9 @@ use crate::domain::logs::{Decoder, EntryKind, Filter, Matcher, Place, Stream};
 
 const FOREVER: Duration = Duration::from_secs(600);
 
-fn checkpoint(offset: u64) -> Checkpoint {
+fn checkpoint(offset: u64) -> Option<Checkpoint> {
     let place = Place::Files { inode: 1, offset, anchor: String::new() };
-    Checkpoint { place, decoder: Decoder::default() }
+    Some(Checkpoint { place, decoder: Decoder::default() })
 }
 
 fn about(id: &str) -> About {
@@ -70,7 +70,7 @@ async fn lines_and_their_checkpoint_outlive_the_process() {
     let fixture = fixture.reopen();
     assert_eq!(fixture.store.id(), id, "cursors stay valid");
     let known = fixture.store.source(source).expect("known");
-    assert_eq!(known.checkpoint, Some(checkpoint(100)));
+    assert_eq!(known.checkpoint, checkpoint(100));
     assert_eq!((known.lines, known.seqs, known.next_position), (1000, (1, 1000), 1000));
     let found = fixture.store.ask(ask(&[source])).await.expect("found");
     let texts: Vec<_> = found.lines.iter().map(|line| line.content.clone()).collect();
@@ -103,6 +103,11 @@ async fn the_oldest_lines_go_first_and_what_stays_keeps_its_place() {
     let known = fixture.store.source(source).expect("known");
     assert!(known.stored_bytes <= 150_000 && known.lines > 0, "{known:?}");
     assert_eq!(fixture.store.retired().lines + known.lines, 10_000);
+    let found = fixture.store.ask(Ask { limit: 1, ..ask(&[source]) }).await.expect("found");
+    let missed = |after, through| fixture.store.missed(&[source], (after, through), found.mark);
+    assert_eq!(missed(0, 10_000), Some(10_000 - known.lines), "a late reader is told");
+    assert_eq!(missed(10, 20), Some(10));
+    assert_eq!(missed(known.seqs.0, 10_000), Some(0));
     let first = fixture.store.ask(Ask { limit: 1, ..ask(&[source]) }).await.expect("found");
     assert_eq!(first.lines[0].seq, first.lines[0].position + 1);
     assert_eq!(first.lines[0].seq, known.seqs.0);
@@ -150,7 +155,7 @@ proptest! {
         times in proptest::option::of((0i64..50, 0i64..50)),
         newest_first: bool,
         limit in 1usize..40,
-        bytes in 1usize..200,
+        bytes in 1usize..2000,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{
-    About, Committed, READERS, Recent, Shared, Source, lock,
+    About, Book, Committed, READERS, Recent, Shared, Source, lock,
     segment::{self, Columns, PACKED, PLACE, PLAIN, Place, Runs, int},
 };
 use crate::domain::{
@@ -37,7 +37,8 @@ pub(super) struct Append {
     pub(super) source: i64,
     pub(super) batch: Batch,
     pub(super) columns: Columns,
-    pub(super) checkpoint: Checkpoint,
+    /// `None` leaves the one that is stored.
+    pub(super) checkpoint: Option<Checkpoint>,
     pub(super) answer: oneshot::Sender<Result<()>>,
 }
 
@@ -61,7 +62,7 @@ impl Writer {
     pub(super) fn load(db: Connection, path: &Path) -> rusqlite::Result<(Self, Arc<Shared>)> {
         let random = getrandom::u64().unwrap_or(1) >> 1;
         db.execute(
-            "INSERT OR IGNORE INTO log_state (id, store, next_seq) VALUES (1, ?1, 1)",
+            "INSERT OR IGNORE INTO log_state (id, store, next_seq, retired) VALUES (1, ?1, 1, 0)",
             [int(random)],
         )?;
         let (store, next_seq) =
@@ -70,12 +71,13 @@ impl Writer {
             })?;
         let mut sources = sources(&db)?;
         let tails = count(&db, &mut sources)?;
+        let forgotten = sources.values().map(|source| source.retired_seq).max().unwrap_or(0);
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             store,
             sources: RwLock::new(sources.into_iter().map(|(id, s)| (id, Arc::new(s))).collect()),
             recent: Mutex::new(Recent::new(next_seq)),
-            retired: Mutex::default(),
+            retired: Mutex::new(Book::new(forgotten)),
             latest: watch::Sender::new(next_seq - 1),
             trouble: RwLock::default(),
             idle: Mutex::default(),
@@ -164,14 +166,15 @@ impl Writer {
             next_seq += lines;
             transaction
                 .prepare_cached(
-                    "UPDATE log_sources SET next_position = ?2, checkpoint = ?3, complete = 0
+                    "UPDATE log_sources SET next_position = ?2,
+                        checkpoint = coalesce(?3, checkpoint), complete = 0
                      WHERE id = ?1",
                 )?
                 .execute(params![
                     append.source,
                     int(position + lines),
                     // A checkpoint is numbers and texts, which always have a form.
-                    serde_json::to_string(&append.checkpoint).unwrap_or_default(),
+                    append.checkpoint.as_ref().and_then(|at| serde_json::to_string(at).ok()),
                 ])?;
         }
         transaction.execute("UPDATE log_state SET next_seq = ?1", [int(next_seq)])?;
@@ -193,7 +196,7 @@ impl Writer {
             if let Some(source) = sources.get_mut(&append.source).map(Arc::make_mut) {
                 source.add(place);
                 source.next_position = place.first_position + place.lines;
-                source.checkpoint = Some(append.checkpoint);
+                source.checkpoint = append.checkpoint.or(source.checkpoint.take());
                 source.complete = false;
             }
             if place.codec == PLAIN {
@@ -276,8 +279,8 @@ impl Writer {
         let id = self
             .db
             .query_row(
-                "INSERT INTO log_sources (container_id, about, next_position, complete, removed)
-                 VALUES (?1, ?2, 0, 0, 0)
+                "INSERT INTO log_sources (container_id, about, next_position, complete, removed, retired_seq)
+                 VALUES (?1, ?2, 0, 0, 0, 0)
                  ON CONFLICT (container_id) DO UPDATE SET about = ?2, removed = 0
                  RETURNING id",
                 params![about.container_id, text],
@@ -341,7 +344,7 @@ pub(super) fn sources_mut(shared: &Shared) -> RwLockWriteGuard<'_, BTreeMap<i64,
 
 fn sources(db: &Connection) -> rusqlite::Result<BTreeMap<i64, Source>> {
     let mut statement = db.prepare(
-        "SELECT id, container_id, about, next_position, checkpoint, complete, removed
+        "SELECT id, container_id, about, next_position, checkpoint, complete, removed, retired_seq
          FROM log_sources",
     )?;
     let rows = statement.query_map([], |row| {
@@ -354,6 +357,7 @@ fn sources(db: &Connection) -> rusqlite::Result<BTreeMap<i64, Source>> {
             checkpoint: checkpoint.and_then(|text| serde_json::from_str(&text).ok()),
             complete: row.get(5)?,
             removed: row.get(6)?,
+            retired_seq: row.get::<_, i64>(7)?.unsigned_abs(),
             next_position: row.get::<_, i64>(3)?.unsigned_abs(),
             ..Source::default()
         };
