@@ -24,6 +24,10 @@ pub use parse::duration;
 use host::Host;
 use layers::Layers;
 
+pub use crate::app::logs::SourceChoice;
+
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
 /// Everything that the server needs to know. A flag wins over the environment,
 /// the environment over the file, the file over the default.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +83,21 @@ pub struct Config {
     pub log: String,
     /// How log lines look. Default text.
     pub log_format: LogFormat,
+    /// Where log lines are collected from. Default auto: from the engine's files
+    /// where they can be read, else from its API.
+    pub logs_source: SourceChoice,
+    /// How long log lines are kept, 1 m to 3650 d. Default 30 d.
+    pub logs_max_age: Duration,
+    /// Most bytes that the stored logs of one container take, from 1 MiB on.
+    /// Default 1 GiB.
+    pub logs_max_bytes_each: u64,
+    /// Most bytes that all stored logs take, from 1 MiB on. Default 10 GiB.
+    pub logs_max_bytes: u64,
+    /// Largest log file that the engine writes for a container that this service
+    /// makes, from 4 KiB on. Default 10 MiB.
+    pub container_log_bytes: u64,
+    /// How many of these files it keeps, 1 to 100. Default 3.
+    pub container_log_files: u32,
     /// How long open calls may go on after a stop signal, at most 1 h. Default 10 s.
     pub drain_timeout: Duration,
     /// How long one call to the engine may take, 1 s to 1 h; creating, starting and
@@ -151,6 +170,24 @@ impl Config {
             anonymous: layers.or("anonymous", parse::boolean, false)?,
             log: layers.or("log", parse::log_filter, "info".into())?,
             log_format: layers.or("log_format", parse::log_format, LogFormat::Text)?,
+            logs_source: layers.or("logs_source", parse::log_source, SourceChoice::Auto)?,
+            logs_max_age: layers.or("logs_max_age", parse::log_age, DAY * 30)?,
+            logs_max_bytes_each: layers.or(
+                "logs_max_bytes_each",
+                |v| parse::size(v, 1 << 20..=1 << 50),
+                1 << 30,
+            )?,
+            logs_max_bytes: layers.or(
+                "logs_max_bytes",
+                |v| parse::size(v, 1 << 20..=1 << 50),
+                10 << 30,
+            )?,
+            container_log_bytes: layers.or(
+                "container_log_bytes",
+                |v| parse::size(v, 4 << 10..=1 << 40),
+                10 << 20,
+            )?,
+            container_log_files: layers.or("container_log_files", parse::log_files, 3)?,
             drain_timeout: layers.or(
                 "drain_timeout",
                 |v| parse::duration_in(v, Duration::ZERO),
@@ -195,6 +232,11 @@ impl Config {
         self.data_dir.join("container-svc.db")
     }
 
+    /// The file of the log database.
+    pub fn log_database(&self) -> PathBuf {
+        self.data_dir.join("logs.db")
+    }
+
     /// The settings in force, as a file that `--config` accepts. Holds no secrets.
     pub fn describe(&self) -> String {
         describe::describe(self)
@@ -217,6 +259,16 @@ impl fmt::Display for Listen {
             Self::Tcp(address) => write!(f, "tcp://{address}"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
         }
+    }
+}
+
+impl fmt::Display for SourceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Files => "files",
+            Self::Engine => "engine",
+        })
     }
 }
 

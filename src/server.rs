@@ -17,14 +17,17 @@ use tonic_web::GrpcWebLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
-    app::{self, App, Settings, tasks::Tasks},
+    app::{self, App, Settings, logs::LogSettings, tasks::Tasks},
     config::{Config, Listen},
     domain::{Error, Result, ports::PortRange},
-    engine::Engine,
+    engine::{Engine, LogFilesLimit},
     fetch::{Registry, RegistrySettings},
     gateway::Gateway,
     rpc::{self, Auth, Permissions, pb},
-    store::Store,
+    store::{
+        Store,
+        logs::{Limits, LogStore},
+    },
 };
 
 /// Serves until `shutdown` resolves, then drains.
@@ -44,6 +47,8 @@ pub async fn run(
     }
     write_admin_token(&config, &app).await?;
     tasks.background("tracker", app::follow(app.clone()));
+    tasks.background("logs", app::logs::collect(app.clone()));
+    tasks.background("log retention", app::logs::retain(app.clone()));
 
     for listener in listeners {
         serve(listener, router.clone(), &tasks);
@@ -67,12 +72,25 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
     fs::create_dir_all(&config.data_dir).map_err(make)?;
     fs::set_permissions(&config.data_dir, fs::Permissions::from_mode(0o700)).map_err(make)?;
     let store = Store::open(&config.database())?;
+    let logs = LogStore::open(&config.log_database())?;
     let settings = Settings {
         node_id: config.node_id.clone(),
         self_url: config.self_url.clone(),
         network: config.network.clone(),
         port_range: PortRange { first: config.port_range.0, last: config.port_range.1 },
         port_address: config.port_address,
+        logs: LogSettings {
+            source: config.logs_source,
+            limits: Limits {
+                age: config.logs_max_age,
+                bytes_each: config.logs_max_bytes_each,
+                bytes: config.logs_max_bytes,
+            },
+        },
+        log_files: LogFilesLimit {
+            bytes: config.container_log_bytes,
+            count: config.container_log_files,
+        },
     };
     let registry = Registry::new(RegistrySettings {
         insecure: config.insecure_registries.clone(),
@@ -80,7 +98,7 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
         timeout: config.engine_timeout,
     })?;
     let engine = Engine::new(&config.engine, config.engine_timeout);
-    App::new(settings, engine, store, registry, tasks).await
+    App::new(settings, engine, store, logs, registry, tasks).await
 }
 
 /// Everything that the one port serves.

@@ -6,15 +6,16 @@ use jiff::Timestamp;
 
 use crate::{
     domain::{Error, Kind, Result, container::Container, ports::PortRange, spec::Defaults},
-    engine::Engine,
+    engine::{Engine, LogFilesLimit},
     fetch::Registry,
-    store::{HistoryEntry, Record, Store},
+    store::{HistoryEntry, Record, Store, logs::LogStore},
 };
 
 pub mod access;
 pub mod images;
 pub mod list;
 mod locks;
+pub mod logs;
 pub mod node;
 mod ports;
 mod recover;
@@ -42,6 +43,10 @@ pub struct Settings {
     pub port_range: PortRange,
     /// Host address of published ports.
     pub port_address: IpAddr,
+    /// How logs are collected and kept.
+    pub logs: logs::LogSettings,
+    /// How large the engine lets a log of our containers grow.
+    pub log_files: LogFilesLimit,
 }
 
 /// The application: adapters, the view of the node, and what guards them.
@@ -53,6 +58,8 @@ pub struct App {
     pub engine: Engine,
     /// What outlives the process.
     pub store: Store,
+    /// Logs of all containers.
+    pub logs: logs::Logs,
     /// Registries.
     pub registry: Registry,
     /// What is known of the node.
@@ -77,11 +84,13 @@ impl App {
         settings: Settings,
         engine: Engine,
         store: Store,
+        logs: LogStore,
         registry: Registry,
         tasks: tasks::Tasks,
     ) -> Result<Arc<Self>> {
         let access = access::Tokens::load(&store).await?;
         Ok(Arc::new(Self {
+            logs: logs::Logs::new(logs, settings.logs),
             settings,
             engine,
             store,

@@ -242,6 +242,7 @@ impl App {
                 host_ports: &chosen.host_ports,
                 labels: self.labels(spec),
                 network,
+                log_files: self.settings.log_files,
             })
             .await
     }

@@ -3,10 +3,13 @@
 use jiff::Timestamp;
 
 use super::{App, list::Selector};
-use crate::domain::{
-    Error, Result,
-    container::{Container, State},
-    ports::PublishedPort,
+use crate::{
+    domain::{
+        Error, Kind, Result,
+        container::{Container, State},
+        ports::PublishedPort,
+    },
+    store::logs::About,
 };
 
 /// Lines where the request says nothing.
@@ -37,13 +40,37 @@ impl App {
                 return Err(Error::field("lines", why));
             }
         };
-        let container = self.find(selector, "hash or name")?;
-        let logs = self.engine.last_lines(&container.id, lines).await?;
-        let status = status(&container, Timestamp::now());
+        let (status, logs) = match self.find(selector, "hash or name") {
+            Ok(container) => {
+                let status = status(&container, Timestamp::now());
+                (status, self.last_lines(&container.id, lines).await?)
+            }
+            Err(error) if error.kind() == Kind::NotFound => {
+                // What a container wrote outlives it.
+                let gone = self.gone(selector).ok_or(error)?;
+                (epitaph(&gone), self.last_lines(&gone.container_id, lines).await?)
+            }
+            Err(error) => return Err(error),
+        };
         let summary =
             format!("=== Status ===\n{status}\n=== Logs (last {lines} lines) ===\n{logs}");
         Ok(Summary { status, logs, summary })
     }
+}
+
+fn epitaph(about: &About) -> String {
+    [
+        ("ID", about.container_id.as_str()),
+        ("Name", &about.names.join(", ")),
+        ("Image", &about.image),
+        ("State", "removed"),
+        ("Status", "Removed"),
+        ("Created", &about.created_at),
+        ("Started", "unknown"),
+        ("Ports", ""),
+    ]
+    .map(|(key, value)| format!("{key}: {value}"))
+    .join("\n")
 }
 
 fn status(container: &Container, now: Timestamp) -> String {

@@ -74,6 +74,24 @@ pub struct ServeArgs {
     /// How log lines look: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+    /// Where log lines are collected from: auto, files or engine [default: auto]
+    #[arg(long, value_name = "SOURCE")]
+    pub logs_source: Option<String>,
+    /// How long log lines are kept [default: 30d]
+    #[arg(long, value_name = "TIME")]
+    pub logs_max_age: Option<String>,
+    /// Most bytes that the stored logs of one container take [default: 1GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub logs_max_bytes_each: Option<String>,
+    /// Most bytes that all stored logs take [default: 10GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub logs_max_bytes: Option<String>,
+    /// Largest log file that the engine writes for a container of ours [default: 10MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub container_log_bytes: Option<String>,
+    /// How many of these files it keeps [default: 3]
+    #[arg(long, value_name = "COUNT")]
+    pub container_log_files: Option<String>,
     /// How long open calls may go on after a stop signal [default: 10s]
     #[arg(long, value_name = "TIME")]
     pub drain_timeout: Option<String>,
@@ -105,6 +123,12 @@ impl ServeArgs {
             ("anonymous", one(&self.anonymous)),
             ("log", one(&self.log)),
             ("log_format", one(&self.log_format)),
+            ("logs_source", one(&self.logs_source)),
+            ("logs_max_age", one(&self.logs_max_age)),
+            ("logs_max_bytes_each", one(&self.logs_max_bytes_each)),
+            ("logs_max_bytes", one(&self.logs_max_bytes)),
+            ("container_log_bytes", one(&self.container_log_bytes)),
+            ("container_log_files", one(&self.container_log_files)),
             ("drain_timeout", one(&self.drain_timeout)),
             ("engine_timeout", one(&self.engine_timeout)),
         ])

@@ -26,6 +26,12 @@ pub(super) fn describe(config: &Config) -> String {
     text.bare("anonymous", config.anonymous);
     text.string("log", &config.log);
     text.string("log_format", config.log_format);
+    text.string("logs_source", config.logs_source);
+    text.string("logs_max_age", format_args!("{}s", config.logs_max_age.as_secs()));
+    text.bare("logs_max_bytes_each", config.logs_max_bytes_each);
+    text.bare("logs_max_bytes", config.logs_max_bytes);
+    text.bare("container_log_bytes", config.container_log_bytes);
+    text.bare("container_log_files", config.container_log_files);
     text.string("drain_timeout", format_args!("{}ms", config.drain_timeout.as_millis()));
     text.string("engine_timeout", format_args!("{}ms", config.engine_timeout.as_millis()));
     text.0

@@ -27,6 +27,12 @@ const KEYS: &[&str] = &[
     "anonymous",
     "log",
     "log_format",
+    "logs_source",
+    "logs_max_age",
+    "logs_max_bytes_each",
+    "logs_max_bytes",
+    "container_log_bytes",
+    "container_log_files",
     "drain_timeout",
     "engine_timeout",
 ];

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     path::{self, Path, PathBuf},
     time::Duration,
 };
@@ -9,7 +10,7 @@ use std::{
 use http::{Uri, uri::Authority};
 use tracing_subscriber::EnvFilter;
 
-use super::{Listen, LogFormat};
+use super::{Listen, LogFormat, SourceChoice};
 
 type Parsed<T> = Result<T, String>;
 
@@ -142,17 +143,48 @@ pub(super) fn origin(text: &str) -> Parsed<String> {
 }
 
 pub(super) fn body_bytes(text: &str) -> Parsed<usize> {
-    let remedy = "write bytes as 4194304, or 512KiB, or 4MiB, from 1KiB to 256MiB";
-    let (number, unit) = match (text.strip_suffix("KiB"), text.strip_suffix("MiB")) {
-        (Some(number), _) => (number, 1 << 10),
-        (_, Some(number)) => (number, 1 << 20),
-        (None, None) => (text, 1),
+    let bytes = size(text, 1 << 10..=256 << 20)?;
+    usize::try_from(bytes).map_err(|_| "is out of range".to_owned())
+}
+
+/// A number of bytes, with or without a unit.
+pub(super) fn size(text: &str, range: RangeInclusive<u64>) -> Parsed<u64> {
+    const UNITS: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("", 0)];
+    let show = |bytes: u64| {
+        let unit = UNITS.iter().find(|(_, bits)| bytes.trailing_zeros() >= *bits);
+        unit.map_or(bytes.to_string(), |(unit, bits)| format!("{}{unit}", bytes >> bits))
     };
-    let number: usize = number.parse().map_err(|_| format!("is not a size; {remedy}"))?;
-    match number.checked_mul(unit) {
-        Some(bytes) if (1 << 10..=256 << 20).contains(&bytes) => Ok(bytes),
+    let (least, most) = (show(*range.start()), show(*range.end()));
+    let remedy = format!("write bytes as 4194304, or 512KiB, or 4MiB, from {least} to {most}");
+    let unit = UNITS.iter().find_map(|(unit, bits)| Some((text.strip_suffix(unit)?, bits)));
+    let (number, bits) = unit.unwrap_or((text, &0));
+    let number: u64 = number.parse().map_err(|_| format!("is not a size; {remedy}"))?;
+    match number.checked_mul(1 << bits) {
+        Some(bytes) if range.contains(&bytes) => Ok(bytes),
         _ => Err(format!("is out of range; {remedy}")),
     }
+}
+
+pub(super) fn log_source(text: &str) -> Parsed<SourceChoice> {
+    match text {
+        "auto" => Ok(SourceChoice::Auto),
+        "files" => Ok(SourceChoice::Files),
+        "engine" => Ok(SourceChoice::Engine),
+        _ => Err("is not a source of logs; write auto, files or engine".to_owned()),
+    }
+}
+
+pub(super) fn log_age(text: &str) -> Parsed<Duration> {
+    let age = duration(text)?;
+    if age < Duration::from_secs(60) || age > super::DAY * 3650 {
+        return Err("is out of range; choose from 1m to 3650d".to_owned());
+    }
+    Ok(age)
+}
+
+pub(super) fn log_files(text: &str) -> Parsed<u32> {
+    let count = text.parse().ok().filter(|count| (1..=100).contains(count));
+    count.ok_or_else(|| "is not a number of files; choose from 1 to 100".to_owned())
 }
 
 pub(super) fn boolean(text: &str) -> Parsed<bool> {

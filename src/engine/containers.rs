@@ -1,28 +1,24 @@
-//! Containers: make, start, stop, rename, remove, inspect, list, last log lines.
+//! Containers: make, start, stop, rename, remove, inspect, list.
 
 use std::{collections::HashMap, time::Duration};
 
+use super::{Engine, convert};
+use crate::domain::{Kind, Result, container::Container, ports::Protocol, spec::RunSpec};
 use bollard::{
-    container::LogOutput,
     models::{
-        ContainerCreateBody, EndpointSettings, HostConfig, NetworkingConfig, PortBinding, PortMap,
+        ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, NetworkingConfig,
+        PortBinding, PortMap,
     },
     query_parameters::{
-        CreateContainerOptions, InspectContainerOptions, ListContainersOptions, LogsOptions,
+        CreateContainerOptions, InspectContainerOptions, ListContainersOptions,
         RemoveContainerOptions, RenameContainerOptions, StartContainerOptions,
         StopContainerOptions,
     },
 };
-use futures_util::StreamExt as _;
-
-use super::{Engine, convert};
-use crate::domain::{Kind, Result, container::Container, ports::Protocol, spec::RunSpec};
 
 /// Creating and starting take the engine long on a busy disk: so many times the
 /// limit of a plain question.
 const WORK_TIMES: u32 = 4;
-/// Most bytes of log kept in memory for a summary.
-const LOG_LIMIT: usize = 1 << 20;
 
 /// Everything the engine needs to make a container.
 #[derive(Debug)]
@@ -39,6 +35,17 @@ pub struct NewContainer<'a> {
     pub labels: HashMap<String, String>,
     /// Network to join.
     pub network: &'a str,
+    /// How large its log may grow.
+    pub log_files: LogFilesLimit,
+}
+
+/// How large the engine lets a container's log grow, so that disks do not fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogFilesLimit {
+    /// Bytes of one file.
+    pub bytes: u64,
+    /// Files, the current one too.
+    pub count: u32,
 }
 
 impl Engine {
@@ -107,39 +114,6 @@ impl Engine {
         let listed = self.within(self.timeout, docker.list_containers(Some(options))).await?;
         Ok(listed.into_iter().filter_map(convert::summarised).collect())
     }
-
-    /// The last log lines, both streams in the engine's order, at most 1 MiB:
-    /// what is cut is cut from the beginning.
-    pub async fn last_lines(&self, id: &str, lines: u32) -> Result<String> {
-        if lines == 0 {
-            return Ok(String::new());
-        }
-        let docker = self.docker().await?;
-        let options = LogsOptions {
-            stdout: true,
-            stderr: true,
-            tail: lines.to_string(),
-            ..Default::default()
-        };
-        let read = async {
-            let mut log = docker.logs(id, Some(options));
-            let mut text: Vec<u8> = Vec::new();
-            while let Some(piece) = log.next().await {
-                let (LogOutput::StdErr { message }
-                | LogOutput::StdOut { message }
-                | LogOutput::StdIn { message }
-                | LogOutput::Console { message }) = piece?;
-                text.extend_from_slice(&message);
-                if text.len() > 2 * LOG_LIMIT {
-                    text.drain(..text.len() - LOG_LIMIT);
-                }
-            }
-            Ok(text)
-        };
-        let text = self.within(self.timeout, read).await?;
-        let from = text.len().saturating_sub(LOG_LIMIT);
-        Ok(String::from_utf8_lossy(&text[from..]).into_owned())
-    }
 }
 
 fn body(new: &NewContainer<'_>) -> ContainerCreateBody {
@@ -177,6 +151,13 @@ fn body(new: &NewContainer<'_>) -> ContainerCreateBody {
             #[expect(clippy::cast_possible_truncation, reason = "at most 4096 processors")]
             nano_cpus: (resources.cpu > 0.0).then_some((resources.cpu * 1e9) as i64),
             memory: (resources.memory_mb > 0).then_some(i64::from(resources.memory_mb) << 20),
+            log_config: Some(HostConfigLogConfig {
+                typ: Some("json-file".to_owned()),
+                config: Some(HashMap::from([
+                    ("max-size".to_owned(), new.log_files.bytes.to_string()),
+                    ("max-file".to_owned(), new.log_files.count.to_string()),
+                ])),
+            }),
             pids_limit: (resources.pids > 0).then_some(i64::from(resources.pids)),
             ..Default::default()
         }),

@@ -14,7 +14,7 @@ mod images;
 mod logs;
 mod networks;
 
-pub use containers::NewContainer;
+pub use containers::{LogFilesLimit, NewContainer};
 pub use errors::{ENGINE_UNREACHABLE, PORT_IN_USE, conflicting_port};
 pub use events::Event;
 pub use images::{Credential, LocalImage, PullStep};

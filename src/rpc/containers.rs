@@ -71,7 +71,7 @@ impl ContainerService for Service {
         Ok(Response::new(pb::GetContainerResponse {
             container: Some(container(&found, &self.0)),
             history: history.collect(),
-            log: None,
+            log: super::logs::status(&found.id, &self.0),
         }))
     }
 

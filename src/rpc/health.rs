@@ -21,8 +21,11 @@ pub async fn watch(app: Arc<App>, reporter: HealthReporter) {
         }
         let serving =
             app.view.freshness().synced && writes.is_ok() && app.engine.ping().await.is_ok();
-        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let stores = app.logs.trouble().is_none();
         for service in super::SERVICES.iter().copied().chain([""]) {
+            // Containers can be run also while no log line can be stored.
+            let well = serving && (stores || !["", super::LOGS].contains(&service));
+            let status = if well { ServingStatus::Serving } else { ServingStatus::NotServing };
             reporter.set_service_status(service, status).await;
         }
     }

@@ -11,6 +11,7 @@ mod containers;
 mod convert;
 pub mod health;
 mod images;
+mod logs;
 mod node;
 pub mod pb;
 mod status;
@@ -39,6 +40,10 @@ pub fn routes(app: &Arc<App>) -> Routes {
                 .max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(
+            pb::log_service_server::LogServiceServer::new(service())
+                .max_decoding_message_size(MAX_REQUEST),
+        )
+        .add_service(
             pb::node_service_server::NodeServiceServer::new(service())
                 .max_decoding_message_size(MAX_REQUEST),
         )
@@ -49,10 +54,14 @@ pub fn routes(app: &Arc<App>) -> Routes {
     routes.routes()
 }
 
+/// Name of the log service, whose health also depends on its own store.
+pub const LOGS: &str = pb::log_service_server::SERVICE_NAME;
+
 /// Names of the services, for health.
 pub const SERVICES: &[&str] = &[
     pb::container_service_server::SERVICE_NAME,
     pb::image_service_server::SERVICE_NAME,
+    LOGS,
     pb::node_service_server::SERVICE_NAME,
     pb::token_service_server::SERVICE_NAME,
 ];

@@ -54,6 +54,7 @@ impl NodeService for Service {
             port_range: Some(pb::PortRange { first: range.first.into(), last: range.last.into() }),
             containers_running: count(all.iter().filter(|row| row.is_running()).count()),
             containers_total: count(all.len()),
+            logs: Some(super::logs::node_logs(app)),
         };
         Ok(Response::new(pb::GetNodeResponse { node: Some(node) }))
     }

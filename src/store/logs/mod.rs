@@ -60,6 +60,12 @@ pub struct About {
     pub hashes: Vec<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Image as it was asked for.
+    #[serde(default)]
+    pub image: String,
+    /// When it was made, RFC 3339.
+    #[serde(default)]
+    pub created_at: String,
 }
 
 /// One container of which lines are, or were, collected.
@@ -92,7 +98,7 @@ pub struct Source {
 impl Source {
     /// True when the selection asks for it.
     pub fn is_selected(&self, selection: &Selection) -> bool {
-        let About { container_id, names, hashes, labels } = &self.about;
+        let About { container_id, names, hashes, labels, .. } = &self.about;
         selection.fits(container_id, names, hashes, labels)
     }
 }

@@ -1,0 +1,180 @@
+//! Follows the log of one container, for as long as there is one.
+//!
+//! Whatever goes wrong, it begins again at the last checkpoint that was committed.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::{
+    App, about,
+    collect::{Followed, declare_lost},
+};
+use crate::{
+    domain::{
+        Error, Kind, Result,
+        logs::{Batch, Origin},
+    },
+    engine::{LogFiles, Progress, Wake, Wakes},
+    store::logs::Source,
+};
+
+/// Most bytes of text that are committed at once.
+const LIMIT: usize = 1 << 20;
+/// Lines that come close to each other are read together.
+const GATHER: Duration = Duration::from_millis(5);
+/// How often a log is looked at that nobody says has grown.
+const POLL: Duration = Duration::from_secs(1);
+/// The same where inotify does not work.
+const POLL_ONLY: Duration = Duration::from_millis(50);
+/// First and longest wait after a failure.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+type News = watch::Receiver<Followed>;
+
+/// Follows until the container is gone and its log is read.
+pub(super) async fn follow(app: Arc<App>, mut news: News, wakes: Option<Wakes>) {
+    let id = news.borrow().container.id.clone();
+    let mut wait = RETRY.0;
+    loop {
+        match run(&app, &mut news, wakes.as_ref()).await {
+            Ok(true) => break,
+            Ok(false) => {
+                wait = RETRY.0;
+                // It does not run; there is nothing to do until that changes.
+                if news.changed().await.is_err() {
+                    break;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(?error, container = id, "a log is not collected; trying again");
+                let origin = app.logs.standing().get(&id).and_then(|standing| standing.origin);
+                app.logs.note(&id, origin, Some(error));
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY.1);
+            }
+        }
+    }
+    app.logs.standing().remove(&id);
+}
+
+/// From the last checkpoint to the end of a run of the container; true when the
+/// container is gone.
+async fn run(app: &Arc<App>, news: &mut News, wakes: Option<&Wakes>) -> Result<bool> {
+    let Followed { container, gone } = news.borrow_and_update().clone();
+    let engine_is_here = app.engine.remote_host().is_none();
+    let known = app.logs.known(&container.id);
+    let origin = app.logs.origin(&container, engine_is_here);
+    if gone && known.as_ref().is_none_or(|source| !source.complete) && origin != Some(Origin::Files)
+    {
+        // Its log went with it, before anything or the last of it was read.
+        if container.started_at.is_some() {
+            declare_lost(app, &container).await?;
+        }
+        return Ok(true);
+    }
+    let Some(origin) = origin else { return Ok(gone) };
+    let source = app.logs.store.know(about(&container)).await?;
+    app.logs.note(&container.id, Some(origin), None);
+    let follower = Follower { app, news, source, gone };
+    match origin {
+        Origin::Files => follower.files(container.log_path.clone().into(), wakes).await,
+        Origin::Engine => Ok(gone),
+    }
+}
+
+struct Follower<'a> {
+    app: &'a Arc<App>,
+    news: &'a mut News,
+    source: Arc<Source>,
+    gone: bool,
+}
+
+/// What a reading thread gives back.
+type Reading = (LogFiles, Batch, std::io::Result<Progress>);
+
+impl Follower<'_> {
+    /// Reads the engine's files.
+    async fn files(mut self, path: PathBuf, wakes: Option<&Wakes>) -> Result<bool> {
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        let wake = wakes.and_then(|wakes| wakes.watch(directory).ok());
+        let mut log = LogFiles::new(&path, self.source.checkpoint.clone());
+        loop {
+            // Looked at before the read: a container that has ended then has written
+            // all, since the engine says so only after its log is closed.
+            let Followed { container, gone } = self.news.borrow_and_update().clone();
+            self.gone = gone;
+            let ended = gone || !container.is_running();
+            self.rename(about(&container)).await?;
+            let (mut batch, progress);
+            (log, batch, progress) = self.read(log).await?;
+            let progress = progress.map_err(|error| unreadable(&path, &error))?;
+            if progress == Progress::CaughtUp && ended {
+                log.finish(gone, &mut batch);
+            }
+            if !batch.is_empty() {
+                self.app.logs.store.append(self.source.id, batch, log.checkpoint()).await?;
+            }
+            if progress != Progress::CaughtUp {
+                continue;
+            }
+            if ended {
+                self.app.logs.store.settle(self.source.id, true, gone).await?;
+                return Ok(gone);
+            }
+            self.wait(wake.as_ref()).await;
+        }
+    }
+
+    async fn read(&self, mut log: LogFiles) -> Result<Reading> {
+        let _turn = self.app.logs.readers.acquire().await.map_err(|_| ended())?;
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut batch = Batch::default();
+            let progress = log.read(LIMIT, &mut batch);
+            (log, batch, progress)
+        });
+        reading.await.map_err(|_| ended())
+    }
+
+    /// Until there may be something to do.
+    async fn wait(&mut self, wake: Option<&Wake>) {
+        let grown = async {
+            match wake {
+                Some(wake) => {
+                    let _ = tokio::time::timeout(POLL, wake.changed()).await;
+                }
+                None => tokio::time::sleep(POLL_ONLY).await,
+            }
+        };
+        tokio::select! {
+            () = grown => {}
+            // Its end is seen by the next turn, also when nobody tells any more.
+            _ = self.news.changed() => {}
+        }
+        tokio::time::sleep(GATHER).await;
+    }
+
+    /// Takes over new names, as a replacement gives them.
+    async fn rename(&mut self, about: crate::store::logs::About) -> Result<()> {
+        if self.source.about != about {
+            self.source = self.app.logs.store.know(about).await?;
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        "LOG_UNREADABLE",
+        format!("the engine's log {} cannot be read: {error}", path.display()),
+    )
+}
+
+fn ended() -> Error {
+    Error::new(Kind::Unavailable, "STOPPING", "the service stops")
+}
