@@ -128,7 +128,7 @@ async fn router(config: &Config, app: &Arc<App>) -> Result<Router> {
     let routes = rpc::routes(app).add_service(health).add_service(v1).add_service(v1alpha);
     let grpc = routes.into_axum_router().layer(auth.clone());
 
-    let gateway = Gateway::new(pool, grpc.clone(), config.max_body_bytes, Some(auth.clone()));
+    let gateway = Gateway::new(&pool, grpc.clone(), config.max_body_bytes, Some(auth.clone()));
     let (bridge, other, open) = (gateway.clone(), gateway.clone(), config.public_meta);
     let document = move |request: Request<Body>| {
         let refused = if open { None } else { auth.authenticate(request.headers()).err() };

@@ -80,11 +80,26 @@ impl Raw {
 
     /// Makes containers that do not start.
     pub(crate) async fn make_many(&self, count: usize) -> Result<(), Failure> {
+        self.many(count, false).await
+    }
+
+    /// Makes containers that run.
+    pub(crate) async fn run_many(&self, count: usize) -> Result<(), Failure> {
+        self.many(count, true).await
+    }
+
+    /// Removes all that was made here.
+    pub(crate) fn remove_made(&self) {
+        remove(&self.made());
+    }
+
+    async fn many(&self, count: usize, run: bool) -> Result<(), Failure> {
         let first = self.made().len();
         stream::iter(first..first + count)
             .map(|number| async move {
                 let name = format!("csb-{}-{number}", self.label);
-                self.create(&name, "none").await.map(drop)
+                let id = self.create(&name, "none").await?;
+                if run { self.start(&id).await } else { Ok(()) }
             })
             .buffer_unordered(AT_ONCE)
             .try_collect()
@@ -104,7 +119,7 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        remove(&self.made());
+        self.remove_made();
         docker(&["rmi", &self.image]);
     }
 }

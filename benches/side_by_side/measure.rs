@@ -81,7 +81,7 @@ pub(crate) async fn run_unchanged(
     let beside = async || raw.get("/containers/json").await.map(drop);
     let (ours, beside) = by_turns(plan.questions, ours, beside).await?;
     Ok(Row {
-        what: "RunContainer by gRPC, already running",
+        what: "RunContainer by gRPC, already running, 60 on the engine",
         against: "GET /containers/json",
         ours,
         beside,

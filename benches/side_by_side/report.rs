@@ -74,7 +74,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
 
 /// Writes `BENCHMARKS.md`.
 pub(crate) fn write(plan: Plan, rows: &[Row], engine: &str) -> Result<(), Failure> {
-    let Plan { runs, questions, rounds: (rounds, millis), listed, burst } = plan;
+    let Plan { runs, questions, running, rounds: (rounds, millis), listed, burst } = plan;
     let cores = thread::available_parallelism()?;
     let table = table(rows);
     let text = format!(
@@ -87,7 +87,7 @@ figure is measured by turns with the one beside it, in one run. Times are median
 \x20 every call, on the loopback interface.\n\
 - RunContainer, nothing running: {runs} containers on each side, in the same network; who begins\n\
 \x20 changes with every pair. Each is removed before the next. Beside it: create and start by bollard.\n\
-- RunContainer, already running: {questions} questions to the engine, five times as many calls of\n\
+- RunContainer, already running: while {running} containers run on the engine, beside it; {questions} questions to the engine, five times as many calls of\n\
 \x20 ours between them, on kept connections. The engine's answer is read as bytes and not parsed.\n\
 - IsContainerRunning: 8 calls at once on one connection, {rounds} rounds of {millis} ms on each side. Beside\n\
 \x20 it: a tonic server without a guard that answers the health check, in the same process.\n\

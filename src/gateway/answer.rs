@@ -1,15 +1,20 @@
 //! HTTP answers: one message, an error, or a stream of lines or events.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderValue, Response, StatusCode, header};
-use prost_reflect::{DescriptorPool, DynamicMessage};
+use prost_reflect::MethodDescriptor;
 use tonic::{Code, Status};
 
-use super::{call::Answer, json};
+use super::{
+    call::{Answer, Next},
+    json,
+    plan::Plans,
+    wire::{self, Broken, Wire},
+};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
@@ -44,27 +49,32 @@ pub(super) fn body(status: StatusCode, body: impl Into<Body>) -> Response<Body> 
 }
 
 /// One message.
-pub(super) fn one(message: &DynamicMessage) -> Response<Body> {
-    let mut out = String::with_capacity(1024);
-    json::message(message, &mut out);
-    body(StatusCode::OK, out)
+pub(super) fn one(message: &[u8], rpc: &MethodDescriptor, plans: &Plans) -> Response<Body> {
+    let mut out = String::with_capacity(2 * message.len() + 256);
+    match write(message, rpc.output().full_name(), plans, &mut out) {
+        Ok(()) => body(StatusCode::OK, out),
+        Err(status) => error(&status, plans),
+    }
+}
+
+fn write(message: &[u8], name: &str, plans: &Plans, out: &mut String) -> Result<(), Status> {
+    let place = plans.find(name).ok_or(Broken("its type is not known"));
+    place
+        .and_then(|place| plans.write(place, message, out))
+        .map_err(|Broken(why)| Status::internal(format!("an answer is no {name}: {why}")))
 }
 
 /// An error, under the status of its code.
-pub(super) fn error(status: &Status, pool: &DescriptorPool) -> Response<Body> {
-    error_under(http_status(status.code()), status, pool)
+pub(super) fn error(status: &Status, plans: &Plans) -> Response<Body> {
+    error_under(http_status(status.code()), status, plans)
 }
 
 /// An error under another status than that of its code.
-pub(super) fn error_under(
-    http: StatusCode,
-    status: &Status,
-    pool: &DescriptorPool,
-) -> Response<Body> {
+pub(super) fn error_under(http: StatusCode, status: &Status, plans: &Plans) -> Response<Body> {
     let mut out = String::from("{\"error\":");
     json::text(status.message(), &mut out);
     out.push(',');
-    out.push_str(&fields(status, pool)[1..]);
+    out.push_str(&fields(status, plans)[1..]);
     let mut response = body(http, out);
     if status.code() == Code::Unauthenticated {
         let scheme = HeaderValue::from_static("Bearer");
@@ -74,50 +84,73 @@ pub(super) fn error_under(
 }
 
 /// `{"code":…,"message":…,"details":[…]}`.
-fn fields(status: &Status, pool: &DescriptorPool) -> String {
+fn fields(status: &Status, plans: &Plans) -> String {
     let mut out = format!("{{\"code\":{},\"message\":", i32::from(status.code()));
     json::text(status.message(), &mut out);
-    out.push_str(",\"details\":[");
-    let details = pool
-        .get_message_by_name("google.rpc.Status")
-        .and_then(|descriptor| DynamicMessage::decode(descriptor, status.details()).ok())
-        .and_then(|status| status.get_field_by_name("details").map(std::borrow::Cow::into_owned));
-    let details = details.as_ref().and_then(|value| value.as_list()).unwrap_or_default();
-    for (at, detail) in details.iter().filter_map(|detail| detail.as_message()).enumerate() {
-        if at > 0 {
-            out.push(',');
-        }
-        json::message(detail, &mut out);
+    out.push_str(",\"details\":");
+    let details = out.len();
+    if write_details(status.details(), plans, &mut out).is_err() {
+        // Details that cannot be read must not hide the error itself.
+        out.truncate(details);
+        out.push_str("[]");
     }
-    out.push_str("]}");
+    out.push('}');
     out
 }
 
-/// A stream: a line a message, or an event a message.
-pub(super) fn many(answer: Answer, events: bool, pool: DescriptorPool) -> Response<Body> {
-    let pieces = stream::unfold(Some((answer, pool)), move |state| async move {
-        let (mut answer, pool) = state?;
-        let Some(next) = answer.next_within(SILENCE).await else {
-            // Only an event stream has a way to say nothing.
-            let silence = if events { ": still here\n\n" } else { "" };
-            return Some((Ok::<_, std::io::Error>(Bytes::from(silence)), Some((answer, pool))));
-        };
-        match next? {
-            Ok(message) => {
-                let mut out = String::from(if events { "data: " } else { "" });
-                out.push_str("{\"result\":");
-                json::message(&message, &mut out);
-                out.push_str(if events { "}\n\n" } else { "}\n" });
-                Some((Ok(out.into()), Some((answer, pool))))
-            }
-            Err(status) => {
-                let error = format!("{{\"error\":{}}}", fields(&status, &pool));
-                let out = match events {
-                    true => format!("event: error\ndata: {error}\n\n"),
-                    false => format!("{error}\n"),
-                };
-                Some((Ok(out.into()), None))
-            }
+/// The details in a google.rpc.Status.
+fn write_details(mut status: &[u8], plans: &Plans, out: &mut String) -> Result<(), Broken> {
+    let any = plans.find("google.protobuf.Any").ok_or(Broken("no type for details"))?;
+    let mut separator = "";
+    out.push('[');
+    while !status.is_empty() {
+        if let (3, Wire::Bytes(detail)) = wire::field(&mut status)? {
+            out.push_str(separator);
+            separator = ",";
+            plans.write(any, detail, out)?;
+        }
+    }
+    out.push(']');
+    Ok(())
+}
+
+/// A stream: a line a message, or an event a message. What came first was
+/// waited for already.
+pub(super) fn many(
+    first: Next,
+    answer: Answer,
+    events: bool,
+    rpc: &MethodDescriptor,
+    plans: &Arc<Plans>,
+) -> Response<Body> {
+    let (output, plans) = (rpc.output(), plans.clone());
+    let pieces = stream::unfold(Some((first, answer)), move |state| {
+        let (output, plans) = (output.clone(), plans.clone());
+        async move {
+            let (next, mut answer) = state?;
+            let next = match next {
+                None => answer.next_within(SILENCE).await,
+                next => next,
+            };
+            let Some(next) = next else {
+                // Only an event stream has a way to say nothing.
+                let silence = if events { ": still here\n\n" } else { "" };
+                return Some((Ok::<_, std::io::Error>(Bytes::from(silence)), Some((None, answer))));
+            };
+            let mut out = String::from("{\"result\":");
+            let written =
+                next?.and_then(|message| write(&message, output.full_name(), &plans, &mut out));
+            let (event, rest) = match written {
+                Ok(()) => ("", Some((None, answer))),
+                Err(status) => {
+                    out = format!("{{\"error\":{}", fields(&status, &plans));
+                    ("event: error\n", None)
+                }
+            };
+            out.push('}');
+            let out = json::without_html(out);
+            let piece = if events { format!("{event}data: {out}\n\n") } else { out + "\n" };
+            Some((Ok(piece.into()), rest))
         }
     });
     let mut response = body(StatusCode::OK, Body::from_stream(pieces));

@@ -14,9 +14,11 @@ use tower::ServiceExt as _;
 /// Largest answer message that is taken from our own services.
 const MOST: usize = 256 << 20;
 
+/// What a stream has next: nothing in time, its end, a message, or its failure.
+pub(super) type Next = Option<Option<Result<Bytes, Status>>>;
+
 /// The answer of a call, message by message.
 pub(super) struct Answer {
-    rpc: MethodDescriptor,
     body: Body,
     buffer: BytesMut,
     /// The status, once it came.
@@ -55,7 +57,7 @@ pub(super) async fn call(
     } else if head.status != http::StatusCode::OK {
         return Err(Status::new(Code::Unknown, format!("the RPC answered {}", head.status)));
     }
-    Ok(Answer { rpc: rpc.clone(), body, buffer: BytesMut::new(), end: None })
+    Ok(Answer { body, buffer: BytesMut::new(), end: None })
 }
 
 /// The HTTP path of an RPC.
@@ -85,14 +87,11 @@ fn forward(from: &HeaderMap, to: &mut HeaderMap) {
 }
 
 impl Answer {
-    /// The next message; `None` at a good end, the status at a bad one.
-    pub(super) async fn next(&mut self) -> Option<Result<DynamicMessage, Status>> {
+    /// The bytes of the next message; `None` at a good end, the status at a bad one.
+    pub(super) async fn next(&mut self) -> Option<Result<Bytes, Status>> {
         loop {
             match self.take_frame() {
-                Ok(Some(bytes)) => {
-                    let message = DynamicMessage::decode(self.rpc.output(), bytes);
-                    return Some(message.map_err(|error| Status::internal(error.to_string())));
-                }
+                Ok(Some(bytes)) => return Some(Ok(bytes)),
                 Ok(None) => {}
                 Err(status) => return Some(Err(status)),
             }
@@ -109,10 +108,7 @@ impl Answer {
     }
 
     /// The same, or `None` in the outer option when nothing came in time.
-    pub(super) async fn next_within(
-        &mut self,
-        limit: Duration,
-    ) -> Option<Option<Result<DynamicMessage, Status>>> {
+    pub(super) async fn next_within(&mut self, limit: Duration) -> Next {
         tokio::time::timeout(limit, self.next()).await.ok()
     }
 

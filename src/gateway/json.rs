@@ -1,133 +1,58 @@
-//! Messages as JSON, as grpc-gateway writes them by default: every field that
-//! is not optional is there, an unset message is null, 64-bit numbers are texts.
+//! Values as JSON, in the forms of grpc-gateway.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, LowerExp, Write as _};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use jiff::Timestamp;
-use prost_reflect::{
-    DescriptorPool, DynamicMessage, EnumDescriptor, Kind, MapKey, ReflectMessage as _, Value,
-};
+use jiff::{SignedDuration, civil};
 
-/// Writes a message.
-pub(super) fn message(message: &DynamicMessage, out: &mut String) {
-    let descriptor = message.descriptor();
-    match descriptor.full_name() {
-        "google.protobuf.Timestamp" => return timestamp(message, out),
-        "google.protobuf.Duration" => return duration(message, out),
-        "google.protobuf.Any" => return any(message, out),
-        _ => {}
-    }
-    out.push('{');
-    let mut first = true;
-    for field in descriptor.fields() {
-        let unset = field.supports_presence() && !message.has_field(&field);
-        // Optional fields and members of a oneof are left out; a plain message is null.
-        if unset
-            && (field.containing_oneof().is_some() || !matches!(field.kind(), Kind::Message(_)))
-        {
-            continue;
-        }
-        if !first {
-            out.push(',');
-        }
-        first = false;
-        text(field.json_name(), out);
-        out.push(':');
-        if unset {
-            out.push_str("null");
-        } else {
-            value(&message.get_field(&field), &field.kind(), out);
-        }
-    }
-    out.push('}');
-}
+use super::wire::{self, Broken, Wire};
 
-fn value(value: &Value, kind: &Kind, out: &mut String) {
+const EPOCH: civil::DateTime = civil::DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+/// What a Timestamp and a Duration can say, in seconds.
+const TIMES: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+const LONGEST: u64 = 315_576_000_000;
+
+/// A value as it is.
+pub(super) fn plain(value: impl Display, out: &mut String) {
     // Writing to a String cannot fail.
-    let _ = match value {
-        Value::Bool(value) => write!(out, "{value}"),
-        Value::I32(value) => write!(out, "{value}"),
-        Value::U32(value) => write!(out, "{value}"),
-        Value::I64(value) => write!(out, "\"{value}\""),
-        Value::U64(value) => write!(out, "\"{value}\""),
-        Value::F32(value) => return float(f64::from(*value), &value.to_string(), out),
-        Value::F64(value) => return float(*value, &value.to_string(), out),
-        Value::String(value) => return text(value, out),
-        Value::Bytes(value) => write!(out, "\"{}\"", STANDARD.encode(value)),
-        Value::EnumNumber(number) => return enumeration(*number, kind, out),
-        Value::Message(value) => return message(value, out),
-        Value::List(values) => {
-            list('[', ']', values.iter(), out, |item, out| self::value(item, kind, out));
-            return;
-        }
-        Value::Map(map) => {
-            let mut entries: Vec<_> = map.iter().collect();
-            entries.sort_by(|a, b| a.0.cmp(b.0));
-            let of = match kind {
-                Kind::Message(entry) => entry.map_entry_value_field().kind(),
-                other => other.clone(),
-            };
-            list('{', '}', entries.into_iter(), out, |(key, item), out| {
-                match key {
-                    MapKey::String(key) => text(key, out),
-                    MapKey::Bool(key) => text(&key.to_string(), out),
-                    MapKey::I32(key) => text(&key.to_string(), out),
-                    MapKey::I64(key) => text(&key.to_string(), out),
-                    MapKey::U32(key) => text(&key.to_string(), out),
-                    MapKey::U64(key) => text(&key.to_string(), out),
-                }
-                out.push(':');
-                self::value(item, &of, out);
-            });
-            return;
-        }
-    };
+    let _ = write!(out, "{value}");
 }
 
-fn list<T>(
-    open: char,
-    close: char,
-    items: impl Iterator<Item = T>,
-    out: &mut String,
-    mut write: impl FnMut(T, &mut String),
-) {
-    out.push(open);
-    for (at, item) in items.enumerate() {
-        if at > 0 {
-            out.push(',');
-        }
-        write(item, out);
-    }
-    out.push(close);
+/// A value as a text; none of these needs an escape.
+pub(super) fn quoted(value: impl Display, out: &mut String) {
+    let _ = write!(out, "\"{value}\"");
 }
 
-fn enumeration(number: i32, kind: &Kind, out: &mut String) {
-    let name = match kind {
-        Kind::Enum(descriptor) => EnumDescriptor::get_value(descriptor, number),
-        _ => None,
-    };
-    match name {
-        Some(name) => text(name.name(), out),
-        None => {
-            let _ = write!(out, "{number}");
-        }
-    }
+/// Bytes.
+pub(super) fn base64(bytes: &[u8], out: &mut String) {
+    out.push('"');
+    STANDARD.encode_string(bytes, out);
+    out.push('"');
 }
 
-/// Go switches to an exponent below 1e-6 and from 1e21 on.
-fn float(value: f64, plain: &str, out: &mut String) {
+/// A float; the borders of its exponents are those of its own type.
+pub(super) fn single(value: f32, out: &mut String) {
     let size = value.abs();
+    float(value.into(), (1e-6..1e21).contains(&size), value, out);
+}
+
+/// A double.
+pub(super) fn double(value: f64, out: &mut String) {
+    float(value, (1e-6..1e21).contains(&value.abs()), value, out);
+}
+
+/// Go switches to an exponent far from one, and has no sign before some.
+fn float(value: f64, near: bool, shown: impl Display + LowerExp, out: &mut String) {
     if value.is_nan() {
         out.push_str("\"NaN\"");
     } else if value.is_infinite() {
         out.push_str(if value > 0.0 { "\"Infinity\"" } else { "\"-Infinity\"" });
-    } else if value != 0.0 && !(1e-6..1e21).contains(&size) {
-        let exponent = format!("{value:e}");
-        let signed = if size >= 1e21 { exponent.replace('e', "e+") } else { exponent };
-        out.push_str(&signed);
+    } else if value == 0.0 || near {
+        plain(shown, out);
     } else {
-        out.push_str(plain);
+        let exponent = format!("{shown:e}");
+        let large = value.abs() > 1.0;
+        out.push_str(&if large { exponent.replace('e', "e+") } else { exponent });
     }
 }
 
@@ -159,57 +84,70 @@ pub(super) fn text(value: &str, out: &mut String) {
     out.push('"');
 }
 
-fn seconds_and_nanos(message: &DynamicMessage) -> (i64, i32) {
-    let seconds = message.get_field_by_name("seconds").and_then(|value| value.as_i64());
-    let nanos = message.get_field_by_name("nanos").and_then(|value| value.as_i32());
-    (seconds.unwrap_or_default(), nanos.unwrap_or_default())
+/// Escapes what could end a script in a page. Go does so for what stands in a
+/// stream, and not for other answers. All of these can stand in texts only.
+pub(super) fn without_html(json: String) -> String {
+    const ESCAPES: [(char, &str); 5] = [
+        ('<', "\\u003c"),
+        ('>', "\\u003e"),
+        ('&', "\\u0026"),
+        ('\u{2028}', "\\u2028"),
+        ('\u{2029}', "\\u2029"),
+    ];
+    ESCAPES.into_iter().fold(json, |json, (character, escape)| match json.contains(character) {
+        true => json.replace(character, escape),
+        false => json,
+    })
+}
+
+fn seconds_and_nanos(mut bytes: &[u8]) -> Result<(i64, i32), Broken> {
+    let (mut seconds, mut nanos) = (0, 0);
+    while !bytes.is_empty() {
+        match wire::field(&mut bytes)? {
+            (1, Wire::Varint(value)) => seconds = value.cast_signed(),
+            (2, Wire::Varint(value)) => nanos = value as i32,
+            _ => {}
+        }
+    }
+    Ok((seconds, nanos))
 }
 
 /// No fraction, or one of 3, 6 or 9 digits.
-fn fraction(nanos: i32) -> String {
-    match nanos.unsigned_abs() {
-        0 => String::new(),
-        n if n % 1_000_000 == 0 => format!(".{:03}", n / 1_000_000),
-        n if n % 1_000 == 0 => format!(".{:06}", n / 1_000),
-        n => format!(".{n:09}"),
+fn fraction(nanos: i32, out: &mut String) {
+    // Writing to a String cannot fail.
+    let _ = match nanos.unsigned_abs() {
+        0 => Ok(()),
+        n if n % 1_000_000 == 0 => write!(out, ".{:03}", n / 1_000_000),
+        n if n % 1_000 == 0 => write!(out, ".{:06}", n / 1_000),
+        n => write!(out, ".{n:09}"),
+    };
+}
+
+/// A google.protobuf.Timestamp.
+pub(super) fn timestamp(bytes: &[u8], out: &mut String) -> Result<(), Broken> {
+    const WRONG: Broken = Broken("a timestamp is out of range");
+    let (seconds, nanos) = seconds_and_nanos(bytes)?;
+    if !TIMES.contains(&seconds) || !(0..1_000_000_000).contains(&nanos) {
+        return Err(WRONG);
     }
+    let since = SignedDuration::from_secs(seconds);
+    let whole = EPOCH.checked_add(since).map_err(|_| WRONG)?;
+    let _ = write!(out, "\"{whole}");
+    fraction(nanos, out);
+    out.push_str("Z\"");
+    Ok(())
 }
 
-fn timestamp(message: &DynamicMessage, out: &mut String) {
-    let (seconds, nanos) = seconds_and_nanos(message);
-    let whole = Timestamp::from_second(seconds).unwrap_or_default().to_string();
-    let whole = whole.trim_end_matches('Z');
-    let _ = write!(out, "\"{whole}{}Z\"", fraction(nanos));
-}
-
-fn duration(message: &DynamicMessage, out: &mut String) {
-    let (seconds, nanos) = seconds_and_nanos(message);
+/// A google.protobuf.Duration.
+pub(super) fn duration(bytes: &[u8], out: &mut String) -> Result<(), Broken> {
+    let (seconds, nanos) = seconds_and_nanos(bytes)?;
+    let torn = (seconds > 0 && nanos < 0) || (seconds < 0 && nanos > 0);
+    if torn || seconds.unsigned_abs() > LONGEST || nanos.unsigned_abs() >= 1_000_000_000 {
+        return Err(Broken("a duration is out of range"));
+    }
     let sign = if seconds < 0 || nanos < 0 { "-" } else { "" };
-    let _ = write!(out, "\"{sign}{}{}s\"", seconds.unsigned_abs(), fraction(nanos));
-}
-
-/// With `@type` beside the fields of a type that we know, else its bytes.
-fn any(message: &DynamicMessage, out: &mut String) {
-    let url = message.get_field_by_name("type_url");
-    let url = url.as_ref().and_then(|value| value.as_str()).unwrap_or_default();
-    let bytes = message.get_field_by_name("value");
-    let bytes = bytes.as_ref().and_then(|value| value.as_bytes()).cloned().unwrap_or_default();
-    let descriptor = message.descriptor();
-    let pool: &DescriptorPool = descriptor.parent_pool();
-    let known = pool
-        .get_message_by_name(url.rsplit('/').next().unwrap_or_default())
-        .and_then(|descriptor| DynamicMessage::decode(descriptor, bytes.clone()).ok());
-    out.push_str("{\"@type\":");
-    text(url, out);
-    let mut fields = String::new();
-    match known {
-        Some(inner) => self::message(&inner, &mut fields),
-        None => {
-            let _ = write!(fields, "{{\"value\":\"{}\"}}", STANDARD.encode(&bytes));
-        }
-    }
-    if fields.len() > 2 {
-        out.push(',');
-    }
-    out.push_str(&fields[1..]);
+    let _ = write!(out, "\"{sign}{}", seconds.unsigned_abs());
+    fraction(nanos, out);
+    out.push_str("s\"");
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! The JSON bridge: google.api.http rules, read from the descriptors, served by
 //! the same RPCs in this process.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -16,12 +16,21 @@ mod answer;
 mod call;
 mod input;
 mod json;
+mod once;
 mod openapi;
+mod plan;
+mod query;
 mod rules;
+mod wire;
+mod writer;
 
 use crate::rpc::Auth;
 use input::Refused;
+use plan::Plans;
 use rules::{Found, Rules};
+
+/// How long a stream may wait for its first message before its head is sent.
+const FIRST: Duration = Duration::from_secs(1);
 
 /// The bridge over a stack of gRPC services.
 #[derive(Debug, Clone)]
@@ -29,7 +38,7 @@ pub struct Gateway(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    pool: DescriptorPool,
+    plans: Arc<Plans>,
     rules: Rules,
     /// The gRPC services behind their guard.
     grpc: Router,
@@ -42,10 +51,11 @@ struct Inner {
 
 impl Gateway {
     /// A bridge for the RPCs of a pool, called on `grpc`.
-    pub fn new(pool: DescriptorPool, grpc: Router, max_body: usize, auth: Option<Auth>) -> Self {
-        let rules = Rules::read(&pool);
-        let openapi = openapi::document(&pool, &rules).to_string().into();
-        Self(Arc::new(Inner { pool, rules, grpc, max_body, auth, openapi }))
+    pub fn new(pool: &DescriptorPool, grpc: Router, max_body: usize, auth: Option<Auth>) -> Self {
+        let rules = Rules::read(pool);
+        let openapi = openapi::document(pool, &rules).to_string().into();
+        let plans = Arc::new(Plans::read(pool));
+        Self(Arc::new(Inner { plans, rules, grpc, max_body, auth, openapi }))
     }
 
     /// The OpenAPI document.
@@ -55,44 +65,48 @@ impl Gateway {
 
     /// Answers any request that is not gRPC.
     pub async fn handle(self, request: Request<Body>) -> Response<Body> {
-        let pool = &self.0.pool;
+        let plans = &self.0.plans;
         let (head, body) = request.into_parts();
         if is_grpc(&head.headers) {
             return Status::unimplemented(format!("there is no RPC {}", head.uri.path()))
                 .into_http();
         }
-        let (rule, path) = match self.0.rules.find(&head.method, head.uri.path()) {
+        let path = match query::unescaped(head.uri.path()) {
+            Ok(path) => path,
+            Err(status) => return answer::error(&status, plans),
+        };
+        let (rule, path) = match self.0.rules.find(&head.method, &path) {
             Found::Rule(rule, fields) => (rule, fields),
             Found::OtherMethod if head.method == Method::OPTIONS => {
                 return answer::body(StatusCode::OK, "{}");
             }
             Found::OtherMethod => {
                 let status = Status::new(Code::Unimplemented, "Method Not Allowed");
-                return answer::error(&status, pool);
+                return answer::error(&status, plans);
             }
             Found::Nothing => {
-                return answer::error(&Status::new(Code::NotFound, "Not Found"), pool);
+                return answer::error(&Status::new(Code::NotFound, "Not Found"), plans);
             }
         };
         if let Some(auth) = &self.0.auth
             && let Err(error) = auth.authorise(&call::path(&rule.rpc), &head.headers)
         {
-            return answer::error(&error.into(), pool);
+            return answer::error(&error.into(), plans);
         }
         let body = match self.read(&head.headers, body).await {
             Ok(body) => body,
             Err(response) => return *response,
         };
         let query = head.uri.query().unwrap_or_default();
-        let message = match input::message(rule, path, query, &body) {
+        let message = match input::message(rule, &path, query, &body) {
             Ok(message) => message,
-            Err(status) => return answer::error(&status, pool),
+            Err(status) => return answer::error(&status, plans),
         };
         let called =
             call::call(&self.0.grpc, &rule.rpc, &head.headers, head.extensions, &message).await;
         match called {
             Ok(answered) => self.answer(answered, &rule.rpc, wants_events(&head.headers)).await,
-            Err(status) => answer::error(&status, pool),
+            Err(status) => answer::error(&status, plans),
         }
     }
 
@@ -102,17 +116,21 @@ impl Gateway {
         rpc: &MethodDescriptor,
         events: bool,
     ) -> Response<Body> {
-        let pool = &self.0.pool;
+        let plans = &self.0.plans;
         if rpc.is_server_streaming() {
-            return answer::many(answered, events, pool.clone());
+            // As long as nothing was sent, an error can still have its own status.
+            return match answered.next_within(FIRST).await {
+                Some(Some(Err(status))) => answer::error(&status, plans),
+                first => answer::many(first, answered, events, rpc, plans),
+            };
         }
         match answered.next().await {
             Some(Ok(message)) => match answered.next().await {
-                Some(Err(status)) => answer::error(&status, pool),
-                _ => answer::one(&message),
+                Some(Err(status)) => answer::error(&status, plans),
+                _ => answer::one(&message, rpc, plans),
             },
-            Some(Err(status)) => answer::error(&status, pool),
-            None => answer::error(&Status::internal("the RPC answered nothing"), pool),
+            Some(Err(status)) => answer::error(&status, plans),
+            None => answer::error(&Status::internal("the RPC answered nothing"), plans),
         }
     }
 
@@ -135,13 +153,13 @@ impl Gateway {
                     (StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, why)
                 }
             };
-            Box::new(answer::error_under(http, &Status::new(code, message), &self.0.pool))
+            Box::new(answer::error_under(http, &Status::new(code, message), &self.0.plans))
         })
     }
 
     /// An error as this bridge writes it.
     pub fn error(&self, status: &Status) -> Response<Body> {
-        answer::error(status, &self.0.pool)
+        answer::error(status, &self.0.plans)
     }
 }
 

@@ -1,7 +1,6 @@
 //! The google.api.http rules of the descriptors, and which one a request meets.
 
 use http::Method;
-use percent_encoding::percent_decode_str;
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
 
 /// One method and path of one RPC.
@@ -21,9 +20,9 @@ pub(super) struct Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Segment {
     Literal(String),
-    /// One segment, into a field.
+    /// One segment, into a field; it may be empty, as it may for grpc-gateway.
     One(String),
-    /// One or more segments, into a field.
+    /// Any number of segments, into a field.
     Many(String),
 }
 
@@ -69,10 +68,9 @@ impl Rules {
         Self(rules)
     }
 
-    /// Finds the rule of a request. Encoded slashes count as slashes, as they
-    /// do for grpc-gateway.
+    /// Finds the rule of a request by its path without escapes: encoded slashes
+    /// count as slashes, as they do for grpc-gateway.
     pub(super) fn find(&self, method: &Method, path: &str) -> Found<'_> {
-        let Ok(path) = percent_decode_str(path).decode_utf8() else { return Found::Nothing };
         let Some(path) = path.strip_prefix('/') else { return Found::Nothing };
         let parts: Vec<&str> = path.split('/').collect();
         let mut other = false;
@@ -141,13 +139,11 @@ fn matches(segments: &[Segment], parts: &[&str], fields: &mut Vec<(String, Strin
         }
         ([Segment::One(field), rest @ ..], [part, more @ ..]) => {
             fields.push((field.clone(), (*part).to_owned()));
-            !part.is_empty() && matches(rest, more, fields)
+            matches(rest, more, fields)
         }
         ([Segment::Many(field), rest @ ..], parts) => {
             // What follows is literal, so what it takes is counted from the end.
-            let Some(take) = parts.len().checked_sub(rest.len()).filter(|take| *take > 0) else {
-                return false;
-            };
+            let Some(take) = parts.len().checked_sub(rest.len()) else { return false };
             let (mine, more) = parts.split_at(take);
             fields.push((field.clone(), mine.join("/")));
             matches(rest, more, fields)

@@ -1,58 +1,93 @@
 //! The JSON bridge answers as grpc-gateway does: codes, streams, fields, input.
 
-use std::io::Write as _;
+use std::{io::Write as _, sync::LazyLock};
 
 use axum::{Router, body::Body};
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use container_svc::gateway::Gateway;
 use futures_util::StreamExt as _;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
+use percent_encoding::NON_ALPHANUMERIC;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 
-/// An empty request is answered with every field that is not optional.
-const EMPTY: &str = r#"{"text":"","flag":false,"small":0,"large":"0","unsigned":"0","ratio":0,"data":"","colour":"COLOUR_UNSPECIFIED","numbers":[],"counts":{},"item":null,"at":null,"lasts":null,"memoryMB":0}"#;
+mod real;
+
 /// HTTP status of each gRPC code from 1 on, as grpc-gateway maps them.
 const STATUSES: [u16; 16] =
     [499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401];
 const LIMIT: usize = 10_000;
 
 fn pool() -> DescriptorPool {
-    let root = env!("CARGO_MANIFEST_DIR");
-    let mut compiler =
-        protox::Compiler::new([format!("{root}/tests/it/bridge"), format!("{root}/proto")])
-            .expect("the folders");
-    compiler
-        .include_imports(true)
-        .open_files(["golden.proto", "google/rpc/status.proto"])
-        .expect("compiles");
-    DescriptorPool::decode(compiler.encode_file_descriptor_set().as_slice()).expect("descriptors")
+    static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+        let root = env!("CARGO_MANIFEST_DIR");
+        let mut compiler =
+            protox::Compiler::new([format!("{root}/tests/it/bridge"), format!("{root}/proto")])
+                .expect("the folders");
+        compiler
+            .include_imports(true)
+            .open_files([
+                "golden.proto",
+                "google/rpc/status.proto",
+                "google/rpc/error_details.proto",
+            ])
+            .expect("compiles");
+        let descriptors = compiler.encode_file_descriptor_set();
+        DescriptorPool::decode(descriptors.as_slice()).expect("descriptors")
+    });
+    POOL.clone()
 }
 
 /// A gRPC service by hand: echoes, or fails as it is asked to.
 async fn golden(request: Request<Body>) -> Response<Body> {
     let path = request.uri().path().to_owned();
-    let input = request.into_body().collect().await.expect("a body").to_bytes().slice(5..);
-    let (mut frames, mut code) = (Vec::new(), 0);
-    if path.ends_with("/Echo") {
-        frames.push(input);
-    } else {
-        let descriptor = pool().get_message_by_name("golden.v1.FailRequest").expect("it");
-        let asked = DynamicMessage::decode(descriptor, input).expect("a message");
-        let number = |name| asked.get_field_by_name(name).and_then(|v| v.as_i32()).unwrap_or(0);
-        code = number("code");
-        for item in 1..=number("items") {
-            frames.push(Bytes::from(vec![8, u8::try_from(item).expect("few")]));
+    let input = request.into_body().collect().await.expect("a body").to_bytes();
+    if input.len() < 5 {
+        // A caller that failed to write its message hangs up.
+        return Response::new(Body::empty());
+    }
+    let input = input.slice(5..);
+    let asked = |name: &str| {
+        let descriptor = pool().get_message_by_name(name).expect("it");
+        DynamicMessage::decode(descriptor, input.clone()).expect("a message")
+    };
+    let (mut frames, mut end) = (Vec::new(), HeaderMap::new());
+    end.insert("grpc-status", 0.into());
+    match path.rsplit('/').next() {
+        Some("Echo") => frames.push(input.clone()),
+        Some("Repeat") => frames.extend([input.clone(), input.clone()]),
+        Some("Raw") => {
+            let data =
+                asked("golden.v1.RawRequest").get_field_by_name("data").expect("it").into_owned();
+            frames.push(data.as_bytes().expect("bytes").clone());
+        }
+        _ => {
+            let asked = asked("golden.v1.FailRequest");
+            let field = |name| asked.get_field_by_name(name).expect("a field").into_owned();
+            let number = |name| field(name).as_i32().unwrap_or(0);
+            for item in 1..=number("items") {
+                frames.push(Bytes::from(vec![8, u8::try_from(item).expect("few")]));
+            }
+            let message = field("message");
+            let message = message.as_str().filter(|text| !text.is_empty()).unwrap_or("why ä");
+            let message = percent_encoding::utf8_percent_encode(message, NON_ALPHANUMERIC);
+            end.insert("grpc-status", number("code").into());
+            end.insert("grpc-message", message.to_string().parse().expect("ascii"));
+            let status = field("status");
+            let status = status.as_bytes().expect("bytes");
+            if !status.is_empty() {
+                let status = STANDARD_NO_PAD.encode(status);
+                end.insert("grpc-status-details-bin", status.parse().expect("ascii"));
+            }
         }
     }
-    let mut end = HeaderMap::new();
-    end.insert("grpc-status", code.into());
-    end.insert("grpc-message", "why%20%C3%A4".parse().expect("ascii"));
     let mut response = Response::builder().header("content-type", "application/grpc");
     if frames.is_empty() {
         // Nothing before the end: it stands in the headers.
-        response.headers_mut().expect("headers").extend(end.clone());
+        response.headers_mut().expect("headers").extend(end);
+        return response.body(Body::empty()).expect("a response");
     }
     let frames = frames.into_iter().map(|message| {
         let mut frame = BytesMut::new();
@@ -73,7 +108,7 @@ async fn ask(
     headers: &[(&str, &str)],
     body: Vec<u8>,
 ) -> (u16, String, String) {
-    let gateway = Gateway::new(pool(), Router::new().fallback(golden), LIMIT, None);
+    let gateway = Gateway::new(&pool(), Router::new().fallback(golden), LIMIT, None);
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -93,7 +128,6 @@ async fn echo(body: &str) -> (u16, String) {
 
 #[tokio::test]
 async fn every_code_has_its_status_and_its_body() {
-    assert_eq!(echo("").await, (200, EMPTY.to_owned()));
     for (code, expected) in (1..).zip(STATUSES) {
         let (status, kind, body) = ask("GET", &format!("/golden/fail/{code}"), &[], vec![]).await;
         assert_eq!((status, kind.as_str()), (expected, "application/json"), "code {code}");
@@ -126,22 +160,6 @@ async fn a_stream_is_a_line_or_an_event_a_message_with_the_error_last() {
         body,
         "data: {\"result\":{\"number\":1}}\n\nevent: error\ndata: {\"error\":{\"code\":8,\"message\":\"why ä\",\"details\":[]}}\n\n"
     );
-}
-
-#[tokio::test]
-async fn every_kind_of_field_is_written_as_grpc_gateway_writes_it() {
-    let full = concat!(
-        r#"{"text":"a\"\\\n\u0001ä<&","flag":true,"small":-1,"large":"-9007199254740993","#,
-        r#""unsigned":"18446744073709551615","ratio":0.5,"data":"AP8=","colour":"COLOUR_RED","#,
-        r#""numbers":[1,2],"counts":{"a":"1","b":"2"},"item":{"number":3},"maybe":{"number":0},"#,
-        r#""perhaps":"","right":{"number":4},"at":"2026-01-02T03:04:05.600Z","lasts":"1.500s","memoryMB":7}"#
-    );
-    assert_eq!(echo(full).await, (200, full.to_owned()));
-    for (sent, written) in [("1e21", "1e+21"), ("1e-7", "1e-7"), ("\"NaN\"", "\"NaN\""), ("3", "3")]
-    {
-        let (_, answer) = echo(&format!("{{\"ratio\":{sent}}}")).await;
-        assert!(answer.contains(&format!("\"ratio\":{written},")), "{answer}");
-    }
 }
 
 #[tokio::test]
