@@ -10,7 +10,7 @@ use prost_reflect::{
 };
 
 /// Writes a message.
-pub(super) fn message(message: &DynamicMessage, out: &mut String) {
+pub(crate) fn message(message: &DynamicMessage, out: &mut String) {
     let descriptor = message.descriptor();
     match descriptor.full_name() {
         "google.protobuf.Timestamp" => return timestamp(message, out),

@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 mod answer;
 mod call;
 mod input;
-mod json;
+pub(crate) mod json;
 mod openapi;
 mod rules;
 

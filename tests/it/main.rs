@@ -5,10 +5,13 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 mod access;
+mod bad_input;
 mod bridge;
+mod cli;
 mod clients;
 mod faults;
 mod images;
 mod proxy;
+mod registry;
 mod run;
 mod support;
