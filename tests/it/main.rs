@@ -14,4 +14,5 @@ mod images;
 mod proxy;
 mod registry;
 mod run;
+mod scripts;
 mod support;

@@ -280,7 +280,7 @@ fn address_of(url: &str) -> &str {
 }
 
 /// A port that was free a moment ago.
-fn free_address() -> std::net::SocketAddr {
+pub fn free_address() -> std::net::SocketAddr {
     let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     probe.local_addr().expect("an address")
 }

@@ -125,6 +125,8 @@ impl Drop for Engine {
             let _ = Command::new("kill").arg(process.id().to_string()).status();
             let _ = process.wait();
         }
+        // One that was killed leaves its data mounted, and that the folder in place.
+        let _ = Command::new("umount").arg(self.path("data")).output();
         let _ = self.network.kill();
         let _ = self.network.wait();
     }
