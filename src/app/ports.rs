@@ -1,17 +1,27 @@
 //! Host ports: chosen from the range, reserved while they are given out.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     sync::Mutex,
 };
 
-use super::App;
-use crate::domain::{
-    Error, Kind, Result,
-    container::Container,
-    ports::{PortSpec, Protocol},
+use super::{App, run::does_not_start};
+use crate::{
+    domain::{
+        Error, Kind, Result,
+        container::Container,
+        ports::{PortSpec, Protocol},
+        spec::RunSpec,
+    },
+    engine::{PORT_IN_USE, conflicting_port},
 };
+
+/// How often ports are chosen when other processes take them.
+const TRIES: u32 = 5;
+
+/// A holder that cannot be found out.
+const SOMEBODY: &str = "another process on the host";
 
 type Port = (Protocol, u16);
 
@@ -26,6 +36,13 @@ pub(super) struct Chosen<'a> {
     mine: Vec<Port>,
     /// Host port of each port of the spec, in its order.
     pub(super) host_ports: Vec<u16>,
+}
+
+/// Ports that others took before the engine did, and how often that happened.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    ports: BTreeSet<u16>,
+    times: u32,
 }
 
 impl Drop for Chosen<'_> {
@@ -48,13 +65,13 @@ impl App {
     /// that the predecessor has, else a free one of the range.
     ///
     /// FAILED_PRECONDITION when a port that was asked for is taken,
-    /// RESOURCE_EXHAUSTED when the range is used up. `avoid` are ports that
+    /// RESOURCE_EXHAUSTED when the range is used up. `lost` are ports that
     /// turned out to be taken.
     pub(super) fn choose_ports(
         &self,
         ports: &[PortSpec],
         predecessor: Option<&Container>,
-        avoid: &HashSet<u16>,
+        lost: &Lost,
     ) -> Result<Chosen<'_>> {
         let mut reserved = self.ports.lock();
         let own = predecessor.map_or("", |container| container.id.as_str());
@@ -82,6 +99,9 @@ impl App {
             }
         }
 
+        // What one port keeps is not for another to choose.
+        let kept = predecessor.into_iter().flat_map(|container| &container.ports);
+        taken.extend(kept.map(|port| (port.protocol, port.host)));
         let mut choice = Vec::with_capacity(ports.len());
         let mut mine = Vec::new();
         for port in ports {
@@ -92,11 +112,12 @@ impl App {
                     .find(|have| have.internal == port.internal && have.protocol == port.protocol)
             });
             let host = match (port.host, had) {
-                (0, Some(had)) if !avoid.contains(&had.host) => had.host,
-                (0, _) => self.free_port(port, &taken, avoid)?,
+                (0, Some(had)) if !lost.ports.contains(&had.host) => had.host,
+                (0, _) => self.free_port(port, &taken, lost)?,
                 (asked, _) => asked,
             };
-            if taken.insert((port.protocol, host)) && reserved.insert((port.protocol, host)) {
+            taken.insert((port.protocol, host));
+            if reserved.insert((port.protocol, host)) {
                 mine.push((port.protocol, host));
             }
             choice.push(host);
@@ -104,15 +125,10 @@ impl App {
         Ok(Chosen { reserved: &self.ports, mine, host_ports: choice })
     }
 
-    fn free_port(
-        &self,
-        port: &PortSpec,
-        taken: &HashSet<Port>,
-        avoid: &HashSet<u16>,
-    ) -> Result<u16> {
+    fn free_port(&self, port: &PortSpec, taken: &HashSet<Port>, lost: &Lost) -> Result<u16> {
         let range = self.settings.port_range;
         let mut taken = taken.clone();
-        taken.extend(avoid.iter().map(|avoid| (port.protocol, *avoid)));
+        taken.extend(lost.ports.iter().map(|lost| (port.protocol, *lost)));
         // A start that differs from node to node and call to call keeps two
         // services on one engine from racing for the same port.
         let mut seed = [0; 2];
@@ -136,28 +152,77 @@ impl App {
         ))
     }
 
-    /// The error for a port that turned out to be taken, with its holder.
-    pub(super) fn port_conflict(&self, ports: &[PortSpec], host: u16, own: &str) -> Error {
-        let at = ports.iter().position(|port| port.host == host).unwrap_or(0);
-        let protocol = ports.get(at).map_or(Protocol::Tcp, |port| port.protocol);
+    /// After a start that failed: `Ok` when other ports may help, the error for
+    /// the caller otherwise.
+    pub(super) fn try_again(
+        &self,
+        spec: &RunSpec,
+        error: &Error,
+        host_ports: &[u16],
+        lost: &mut Lost,
+        own: &str,
+    ) -> Result<()> {
+        if error.reason() != PORT_IN_USE {
+            return Err(does_not_start(&spec.engine_name(), error));
+        }
+        let named = conflicting_port(error.message());
+        // A port that was asked for cannot be another.
+        let asked = match named {
+            Some(port) => spec.ports.iter().position(|asked| asked.host == port),
+            None if spec.ports.iter().any(|asked| asked.host == 0) => None,
+            None => spec.ports.iter().position(|asked| !is_free(asked, asked.host)).or(Some(0)),
+        };
+        if let Some(at) = asked
+            && let Some(port) = spec.ports.get(at)
+        {
+            return Err(conflict(at, port.host, &self.holder(port.host, port.protocol, own)));
+        }
+        lost.times += 1;
+        match named {
+            Some(port) => lost.ports.extend([port]),
+            None => lost.ports.extend(host_ports),
+        }
+        if lost.times < TRIES { Ok(()) } else { Err(self.all_lost(spec, host_ports, lost, own)) }
+    }
+
+    /// The error when one chosen port after the other was taken.
+    fn all_lost(&self, spec: &RunSpec, host_ports: &[u16], lost: &Lost, own: &str) -> Error {
+        let last = spec.ports.iter().zip(host_ports).find(|(_, host)| lost.ports.contains(host));
+        let holder = last.map(|(port, host)| self.holder(*host, port.protocol, own));
+        let holder = holder.unwrap_or_else(|| SOMEBODY.to_owned());
+        let ports: Vec<String> = lost.ports.iter().map(u16::to_string).collect();
+        let ports = ports.join(", ");
+        Error::precondition(
+            PORT_IN_USE,
+            format!(
+                "the host ports {ports} were chosen, and each was taken before the container \
+                 \"{}\" could start, the last by {holder}; try again, or set port_range to ports \
+                 that nobody else uses",
+                spec.engine_name()
+            ),
+        )
+        .with("ports", ports)
+        .with("holder", holder)
+    }
+
+    /// Who holds a host port, apart from the container `own`.
+    fn holder(&self, host: u16, protocol: Protocol, own: &str) -> String {
         let container = self.view.all().into_iter().find(|container| {
             let has = |port: &crate::domain::ports::PublishedPort| {
                 port.host == host && port.protocol == protocol
             };
             container.id != own && container.is_running() && container.ports.iter().any(has)
         });
-        let holder = match container {
+        match container {
             Some(container) => format!("container \"{}\"", container.name()),
-            None => process_on(host, protocol)
-                .unwrap_or_else(|| "another process on the host".to_owned()),
-        };
-        conflict(at, host, &holder)
+            None => process_on(host, protocol).unwrap_or_else(|| SOMEBODY.to_owned()),
+        }
     }
 }
 
 fn conflict(at: usize, host: u16, holder: &str) -> Error {
     Error::precondition(
-        crate::engine::PORT_IN_USE,
+        PORT_IN_USE,
         format!(
             "ports[{at}].host: host port {host} is held by {holder}; stop that, take another port, or 0 to have one chosen"
         ),

@@ -10,10 +10,11 @@
 //!
 //! A crash between two steps is mended by `recover`.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     App,
+    ports::Lost,
     run::{Action, Outcome},
 };
 use crate::{
@@ -32,17 +33,40 @@ pub(super) fn predecessor(name: &str) -> String {
 }
 
 impl App {
+    /// Replaces `old`, which differs in these fields. `lost` are ports that
+    /// turned out to be taken.
     pub(super) async fn replace(
         self: &Arc<Self>,
         spec: &RunSpec,
         image_id: &str,
         old: &Container,
         fields: Vec<String>,
+        lost: Lost,
+    ) -> Result<Outcome> {
+        let mut back = true;
+        let outcome = self.try_successors(spec, image_id, old, fields, lost, &mut back).await;
+        outcome.map_err(|error| match back {
+            true => error,
+            false => error.and(
+                "the predecessor does not run any more either: its host port was taken when it \
+                 was stopped for this",
+            ),
+        })
+    }
+
+    /// `back` says whether the predecessor is as it was before.
+    async fn try_successors(
+        self: &Arc<Self>,
+        spec: &RunSpec,
+        image_id: &str,
+        old: &Container,
+        fields: Vec<String>,
+        mut lost: Lost,
+        back: &mut bool,
     ) -> Result<Outcome> {
         let name = spec.engine_name();
-        let mut avoid = HashSet::new();
         loop {
-            let chosen = self.choose_ports(&spec.ports, Some(old), &avoid)?;
+            let chosen = self.choose_ports(&spec.ports, Some(old), &lost)?;
             let new = self.create(spec, &successor(&name), image_id, &chosen).await?;
             match self.switch(&name, old, &new).await {
                 Ok(()) => {
@@ -53,13 +77,12 @@ impl App {
                     return outcome;
                 }
                 Err(error) => {
-                    self.put_back(&name, old, &new).await?;
+                    *back = self.put_back(&name, old, &new).await?;
                     if error.reason() != PORT_IN_USE {
-                        return Err(
-                            super::run::does_not_start(&name, &error).with("rolledBack", "true")
-                        );
+                        let error = super::run::does_not_start(&name, &error);
+                        return Err(error.with("rolledBack", back.to_string()));
                     }
-                    self.try_again(spec, &error, &chosen, &mut avoid, &old.id)?;
+                    self.try_again(spec, &error, &chosen.host_ports, &mut lost, &old.id)?;
                 }
             }
         }
@@ -74,18 +97,30 @@ impl App {
         self.engine.start(new).await
     }
 
-    /// Undoes a switch from wherever it stopped.
-    async fn put_back(&self, name: &str, old: &Container, new: &str) -> Result<()> {
+    /// Undoes a switch from wherever it stopped. `false` when the predecessor
+    /// cannot run again because its own port was taken meanwhile: a successor
+    /// with another port is the better remedy then.
+    async fn put_back(&self, name: &str, old: &Container, new: &str) -> Result<bool> {
         self.discard(new).await;
         let now = self.engine.inspect(&old.id).await?;
         if now.is_some_and(|now| now.name() != name) {
             self.engine.rename(&old.id, name).await?;
         }
-        if old.is_running() {
-            self.engine.start(&old.id).await?;
-        }
+        let back = match old.is_running() {
+            true => self.engine.start(&old.id).await,
+            false => Ok(()),
+        };
         self.refresh(&old.id).await?;
-        tracing::warn!(name, "the successor does not start; the predecessor is back");
-        Ok(())
+        match back {
+            Ok(()) => {
+                tracing::warn!(name, "the successor does not start; the predecessor is back");
+                Ok(true)
+            }
+            Err(error) if error.reason() == PORT_IN_USE => {
+                tracing::warn!(?error, name, "the predecessor's port was taken; it cannot be back");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 }

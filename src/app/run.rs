@@ -1,11 +1,11 @@
 //! RunContainer: make sure that a container of this description runs.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use super::{App, ports::Chosen};
+use super::{
+    App,
+    ports::{Chosen, Lost},
+};
 use crate::{
     domain::{
         Error, Kind, Result,
@@ -13,12 +13,9 @@ use crate::{
         ports::PublishedPort,
         spec::{PullPolicy, RunRequest, RunSpec, differing},
     },
-    engine::{NewContainer, PORT_IN_USE, conflicting_port},
+    engine::{NewContainer, PORT_IN_USE},
     store::Record,
 };
-
-/// Ports that are tried when other processes take the chosen ones.
-const PORT_TRIES: usize = 5;
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +90,7 @@ impl App {
         };
         let differences = self.differences(&existing, &spec, &image_id).await?;
         if !differences.is_empty() {
-            return self.replace(&spec, &image_id, &existing, differences).await;
+            return self.replace(&spec, &image_id, &existing, differences, Lost::default()).await;
         }
         if existing.is_running() {
             return Ok(outcome(Action::Unchanged, &spec, &existing));
@@ -106,11 +103,9 @@ impl App {
             // A chosen port was taken while it did not run: only a new
             // container can have another.
             Err(error) if error.reason() == PORT_IN_USE => {
-                let fixed = self.fixed_port_conflict(&spec, &error, &existing.id);
-                if let Some(conflict) = fixed {
-                    return Err(conflict);
-                }
-                self.replace(&spec, &image_id, &existing, vec!["ports".to_owned()]).await
+                let (had, mut lost) = (asked_ports(&spec, &existing), Lost::default());
+                self.try_again(&spec, &error, &had, &mut lost, &existing.id)?;
+                self.replace(&spec, &image_id, &existing, vec!["ports".to_owned()], lost).await
             }
             Err(error) => Err(does_not_start(&name, &error)),
         }
@@ -174,9 +169,9 @@ impl App {
 
     async fn create_new(self: &Arc<Self>, spec: &RunSpec, image_id: &str) -> Result<Outcome> {
         let name = spec.engine_name();
-        let mut avoid = HashSet::new();
+        let mut lost = Lost::default();
         loop {
-            let chosen = self.choose_ports(&spec.ports, None, &avoid)?;
+            let chosen = self.choose_ports(&spec.ports, None, &lost)?;
             let id = self.create(spec, &name, image_id, &chosen).await?;
             match self.engine.start(&id).await {
                 Ok(()) => {
@@ -187,42 +182,10 @@ impl App {
                 Err(error) => {
                     // What we could not start we do not leave behind.
                     self.discard(&id).await;
-                    self.try_again(spec, &error, &chosen, &mut avoid, &id)?;
+                    self.try_again(spec, &error, &chosen.host_ports, &mut lost, &id)?;
                 }
             }
         }
-    }
-
-    /// `Ok` when other ports may help; the error for the caller otherwise.
-    pub(super) fn try_again(
-        &self,
-        spec: &RunSpec,
-        error: &Error,
-        chosen: &Chosen<'_>,
-        avoid: &mut HashSet<u16>,
-        own: &str,
-    ) -> Result<()> {
-        if error.reason() != PORT_IN_USE {
-            return Err(does_not_start(&spec.engine_name(), error));
-        }
-        if let Some(conflict) = self.fixed_port_conflict(spec, error, own) {
-            return Err(conflict);
-        }
-        if avoid.len() >= PORT_TRIES * chosen.host_ports.len().max(1) {
-            return Err(error.clone());
-        }
-        match conflicting_port(error.message()) {
-            Some(port) => avoid.extend([port]),
-            None => avoid.extend(chosen.host_ports.iter().copied()),
-        }
-        Ok(())
-    }
-
-    /// The error with the holder, when the port was not ours to choose.
-    fn fixed_port_conflict(&self, spec: &RunSpec, error: &Error, own: &str) -> Option<Error> {
-        let port = conflicting_port(error.message())?;
-        let fixed = spec.ports.iter().any(|asked| asked.host == port);
-        fixed.then(|| self.port_conflict(&spec.ports, port, own))
     }
 
     pub(super) async fn create(

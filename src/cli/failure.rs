@@ -73,7 +73,9 @@ impl fmt::Display for Failure {
             Self::Config(error) => write!(f, "{error}"),
             Self::Server(error) => {
                 write!(f, "{error}")?;
-                causes(f, error.source())
+                let told =
+                    |cause: &&(dyn Error + 'static)| error.message().contains(&cause.to_string());
+                causes(f, error.source().filter(|cause| !told(cause)))
             }
             Self::Refused(status) => refused(f, status),
             Self::Unreachable(text) | Self::Usage(text) | Self::Other(text) => f.write_str(text),

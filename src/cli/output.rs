@@ -8,7 +8,7 @@ use std::{
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 
-use crate::rpc::pb;
+use crate::{gateway, rpc::pb};
 
 use super::Failure;
 
@@ -28,15 +28,17 @@ impl Output {
         Ok(stdout.flush()?)
     }
 
-    /// Prints a message on one line, with the JSON names and defaults of REST.
-    /// `name` is the message's name in the proto package.
+    /// Prints a message on one line, just as REST writes it. `name` is the
+    /// message's name in the proto package.
     pub(super) fn message(self, name: &str, message: &impl Message) -> Result<(), Failure> {
-        self.line(to_json(name, message, serde_json::ser::CompactFormatter)?)
+        let mut json = String::new();
+        gateway::json::message(&dynamic(name, message)?, &mut json);
+        self.line(json)
     }
 
     /// Prints a message over several lines, for people.
     pub(super) fn pretty(self, name: &str, message: &impl Message) -> Result<(), Failure> {
-        self.line(to_json(name, message, serde_json::ser::PrettyFormatter::new())?)
+        self.line(pretty(name, message)?)
     }
 
     /// Prints rows under a heading, in aligned columns.
@@ -55,24 +57,29 @@ pub(super) fn warn(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Proto3 JSON with the fields in the order of the proto.
-fn to_json(
-    name: &str,
-    message: &impl Message,
-    format: impl serde_json::ser::Formatter,
-) -> Result<String, Failure> {
-    let defect = |why: &dyn Display| Failure::Other(format!("cannot print {name} as JSON: {why}"));
-    let pool = DescriptorPool::decode(pb::DESCRIPTORS).map_err(|why| defect(&why))?;
+/// The message with what its descriptor tells of it.
+fn dynamic(name: &str, message: &impl Message) -> Result<DynamicMessage, Failure> {
+    let pool = DescriptorPool::decode(pb::DESCRIPTORS).map_err(|why| defect(name, &why))?;
     let descriptor = pool
         .get_message_by_name(&format!("containersvc.v1.{name}"))
-        .ok_or_else(|| defect(&"no such message"))?;
+        .ok_or_else(|| defect(name, &"no such message"))?;
     let mut dynamic = DynamicMessage::new(descriptor);
-    dynamic.transcode_from(message).map_err(|why| defect(&why))?;
+    dynamic.transcode_from(message).map_err(|why| defect(name, &why))?;
+    Ok(dynamic)
+}
+
+/// Proto3 JSON over several lines, with the fields in the order of the proto.
+fn pretty(name: &str, message: &impl Message) -> Result<String, Failure> {
     let options = SerializeOptions::new().skip_default_fields(false);
     let mut json = Vec::new();
-    let mut serializer = serde_json::Serializer::with_formatter(&mut json, format);
-    dynamic.serialize_with_options(&mut serializer, &options).map_err(|why| defect(&why))?;
-    String::from_utf8(json).map_err(|why| defect(&why))
+    let mut serializer = serde_json::Serializer::pretty(&mut json);
+    let written = dynamic(name, message)?.serialize_with_options(&mut serializer, &options);
+    written.map_err(|why| defect(name, &why))?;
+    String::from_utf8(json).map_err(|why| defect(name, &why))
+}
+
+fn defect(name: &str, why: &dyn Display) -> Failure {
+    Failure::Other(format!("cannot print {name} as JSON: {why}"))
 }
 
 fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
@@ -97,8 +104,6 @@ fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::ser::CompactFormatter;
-
     use super::*;
 
     #[test]
@@ -110,13 +115,13 @@ mod tests {
     #[test]
     fn json_has_proto3_names_and_keeps_defaults() {
         let answer = pb::IsContainerRunningResponse { is_running: false };
-        let bare = to_json("IsContainerRunningResponse", &answer, CompactFormatter).unwrap();
-        assert_eq!(bare, r#"{"isRunning":false}"#);
+        let bare = pretty("IsContainerRunningResponse", &answer).unwrap();
+        assert_eq!(bare, "{\n  \"isRunning\": false\n}");
         let container = pb::Container {
             resources: Some(pb::Resources { memory_mb: 64, ..Default::default() }),
             ..Default::default()
         };
-        let json = to_json("Container", &container, CompactFormatter).unwrap();
+        let json: String = pretty("Container", &container).unwrap().split_whitespace().collect();
         assert!(json.starts_with(r#"{"id":"","nodeId":"","names":[],"#), "{json}");
         assert!(json.contains(r#""memoryMB":64"#) && !json.contains("exitCode"), "{json}");
     }

@@ -11,6 +11,11 @@ use crate::rpc::pb;
 
 use super::{Failure, Output, Session, output::warn};
 
+/// How something of no known size is shown.
+const WORDS: &str = "{prefix:12} {msg}";
+/// How something that has a size is shown.
+const SIZES: &str = "{prefix:12} [{bar:30}] {bytes}/{total_bytes} {msg}";
+
 /// What to fetch.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -75,9 +80,7 @@ impl View {
             return Self::Lines(HashMap::new());
         }
         let area = MultiProgress::new();
-        let total = area.add(ProgressBar::new(0));
-        total.set_style(style("{prefix:12} [{bar:30}] {bytes}/{total_bytes} {msg}"));
-        total.set_prefix("total");
+        let total = area.add(bar("total"));
         Self::Bars(Bars { area, total, layers: HashMap::new() })
     }
 
@@ -100,6 +103,9 @@ impl View {
     /// Takes the bars off the screen.
     fn clear(&self) {
         if let Self::Bars(bars) = self {
+            // One that is not finished would be drawn again when it is dropped,
+            // over what stands there by then.
+            bars.layers.values().chain([&bars.total]).for_each(ProgressBar::finish_and_clear);
             // A terminal that is gone needs no clearing.
             let _ = bars.area.clear();
         }
@@ -109,26 +115,35 @@ impl View {
 impl Bars {
     fn show(&mut self, step: &pb::PullImageResponse) {
         if let Some(all) = &step.progress {
-            self.total.set_length(bytes(all.total_bytes));
-            self.total.set_position(bytes(all.current_bytes));
-            self.total.set_message(format!("{}/{} layers", all.layers_done, all.layers_total));
+            let message = format!("{}/{} layers", all.layers_done, all.layers_total);
+            update(&self.total, all.current_bytes, all.total_bytes, message);
         }
         let Some(layer) = &step.layer else { return };
         let bar = self.layers.entry(layer.id.clone()).or_insert_with(|| {
-            let bar = self.area.insert_before(&self.total, ProgressBar::new(0));
-            bar.set_prefix(layer.id.replace(char::is_control, "?"));
-            bar
+            self.area.insert_before(&self.total, bar(&layer.id.replace(char::is_control, "?")))
         });
-        bar.set_message(layer.status.replace(char::is_control, "?"));
-        if layer.total_bytes > 0 {
-            bar.set_style(style("{prefix:12} [{bar:30}] {bytes}/{total_bytes} {msg}"));
-            bar.set_length(bytes(layer.total_bytes));
-            bar.set_position(bytes(layer.current_bytes));
-        } else {
-            bar.set_style(style("{prefix:12} {msg}"));
-            bar.tick();
-        }
+        let message = layer.status.replace(char::is_control, "?");
+        update(bar, layer.current_bytes, layer.total_bytes, message);
     }
+}
+
+/// A bar for which nothing is known yet but what it is for.
+fn bar(prefix: &str) -> ProgressBar {
+    let bar = ProgressBar::new(0).with_prefix(prefix.to_owned());
+    bar.set_style(style(WORDS));
+    bar
+}
+
+/// Tells how far something is; without a size there is no bar to draw.
+fn update(bar: &ProgressBar, current: i64, total: i64, message: String) {
+    if total > 0 {
+        bar.set_style(style(SIZES));
+        bar.set_length(bytes(total));
+        bar.set_position(bytes(current));
+    } else {
+        bar.set_style(style(WORDS));
+    }
+    bar.set_message(message);
 }
 
 fn style(template: &str) -> ProgressStyle {

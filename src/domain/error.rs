@@ -107,6 +107,14 @@ impl Error {
         self
     }
 
+    /// Adds to the message what else the caller should know.
+    #[must_use]
+    pub fn and(mut self, more: &str) -> Self {
+        self.0.message.push_str("; ");
+        self.0.message.push_str(more);
+        self
+    }
+
     /// Adds the cause, which is logged and never sent.
     #[must_use]
     pub fn because(mut self, cause: impl StdError + Send + Sync + 'static) -> Self {

@@ -80,13 +80,27 @@ fn is_port_conflict(message: &str) -> bool {
 }
 
 /// The host port that an error about a conflict names: the digits that follow
-/// the address, as in `Bind for 0.0.0.0:8080 failed`.
+/// the first address, in the words of any release of the engine.
 pub fn conflicting_port(message: &str) -> Option<u16> {
-    let at = ["Bind for ", "listen tcp4 ", "listen tcp ", "listen tcp6 ", "listen udp "]
-        .iter()
-        .find_map(|mark| message.find(mark).map(|at| at + mark.len()))?;
-    let address = message[at..].split_whitespace().next()?.trim_end_matches(':');
-    address.rsplit_once(':')?.1.parse().ok()
+    const MARKS: [&str; 7] = [
+        "failed to bind host port for ",
+        "failed to bind host port ",
+        "Bind for ",
+        "listen tcp4 ",
+        "listen tcp6 ",
+        "listen tcp ",
+        "listen udp ",
+    ];
+    let at = MARKS.iter().find_map(|mark| message.find(mark).map(|at| at + mark.len()))?;
+    let address = &message[at..];
+    // An IPv6 address stands in brackets, or is the short form of "any".
+    let port = match (address.strip_prefix('['), address.strip_prefix(":::")) {
+        (Some(inside), _) => inside.split_once("]:")?.1,
+        (None, Some(port)) => port,
+        (None, None) => address.split_once(':')?.1,
+    };
+    let end = port.find(|c: char| !c.is_ascii_digit()).unwrap_or(port.len());
+    port[..end].parse().ok()
 }
 
 #[cfg(test)]
@@ -99,6 +113,12 @@ mod tests {
             ("Bind for 0.0.0.0:8080 failed: port is already allocated", Some(8080)),
             ("Error: listen tcp4 0.0.0.0:81: bind: address already in use", Some(81)),
             ("listen tcp [::]:82: bind: address already in use", Some(82)),
+            ("Bind for :::83 failed: port is already allocated", Some(83)),
+            (
+                "failed to bind host port for 0.0.0.0:84:172.17.0.2:80/tcp: address already in use",
+                Some(84),
+            ),
+            ("failed to bind host port [::]:85/tcp: address already in use", Some(85)),
             ("no port", None),
         ] {
             assert_eq!(conflicting_port(message), port, "{message}");

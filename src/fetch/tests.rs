@@ -1,93 +1,21 @@
-//! The registry's promises, held against a real registry and against misbehaving ones.
+//! The registry's promises, held against registries that misbehave. Those that
+//! behave are in `tests/it/images.rs`.
 
 #![expect(clippy::disallowed_methods, reason = "servers of a test end with its runtime")]
 
 use std::{
     path::Path,
-    process::Stdio,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use axum::{Router, body::Body, extract::Request, http::Response};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-};
+use tokio::process::Command;
 
 use super::{Credential, DockerConfig, Registry, RegistrySettings};
 use crate::domain::{Kind, image::ImageRef};
 
-/// `alice` with the password `sesame`.
-const HTPASSWD: &str = "alice:$2b$04$lPSyKFuOywoT/1jzyan9TuDAqz13n0JMafNAkTPL.L5GWQV9wLgb2\n";
-const EMPTY_SHA256: &str =
-    "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
 const PATIENCE: Duration = Duration::from_secs(20);
-
-struct RealRegistry {
-    host: String,
-    _process: Child,
-    _folder: tempfile::TempDir,
-}
-
-impl RealRegistry {
-    async fn start(auth: bool) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let at = folder.path().display();
-        let mut config = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {at}/data}}}}\n\
-             http: {{addr: '127.0.0.1:0'}}\n"
-        );
-        if auth {
-            std::fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
-            config += &format!("auth: {{htpasswd: {{realm: test, path: {at}/htpasswd}}}}\n");
-        }
-        let file = folder.path().join("config.yml");
-        std::fs::write(&file, config).unwrap();
-        let mut process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("no docker-registry to test against: run `make engine`");
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let listening = async {
-            while let Some(line) = lines.next_line().await.unwrap() {
-                if let Some((_, rest)) = line.split_once("listening on ") {
-                    return rest.split(['"', ' ', ',']).next().unwrap().to_owned();
-                }
-            }
-            panic!("docker-registry ended before it listened")
-        };
-        let host = tokio::time::timeout(PATIENCE, listening).await.expect("no listening registry");
-        // Its log must be read on, else the full pipe would stop it.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { host, _process: process, _folder: folder }
-    }
-
-    /// Pushes a manifest without layers as `team/app:v1`.
-    async fn push(&self) {
-        let client = super::http::client(PATIENCE).unwrap();
-        let base = format!("http://{}/v2/team/app", self.host);
-        let login = |request: reqwest::RequestBuilder| request.basic_auth("alice", Some("sesame"));
-        let upload = login(client.post(format!("{base}/blobs/uploads/"))).send().await.unwrap();
-        let location = upload.headers()["location"].to_str().unwrap();
-        let mut blob = reqwest::Url::parse(&base).unwrap().join(location).unwrap();
-        blob.query_pairs_mut().append_pair("digest", EMPTY_SHA256);
-        let put = login(client.put(blob)).body("{}").send().await.unwrap();
-        assert_eq!(put.status(), 201);
-        let kind = "application/vnd.oci.image.manifest.v1+json";
-        let manifest = format!(
-            r#"{{"schemaVersion":2,"mediaType":"{kind}","layers":[],"config":{{"size":2,
-            "mediaType":"application/vnd.oci.image.config.v1+json","digest":"{EMPTY_SHA256}"}}}}"#
-        );
-        let put = client.put(format!("{base}/manifests/v1")).header("content-type", kind);
-        let put = login(put).body(manifest).send().await.unwrap();
-        assert_eq!(put.status(), 201, "{}", put.text().await.unwrap());
-    }
-}
 
 fn registry_with(config: &Path) -> Registry {
     Registry::new(RegistrySettings {
@@ -141,38 +69,6 @@ fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Body>) -> Respo
         response = response.header(*key, *value);
     }
     response.body(body.into()).unwrap()
-}
-
-#[tokio::test]
-async fn an_open_registry_says_what_it_has() {
-    let real = RealRegistry::start(false).await;
-    real.push().await;
-    let ours = anonymous();
-    assert!(ours.pullable(&image(&real.host, "team/app:v1")).await.unwrap());
-    assert!(!ours.pullable(&image(&real.host, "team/app:v2")).await.unwrap());
-    assert!(!ours.pullable(&image(&real.host, "team/other")).await.unwrap());
-}
-
-#[tokio::test]
-async fn a_closed_registry_opens_to_the_right_password_only() {
-    let real = RealRegistry::start(true).await;
-    real.push().await;
-    let folder = tempfile::tempdir().unwrap();
-    let app = image(&real.host, "team/app:v1");
-    assert!(!anonymous().pullable(&app).await.unwrap());
-    let entry = |password: &str| {
-        let host = &real.host;
-        format!(r#"{{"auths":{{"{host}":{{"username":"alice","password":"{password}"}}}}}}"#)
-    };
-    let ours = registry_with(&config(&folder, &entry("wrong")));
-    assert!(!ours.pullable(&app).await.unwrap());
-    // The same Registry: the file is read at each use.
-    config(&folder, &entry("sesame"));
-    assert!(ours.pullable(&app).await.unwrap());
-    assert_eq!(
-        ours.credential_for(&app).await.unwrap(),
-        Some(Credential::basic("alice", "sesame"))
-    );
 }
 
 #[tokio::test]

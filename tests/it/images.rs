@@ -1,143 +1,17 @@
 //! Images come from a registry, with progress, credentials and honest errors.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends")]
-
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+#![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
 
 use container_svc::rpc::pb::{self, image_service_client::ImageServiceClient};
-use tempfile::TempDir;
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, Command},
-    task::JoinHandle,
-};
 use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
 
-use super::support::{DEADLINE, Service, docker, image, unique};
+use super::{
+    registry::{ALICE, Registry},
+    support::{Service, docker, unique},
+};
 
-/// `alice` with the password `sesame`.
-const HTPASSWD: &str = "alice:$2b$04$lPSyKFuOywoT/1jzyan9TuDAqz13n0JMafNAkTPL.L5GWQV9wLgb2\n";
-/// The same for a Docker config file.
-const ALICE: &str = "YWxpY2U6c2VzYW1l";
-
-/// A real registry; it and what it gave are gone when it is dropped.
-struct Registry {
-    host: String,
-    dir: TempDir,
-    _process: Child,
-    reader: JoinHandle<()>,
-}
-
-impl Registry {
-    #[expect(clippy::disallowed_methods, reason = "the test owns the registry")]
-    async fn start(auth: bool) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let at = dir.path().display();
-        let mut config = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {at}/data}}}}\n\
-             http: {{addr: '127.0.0.1:0'}}\n"
-        );
-        if auth {
-            std::fs::write(dir.path().join("htpasswd"), HTPASSWD).expect("a file");
-            config += &format!("auth: {{htpasswd: {{realm: test, path: {at}/htpasswd}}}}\n");
-        }
-        let file = dir.path().join("config.yml");
-        std::fs::write(&file, config).expect("a file");
-        let mut process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("no docker-registry to test against: run `make engine`");
-        let mut lines = BufReader::new(process.stderr.take().expect("piped")).lines();
-        let listening = async {
-            while let Some(line) = lines.next_line().await.expect("text") {
-                if let Some((_, rest)) = line.split_once("listening on ") {
-                    return rest.split(['"', ' ', ',']).next().unwrap_or_default().to_owned();
-                }
-            }
-            panic!("docker-registry ended before it listened")
-        };
-        let host = tokio::time::timeout(DEADLINE, listening).await.expect("it listens in time");
-        // Its log must be read on, else the full pipe would stop it.
-        let reader =
-            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        let registry = Self { host, dir, _process: process, reader };
-        registry.docker_config("alice", ALICE);
-        registry.docker_config("nobody", "");
-        registry
-    }
-
-    /// A Docker config with this login, by its directory.
-    fn docker_config(&self, who: &str, auth: &str) -> PathBuf {
-        let dir = self.dir.path().join(who);
-        std::fs::create_dir_all(&dir).expect("a directory");
-        let auths = match auth {
-            "" => String::new(),
-            auth => format!("\"{}\":{{\"auth\":\"{auth}\"}}", self.host),
-        };
-        std::fs::write(dir.join("config.json"), format!("{{\"auths\":{{{auths}}}}}"))
-            .expect("a file");
-        dir
-    }
-
-    /// A service whose own Docker config holds no credentials.
-    async fn service(&self) -> Service {
-        let config = self.dir.path().join("nobody");
-        Service::with(|with| with.docker_config = Some(config)).await.synced().await
-    }
-
-    /// Pushes an image with a layer of its own; it is not on the node then.
-    fn push(&self, repository: &str) -> String {
-        let name = self.make(repository);
-        let config = self.dir.path().join("alice");
-        let pushed = docker(&["--config", &config.to_string_lossy(), "push", &name]);
-        assert!(pushed.contains("digest: sha256:"), "{pushed}");
-        docker(&["rmi", &name]);
-        assert_eq!(docker(&["images", "-q", &name]), "");
-        name
-    }
-
-    /// Makes an image with a layer of its own.
-    fn make(&self, repository: &str) -> String {
-        let name = format!("{}/{repository}:1", self.host);
-        let made = unique("layer");
-        let file = self.dir.path().join(&made);
-        std::fs::write(&file, noise()).expect("a file");
-        docker(&["create", "--name", &made, image(), "true"]);
-        docker(&["cp", &file.to_string_lossy(), &format!("{made}:/noise")]);
-        let id = docker(&["commit", &made, &name]);
-        docker(&["rm", "-f", &made]);
-        assert!(id.starts_with("sha256:"), "{id}");
-        name
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.reader.abort();
-        let mine = format!("reference={}/**", self.host);
-        for name in
-            docker(&["images", "--filter", &mine, "--format", "{{.Repository}}:{{.Tag}}"]).lines()
-        {
-            docker(&["rmi", "-f", name]);
-        }
-    }
-}
-
-/// A mebibyte that does not compress.
-fn noise() -> Vec<u8> {
-    use std::io::Read as _;
-    let mut bytes = Vec::new();
-    let random = std::fs::File::open(Path::new("/dev/urandom")).expect("noise");
-    random.take(1 << 20).read_to_end(&mut bytes).expect("noise");
-    bytes
-}
+/// `alice` with the password `wrong`.
+const WRONG: &str = "YWxpY2U6d3Jvbmc=";
 
 /// All messages of one pull.
 async fn pull(
@@ -257,6 +131,8 @@ async fn pullable_is_what_the_registry_has_however_the_path_is_written() {
     let service = registry.service().await;
     let name = registry.push("team/app");
     let here = registry.make("only/here");
+    let other_tag = name.replace(":1", ":2");
+    assert_eq!(pullable(&service, &other_tag).await, (200, false.into()), "no such tag");
     let encoded = name.replace('/', "%2F");
     for form in
         [name.clone(), encoded.clone(), encoded.replace(':', "%3A"), name.replace(':', "%3A")]
@@ -290,12 +166,18 @@ async fn a_credential_opens_a_registry_for_its_own_call_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_docker_config_opens_a_registry() {
+async fn the_docker_config_opens_a_registry_and_is_read_at_each_use() {
     let registry = Registry::start(true).await;
-    let config = registry.dir.path().join("alice");
+    let config = registry.config_of("alice");
     let service = Service::with(|with| with.docker_config = Some(config)).await.synced().await;
     let name = registry.push("known");
     assert_eq!(pullable(&service, &name).await, (200, true.into()));
-    let messages = pull(&service, &name, None).await.expect("it is pulled");
-    assert!(messages.last().is_some_and(|last| last.done));
+    for (login, opens) in [(WRONG, false), ("", false), (ALICE, true)] {
+        registry.write_config("alice", login);
+        assert_eq!(pullable(&service, &name).await, (200, opens.into()), "{login}");
+        match pull(&service, &name, None).await {
+            Ok(messages) => assert!(opens && messages.last().is_some_and(|last| last.done)),
+            Err(refused) => assert_eq!((opens, refused.code()), (false, Code::NotFound)),
+        }
+    }
 }

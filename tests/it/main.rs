@@ -5,11 +5,15 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 mod access;
+mod bad_input;
 mod bridge;
+mod cli;
 mod clients;
 mod faults;
 mod images;
 mod logs;
 mod proxy;
+mod registry;
 mod run;
+mod scripts;
 mod support;

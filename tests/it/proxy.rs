@@ -2,7 +2,11 @@
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
 
-use std::path::PathBuf;
+use std::{
+    net::TcpListener,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use container_svc::config::Config;
 use tempfile::TempDir;
@@ -12,6 +16,8 @@ use tokio::{
     sync::watch,
     task::JoinHandle,
 };
+
+use super::support::docker;
 
 /// How the engine behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +38,13 @@ pub(crate) enum Mode {
     HalfClose,
     /// Does what it is asked and keeps the answer until the mode changes.
     Hold,
+    /// Before a container starts, takes its host ports as another process
+    /// would, as long as it holds fewer than so many.
+    Steal(usize),
 }
+
+/// Host ports that the proxy has taken.
+type Stolen = Arc<Mutex<Vec<TcpListener>>>;
 
 /// The real engine's socket.
 pub(crate) fn engine_socket() -> PathBuf {
@@ -45,6 +57,7 @@ pub(crate) struct Proxy {
     dir: TempDir,
     mode: watch::Sender<(Mode, String)>,
     seen: watch::Sender<u64>,
+    stolen: Stolen,
     accepting: JoinHandle<()>,
 }
 
@@ -61,16 +74,18 @@ impl Proxy {
         let listener = UnixListener::bind(dir.path().join("sock")).expect("a socket");
         let mode = watch::Sender::new((Mode::Pass, String::new()));
         let seen = watch::Sender::new(0);
-        let (mode_of, seen_of) = (mode.clone(), seen.clone());
+        let stolen = Stolen::default();
+        let (mode_of, seen_of, stolen_of) = (mode.clone(), seen.clone(), stolen.clone());
         let accepting = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.expect("a connection");
                 let (mode, seen, real) = (mode_of.subscribe(), seen_of.clone(), real.clone());
+                let stolen = stolen_of.clone();
                 // Errors are what the proxy is for.
-                tokio::spawn(async move { drop(serve(client, real, mode, seen).await) });
+                tokio::spawn(async move { drop(serve(client, real, mode, seen, stolen).await) });
             }
         });
-        Self { dir, mode, seen, accepting }
+        Self { dir, mode, seen, stolen, accepting }
     }
 
     /// Its address, for a service.
@@ -92,6 +107,17 @@ impl Proxy {
     /// Behaves so for requests whose first line contains the text.
     pub(crate) fn set_for(&self, mode: Mode, only: &str) {
         self.mode.send_replace((mode, only.to_owned()));
+    }
+
+    /// Host ports that it has taken and holds.
+    pub(crate) fn stolen(&self) -> Vec<u16> {
+        let stolen = self.stolen.lock().expect("no panic");
+        stolen.iter().filter_map(|held| Some(held.local_addr().ok()?.port())).collect()
+    }
+
+    /// Frees them.
+    pub(crate) fn give_back(&self) {
+        self.stolen.lock().expect("no panic").clear();
     }
 
     /// Waits until one more request has met the fault.
@@ -117,6 +143,7 @@ async fn serve(
     real: PathBuf,
     mut mode: watch::Receiver<(Mode, String)>,
     seen: watch::Sender<u64>,
+    stolen: Stolen,
 ) -> std::io::Result<()> {
     if mode.borrow().0 == Mode::Refuse && mode.borrow().1.is_empty() {
         return Ok(());
@@ -139,6 +166,7 @@ async fn serve(
             drop(mode.changed().await);
             return Ok(());
         }
+        Mode::Steal(most) => steal(&line, most, &stolen),
         Mode::Pass | Mode::HangAfterHeaders | Mode::Truncate | Mode::Hold => {}
     }
 
@@ -153,7 +181,9 @@ async fn serve(
     };
     let tell = async {
         match now {
-            Mode::Pass => drop(tokio::io::copy(&mut from_engine, &mut to_client).await?),
+            Mode::Pass | Mode::Steal(_) => {
+                tokio::io::copy(&mut from_engine, &mut to_client).await?;
+            }
             Mode::Hold => {
                 let mut whole = Vec::new();
                 from_engine.read_to_end(&mut whole).await?;
@@ -186,6 +216,20 @@ async fn serve(
         told = tell => told,
         asked = ask => asked,
         () = refused => Ok(()),
+    }
+}
+
+/// Takes the host ports that the container of `POST /containers/ID/start` shall
+/// have, as the engine knows them since it was created.
+fn steal(line: &str, most: usize, stolen: &Stolen) {
+    let id = line.split_once("/containers/").and_then(|(_, rest)| rest.split('/').next());
+    let bindings = "{{range .HostConfig.PortBindings}}{{range .}}{{.HostPort}} {{end}}{{end}}";
+    let ports = docker(&["inspect", "-f", bindings, id.expect("a container's id")]);
+    let mut stolen = stolen.lock().expect("no panic");
+    for port in ports.split_whitespace().map(|port| port.parse::<u16>().expect("a port")) {
+        if stolen.len() < most {
+            stolen.extend(TcpListener::bind(("0.0.0.0", port)));
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    net::TcpListener,
     process::Command,
     sync::{
         OnceLock,
@@ -61,6 +62,38 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl Fn
     }
 }
 
+/// Host ports for one service. Tests run at once, in several processes too, and
+/// on one engine: without this, one would choose what another counts on.
+pub struct Ports {
+    /// First and last.
+    pub range: (u16, u16),
+    /// The port before the first. The kernel lets one process hold it, and
+    /// frees it when that ends, however it ends.
+    _claim: TcpListener,
+}
+
+impl Ports {
+    /// Above what a service chooses by default, below what the kernel gives out.
+    const FIRST: u16 = 30_000;
+    const SIZE: u16 = 20;
+    const SLICES: u16 = 138;
+
+    fn take() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let turn = std::process::id().wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
+        let from = u16::try_from(turn % u32::from(Self::SLICES)).expect("small");
+        let bind = |port| TcpListener::bind(("0.0.0.0", port)).ok();
+        let claim = |step| {
+            let claim = Self::FIRST + (from + step) % Self::SLICES * Self::SIZE;
+            let range = (claim + 1, claim + Self::SIZE - 1);
+            let held = bind(claim)?;
+            let free = (range.0..=range.1).all(|port| bind(port).is_some());
+            free.then_some(Self { range, _claim: held })
+        };
+        (0..Self::SLICES).find_map(claim).expect("free host ports from 30000 on")
+    }
+}
+
 /// A running service; what it made is removed when it is dropped.
 pub struct Service {
     /// `http://127.0.0.1:PORT`.
@@ -69,6 +102,8 @@ pub struct Service {
     pub token: String,
     /// Its node id, which labels all that it makes.
     pub node: String,
+    /// Host ports that it may choose, and no other test's service.
+    pub ports: Ports,
     dir: Option<TempDir>,
     config: Config,
     stop: Option<oneshot::Sender<()>>,
@@ -94,11 +129,14 @@ impl Service {
         };
         let mut config = Config::load(&ServeArgs::default(), env).expect("a valid configuration");
         config.listen = vec![Listen::Tcp(free_address())];
+        let ports = Ports::take();
+        config.port_range = ports.range;
         change(&mut config);
         let mut service = Self {
             url: String::new(),
             token: String::new(),
             node,
+            ports,
             dir: Some(dir),
             config,
             stop: None,
@@ -242,7 +280,7 @@ fn address_of(url: &str) -> &str {
 }
 
 /// A port that was free a moment ago.
-fn free_address() -> std::net::SocketAddr {
+pub fn free_address() -> std::net::SocketAddr {
     let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     probe.local_addr().expect("an address")
 }

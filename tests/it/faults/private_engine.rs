@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -15,17 +16,40 @@ use crate::support::{Service, eventually, unique};
 
 const TAG: &str = "container-svc-private:1";
 
+/// One start of a container: its process id, and when.
+#[derive(Debug, PartialEq, Eq)]
+struct Start(String);
+
+impl Start {
+    fn lives(&self) -> bool {
+        self.0.split(' ').next().is_some_and(|pid| Path::new("/proc").join(pid).exists())
+    }
+}
+
 /// A `dockerd` with everything in one folder and in a network of its own, so
 /// that it harms no other: on the host's network it would share the default
 /// bridge, and without one it would take that of the host away.
 struct Engine {
     dir: TempDir,
+    /// Its network, as long as this process lives: containers may outlive the
+    /// engine, and its successor must find them there.
+    network: Child,
     process: Option<Child>,
+    live_restore: bool,
 }
 
 impl Engine {
-    async fn start() -> Self {
-        let mut engine = Self { dir: tempfile::tempdir().expect("a folder"), process: None };
+    async fn start(live_restore: bool) -> Self {
+        let network = Command::new("unshare").args(["--net", "sleep", "1000"]).spawn();
+        let network = network.expect("unshare");
+        let dir = tempfile::tempdir().expect("a folder");
+        let own = format!("/proc/{}/ns/net", network.id());
+        let ours = std::fs::read_link("/proc/self/ns/net").expect("a link");
+        eventually("the network is another", || async {
+            std::fs::read_link(&own).is_ok_and(|own| own != ours)
+        })
+        .await;
+        let mut engine = Self { dir, network, process: None, live_restore };
         engine.resume().await;
         let made = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/demo-image"))
             .arg(TAG)
@@ -48,19 +72,19 @@ impl Engine {
         out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
     }
 
+    fn start_of(&self, name: &str) -> Start {
+        let told = self.docker(&["inspect", "-f", "{{.State.Pid}} {{.State.StartedAt}}", name]);
+        Start(told.expect("it is there"))
+    }
+
     async fn resume(&mut self) {
         let log = File::options().create(true).append(true).open(self.path("log")).expect("a log");
-        let process = Command::new("unshare")
-            .args([
-                "--net",
-                "dockerd",
-                "--data-root",
-                &self.path("data"),
-                "--exec-root",
-                &self.path("exec"),
-            ])
-            .args(["--pidfile", &self.path("pid"), "--host", &self.address()])
-            .arg("--iptables=false")
+        let process = Command::new("nsenter")
+            .arg(format!("--net=/proc/{}/ns/net", self.network.id()))
+            .args(["dockerd", "--iptables=false", "--host", &self.address()])
+            .args(["--data-root", &self.path("data"), "--exec-root", &self.path("exec")])
+            .args(["--pidfile", &self.path("pid")])
+            .arg(format!("--live-restore={}", self.live_restore))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn();
@@ -101,19 +125,26 @@ impl Drop for Engine {
             let _ = Command::new("kill").arg(process.id().to_string()).status();
             let _ = process.wait();
         }
+        // One that was killed leaves its data mounted, and that the folder in place.
+        let _ = Command::new("umount").arg(self.path("data")).output();
+        let _ = self.network.kill();
+        let _ = self.network.wait();
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_engine_that_is_killed_and_started_again_is_followed_again() {
-    let mut engine = Engine::start().await;
+/// The engine is killed under two running containers and started again.
+async fn is_killed_and_started_again(live_restore: bool) {
+    let mut engine = Engine::start(live_restore).await;
     let address = engine.address();
     let service = Service::with(|config| config.engine = address).await.synced().await;
     let (first, second) = (unique("killed"), unique("killed"));
     let request =
         |name: &str| pb::RunContainerRequest { image: TAG.into(), ..service.request(name) };
-    run(&service, request(&first)).await;
-    run(&service, request(&second)).await;
+    let mut starts = Vec::new();
+    for name in [&first, &second] {
+        run(&service, request(name)).await;
+        starts.push(engine.start_of(name));
+    }
     becomes(&service, ServingStatus::Serving).await;
 
     engine.kill();
@@ -121,24 +152,44 @@ async fn an_engine_that_is_killed_and_started_again_is_followed_again() {
     let refused = service.grpc().await.run_container(request(&unique("later"))).await;
     assert_eq!(refused.expect_err("no engine").code(), tonic::Code::Unavailable);
     assert!(is_running(&service, &first).await, "memory still answers");
+    if live_restore {
+        assert!(starts.iter().all(Start::lives), "they outlive their engine: {starts:?}");
+    }
 
     engine.resume().await;
     let took = becomes(&service, ServingStatus::Serving).await;
     assert!(took <= RECOVERY, "{took:?}");
-    eventually("what the engine ended is seen", || async {
-        !is_running(&service, &first).await && !is_running(&service, &second).await
-    })
-    .await;
-    let again = run(&service, request(&first)).await;
-    assert_eq!(again.action(), pb::RunAction::Started, "neither forgotten nor made twice");
+    let again = if live_restore {
+        assert!(is_running(&service, &first).await && is_running(&service, &second).await);
+        pb::RunAction::Unchanged
+    } else {
+        eventually("what the engine ended is seen", || async {
+            !is_running(&service, &first).await && !is_running(&service, &second).await
+        })
+        .await;
+        pb::RunAction::Started
+    };
+    for (name, start) in [&first, &second].into_iter().zip(&starts) {
+        let answer = run(&service, request(name)).await;
+        assert_eq!(answer.action(), again, "neither forgotten nor made twice");
+        let same = engine.start_of(name) == *start;
+        assert_eq!(same, live_restore, "what still runs is not started again");
+    }
+    let there = engine.docker(&["ps", "-aq"]).expect("it answers");
+    assert_eq!(there.lines().count(), 2, "{there}");
     assert_eq!(health(&service).await, ServingStatus::Serving);
     drop(service);
     // Its containers are on the private engine, which ends with them.
-    tokio::time::timeout(
-        Duration::from_secs(60),
-        tokio::task::spawn_blocking(move || drop(engine)),
-    )
-    .await
-    .expect("in time")
-    .expect("no panic");
+    let ended = tokio::task::spawn_blocking(move || drop(engine));
+    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("in time").expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_is_killed_and_started_again_is_followed_again() {
+    is_killed_and_started_again(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_that_outlive_their_engine_are_left_as_they_are() {
+    is_killed_and_started_again(true).await;
 }

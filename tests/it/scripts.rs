@@ -1,0 +1,180 @@
+//! What the Makefile calls: `make run` and `make engine`, on engines and data of
+//! their own.
+
+#![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
+
+use std::{
+    os::unix::net::UnixListener,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+};
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+use super::support::{DEADLINE, docker, eventually, free_address, unique};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Removes what a server of this node made.
+struct Made(String);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        docker(&["rm", "-f", &self.0]);
+        docker(&["network", "rm", &self.0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn make_run_prints_three_commands_that_work_anywhere_when_pasted() {
+    let (dir, name) = (tempfile::tempdir().expect("a folder"), unique("pasted"));
+    let _made = Made(name.clone());
+    let socket = format!("unix://{}", dir.path().join("s.sock").display());
+    for listen in ["127.0.0.1:0", &socket] {
+        // A free port must be known before it is printed.
+        let free = free_address().to_string();
+        let listen = listen.replace("127.0.0.1:0", &free);
+        let mut server = tokio::process::Command::new(format!("{ROOT}/scripts/serve"))
+            .env("SERVE_BINARY", env!("CARGO_BIN_EXE_container-svc"))
+            .env("CONTAINER_SVC_LISTEN", &listen)
+            .env("CONTAINER_SVC_DATA_DIR", dir.path())
+            .envs(["NODE_ID", "NETWORK"].map(|key| (format!("CONTAINER_SVC_{key}"), &name)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("scripts/serve");
+        let mut lines = BufReader::new(server.stdout.take().expect("piped")).lines();
+        let mut told = Vec::new();
+        let read = async {
+            while told.len() < 7 {
+                told.extend(lines.next_line().await.expect("text").filter(|line| !line.is_empty()));
+            }
+        };
+        tokio::time::timeout(DEADLINE, read).await.expect("it prints what to try");
+        let address = if listen == free { format!("http://{free}") } else { listen.clone() };
+        assert!(told[1].ends_with(&format!("address     {address}")), "{told:?}");
+        let file = dir.path().join("admin.token");
+        assert!(told[2].ends_with(&format!("token file  {}", file.display())), "{told:?}");
+        let paste = |command: &str| {
+            let command = command.replace("--name hello", &format!("--name {name}"));
+            let mut shell = Command::new("bash");
+            shell.args(["-c", &command]).current_dir("/").output().expect("bash")
+        };
+        let [run, ps, curl] = [&told[4], &told[5], &told[6]];
+        eventually("the server is ready", || async { paste(run).status.success() }).await;
+        for (command, part) in [
+            (run, format!("{name} ")),
+            (ps, format!("{name} ")),
+            (curl, "\"available\":true".to_owned()),
+        ] {
+            let out = paste(command);
+            assert!(out.status.success(), "{command}: {out:?}");
+            assert!(text(&out.stdout).contains(&part), "{command}: {out:?}");
+        }
+        // The script has become the server, so a signal reaches it.
+        let pid = server.id().expect("it runs").to_string();
+        assert!(Command::new("kill").arg(pid).status().expect("kill").success());
+        let ended = tokio::time::timeout(DEADLINE, server.wait()).await.expect("in time");
+        assert!(ended.expect("its end").success());
+    }
+}
+
+#[test]
+fn what_is_installed_already_is_not_spoken_of() {
+    for words in [&["engine"][..], &["tools", "demo"]] {
+        let mut script = Command::new(format!("{ROOT}/scripts/{}", words[0]));
+        script.args(&words[1..]);
+        script.output().expect("the first run");
+        let out = script.output().expect("the second run");
+        assert!(out.status.success(), "{out:?}");
+        assert_eq!((text(&out.stdout), text(&out.stderr)), (String::new(), String::new()));
+    }
+}
+
+/// `scripts/engine` for an engine in one folder and a network of its own; that
+/// of this machine is not touched.
+struct Engine(TempDir);
+
+impl Engine {
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn script(&self, word: &str) -> Output {
+        Command::new("unshare")
+            .args(["--net", &format!("{ROOT}/scripts/engine"), word])
+            .env("ENGINE_DIR", self.0.path())
+            .env("ENGINE_WAIT", "20")
+            .env("DOCKER_HOST", format!("unix://{}", self.path("sock").display()))
+            .output()
+            .expect("unshare")
+    }
+
+    /// What it says when it succeeds.
+    fn says(&self, word: &str) -> String {
+        let out = self.script(word);
+        assert!(out.status.success(), "{out:?}");
+        text(&out.stdout)
+    }
+
+    fn pid(&self) -> String {
+        let pid = std::fs::read_to_string(self.path("pid")).expect("its pid");
+        pid.split(' ').next().unwrap_or_default().to_owned()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.script("stop");
+        // One that was killed leaves its data mounted, and that the folder in place.
+        let _ = Command::new("umount").arg(self.path("data")).output();
+    }
+}
+
+#[test]
+fn make_engine_starts_over_what_a_killed_engine_left() {
+    let engine = Engine(tempfile::tempdir().expect("a folder"));
+    // The pid is that of a process, but of none that is an engine.
+    std::fs::write(engine.path("docker.pid"), std::process::id().to_string()).expect("a file");
+    drop(UnixListener::bind(engine.path("sock")).expect("a socket"));
+    let said = engine.says("start");
+    for part in ["docker.pid: no such dockerd is alive", "sock: nobody", "started dockerd"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert_eq!(engine.says("start"), "", "one that is there is used as it is");
+
+    let first = engine.pid();
+    assert!(Command::new("kill").args(["-KILL", &first]).status().expect("kill").success());
+    while std::path::Path::new("/proc").join(&first).exists() {
+        std::thread::yield_now();
+    }
+    assert!(engine.says("start").contains("started dockerd"));
+    let second = engine.pid();
+    assert_ne!(first, second);
+    assert!(engine.says("stop").contains(&format!("stopped the engine (pid {second})")));
+    assert!(!std::path::Path::new("/proc").join(&second).exists());
+    assert_eq!(engine.says("stop"), "no engine of ours runs\n");
+}
+
+#[test]
+fn make_engine_takes_no_socket_on_which_somebody_listens() {
+    let engine = Engine(tempfile::tempdir().expect("a folder"));
+    let other = UnixListener::bind(engine.path("sock")).expect("a socket");
+    let begin = std::time::Instant::now();
+    let out = Command::new(format!("{ROOT}/scripts/engine"))
+        .env("ENGINE_DIR", engine.0.path())
+        .env("ENGINE_WAIT", "1")
+        .env("DOCKER_HOST", format!("unix://{}", engine.path("sock").display()))
+        .output()
+        .expect("the script");
+    assert!(!out.status.success(), "{out:?}");
+    assert!(text(&out.stderr).contains("something listens on"), "{out:?}");
+    assert!(engine.path("sock").exists() && begin.elapsed() < DEADLINE);
+    drop(other);
+}
