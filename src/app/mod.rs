@@ -15,6 +15,7 @@ pub mod access;
 pub mod images;
 pub mod list;
 mod locks;
+mod metrics;
 pub mod node;
 mod ports;
 mod recover;

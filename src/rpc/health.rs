@@ -19,8 +19,8 @@ pub async fn watch(app: Arc<App>, reporter: HealthReporter) {
         if let Err(error) = &writes {
             tracing::warn!(?error, "the store does not write");
         }
-        let serving =
-            app.view.freshness().synced && writes.is_ok() && app.engine.ping().await.is_ok();
+        let answers = app.probe_engine().await;
+        let serving = app.view.freshness().synced && writes.is_ok() && answers;
         let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in super::SERVICES.iter().copied().chain([""]) {
             reporter.set_service_status(service, status).await;

@@ -9,6 +9,7 @@ mod bridge;
 mod clients;
 mod faults;
 mod images;
+mod metrics;
 mod proxy;
 mod run;
 mod support;
