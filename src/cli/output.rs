@@ -6,7 +6,7 @@ use std::{
 };
 
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 
 use crate::rpc::pb;
 
@@ -17,6 +17,22 @@ use super::Failure;
 pub(super) struct Output {
     /// As JSON in place of text.
     pub(super) json: bool,
+}
+
+/// Where bytes are written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// What was asked for.
+    Stdout,
+    /// What is said beside it.
+    Stderr,
+}
+
+/// Writes messages of one type as proto3 JSON, with the fields in the order of the
+/// proto.
+pub(super) struct Json {
+    name: String,
+    descriptor: MessageDescriptor,
 }
 
 impl Output {
@@ -31,12 +47,25 @@ impl Output {
     /// Prints a message on one line, with the JSON names and defaults of REST.
     /// `name` is the message's name in the proto package.
     pub(super) fn message(self, name: &str, message: &impl Message) -> Result<(), Failure> {
-        self.line(to_json(name, message, serde_json::ser::CompactFormatter)?)
+        self.line(Json::of(name)?.compact(message)?)
     }
 
     /// Prints a message over several lines, for people.
     pub(super) fn pretty(self, name: &str, message: &impl Message) -> Result<(), Failure> {
-        self.line(to_json(name, message, serde_json::ser::PrettyFormatter::new())?)
+        self.line(Json::of(name)?.text(message, serde_json::ser::PrettyFormatter::new())?)
+    }
+
+    /// Writes bytes as they are.
+    pub(super) fn bytes(self, target: Target, bytes: &[u8]) -> Result<(), Failure> {
+        match target {
+            Target::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(bytes)?;
+                stdout.flush()?;
+            }
+            Target::Stderr => io::stderr().lock().write_all(bytes)?,
+        }
+        Ok(())
     }
 
     /// Prints rows under a heading, in aligned columns.
@@ -55,24 +84,39 @@ pub(super) fn warn(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Proto3 JSON with the fields in the order of the proto.
-fn to_json(
-    name: &str,
-    message: &impl Message,
-    format: impl serde_json::ser::Formatter,
-) -> Result<String, Failure> {
-    let defect = |why: &dyn Display| Failure::Other(format!("cannot print {name} as JSON: {why}"));
-    let pool = DescriptorPool::decode(pb::DESCRIPTORS).map_err(|why| defect(&why))?;
-    let descriptor = pool
-        .get_message_by_name(&format!("containersvc.v1.{name}"))
-        .ok_or_else(|| defect(&"no such message"))?;
-    let mut dynamic = DynamicMessage::new(descriptor);
-    dynamic.transcode_from(message).map_err(|why| defect(&why))?;
-    let options = SerializeOptions::new().skip_default_fields(false);
-    let mut json = Vec::new();
-    let mut serializer = serde_json::Serializer::with_formatter(&mut json, format);
-    dynamic.serialize_with_options(&mut serializer, &options).map_err(|why| defect(&why))?;
-    String::from_utf8(json).map_err(|why| defect(&why))
+impl Json {
+    /// For the message with this name in the proto package.
+    pub(super) fn of(name: &str) -> Result<Self, Failure> {
+        let pool = DescriptorPool::decode(pb::DESCRIPTORS).map_err(|why| defect(name, &why))?;
+        let descriptor = pool
+            .get_message_by_name(&format!("containersvc.v1.{name}"))
+            .ok_or_else(|| defect(name, &"no such message"))?;
+        Ok(Self { name: name.to_owned(), descriptor })
+    }
+
+    /// A message on one line.
+    pub(super) fn compact(&self, message: &impl Message) -> Result<String, Failure> {
+        self.text(message, serde_json::ser::CompactFormatter)
+    }
+
+    fn text(
+        &self,
+        message: &impl Message,
+        format: impl serde_json::ser::Formatter,
+    ) -> Result<String, Failure> {
+        let defect = |why: &dyn Display| defect(&self.name, why);
+        let mut dynamic = DynamicMessage::new(self.descriptor.clone());
+        dynamic.transcode_from(message).map_err(|why| defect(&why))?;
+        let options = SerializeOptions::new().skip_default_fields(false);
+        let mut json = Vec::new();
+        let mut serializer = serde_json::Serializer::with_formatter(&mut json, format);
+        dynamic.serialize_with_options(&mut serializer, &options).map_err(|why| defect(&why))?;
+        String::from_utf8(json).map_err(|why| defect(&why))
+    }
+}
+
+fn defect(name: &str, why: &dyn Display) -> Failure {
+    Failure::Other(format!("cannot print {name} as JSON: {why}"))
 }
 
 fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
@@ -97,9 +141,11 @@ fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::ser::CompactFormatter;
-
     use super::*;
+
+    fn json(name: &str, message: &impl Message) -> String {
+        Json::of(name).unwrap().compact(message).unwrap()
+    }
 
     #[test]
     fn columns_are_aligned_and_control_characters_are_shown() {
@@ -110,13 +156,13 @@ mod tests {
     #[test]
     fn json_has_proto3_names_and_keeps_defaults() {
         let answer = pb::IsContainerRunningResponse { is_running: false };
-        let bare = to_json("IsContainerRunningResponse", &answer, CompactFormatter).unwrap();
+        let bare = json("IsContainerRunningResponse", &answer);
         assert_eq!(bare, r#"{"isRunning":false}"#);
         let container = pb::Container {
             resources: Some(pb::Resources { memory_mb: 64, ..Default::default() }),
             ..Default::default()
         };
-        let json = to_json("Container", &container, CompactFormatter).unwrap();
+        let json = json("Container", &container);
         assert!(json.starts_with(r#"{"id":"","nodeId":"","names":[],"#), "{json}");
         assert!(json.contains(r#""memoryMB":64"#) && !json.contains("exitCode"), "{json}");
     }

@@ -9,6 +9,7 @@ mod bridge;
 mod clients;
 mod faults;
 mod images;
+mod logs_cli;
 mod metrics;
 mod proxy;
 mod run;
