@@ -9,7 +9,11 @@ use std::{
     sync::Arc,
 };
 
-use axum::{Router, body::Body};
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    routing::MethodRouter,
+};
 use http::{HeaderName, HeaderValue, Method, Request, header};
 use prost_reflect::DescriptorPool;
 use tokio::net::{TcpListener, UnixListener};
@@ -19,7 +23,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::{
     app::{self, App, Settings, logs::LogSettings, tasks::Tasks},
     config::{Config, Listen},
-    domain::{Error, Result, ports::PortRange},
+    domain::{Error, Result, metrics, ports::PortRange},
     engine::{Engine, LogFilesLimit},
     fetch::{Registry, RegistrySettings},
     gateway::Gateway,
@@ -129,22 +133,16 @@ async fn router(config: &Config, app: &Arc<App>) -> Result<Router> {
     let grpc = routes.into_axum_router().layer(auth.clone());
 
     let gateway = Gateway::new(&pool, grpc.clone(), config.max_body_bytes, Some(auth.clone()));
-    let (bridge, other, open) = (gateway.clone(), gateway.clone(), config.public_meta);
-    let document = move |request: Request<Body>| {
-        let refused = if open { None } else { auth.authenticate(request.headers()).err() };
-        let answer = match refused {
-            Some(error) => gateway.error(&error.into()),
-            None => json(gateway.openapi()),
-        };
-        std::future::ready(answer)
-    };
+    let (bridge, document, counted) = (gateway.clone(), gateway.clone(), app.clone());
+    let auth = (!config.public_meta).then_some(auth);
+    let openapi = meta(&gateway, auth.clone(), "application/json", move || document.openapi());
+    let metrics = meta(&gateway, auth, "text/plain; version=0.0.4; charset=utf-8", move || {
+        metrics::text(&counted.metrics()).into()
+    });
     let router = grpc
         .layer(GrpcWebLayer::new())
-        .route(
-            "/openapi.json",
-            axum::routing::get(document)
-                .fallback(move |request: Request<Body>| other.clone().handle(request)),
-        )
+        .route("/openapi.json", openapi)
+        .route("/metrics", metrics)
         .fallback(move |request: Request<Body>| bridge.clone().handle(request));
     Ok(match cors(&config.cors_origins)? {
         Some(cors) => router.layer(cors),
@@ -152,11 +150,28 @@ async fn router(config: &Config, app: &Arc<App>) -> Result<Router> {
     })
 }
 
-fn json(body: bytes::Bytes) -> http::Response<Body> {
-    let mut response = http::Response::new(Body::from(body));
-    let kind = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
+/// A page about the service itself. Where a guard is given, it asks for a token,
+/// of whatever permissions.
+fn meta(
+    gateway: &Gateway,
+    guard: Option<Auth>,
+    kind: &'static str,
+    page: impl Fn() -> Bytes + Clone + Send + Sync + 'static,
+) -> MethodRouter {
+    let (errors, other) = (gateway.clone(), gateway.clone());
+    let answer = move |request: Request<Body>| {
+        let refused = guard.as_ref().and_then(|auth| auth.authenticate(request.headers()).err());
+        std::future::ready(match refused {
+            Some(error) => errors.error(&error.into()),
+            None => {
+                let mut response = http::Response::new(Body::from(page()));
+                let kind = HeaderValue::from_static(kind);
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                response
+            }
+        })
+    };
+    axum::routing::get(answer).fallback(move |request: Request<Body>| other.clone().handle(request))
 }
 
 fn cors(origins: &[String]) -> Result<Option<CorsLayer>> {

@@ -16,6 +16,7 @@ pub mod images;
 pub mod list;
 mod locks;
 pub mod logs;
+mod metrics;
 pub mod node;
 mod ports;
 mod recover;

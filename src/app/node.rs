@@ -1,6 +1,9 @@
 //! The node: its engine, its host address, and the epoch of cursors.
 
-use std::sync::RwLock;
+use std::sync::{
+    RwLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use super::App;
 use crate::{
@@ -12,6 +15,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Facts {
     version: RwLock<Version>,
+    /// Whether the engine answered last.
+    answers: AtomicBool,
     /// Random; cursors of another run of the service are not ours.
     epoch: String,
 }
@@ -25,7 +30,7 @@ impl Default for Facts {
             let now = jiff::Timestamp::now().as_nanosecond().to_le_bytes();
             epoch.copy_from_slice(&now[..6]);
         }
-        Self { version: RwLock::default(), epoch: hex(&epoch) }
+        Self { version: RwLock::default(), answers: AtomicBool::new(false), epoch: hex(&epoch) }
     }
 }
 
@@ -38,6 +43,11 @@ impl Facts {
     /// What the engine said of itself last.
     pub fn version(&self) -> Version {
         self.version.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Whether the engine answered when it was last asked.
+    pub fn engine_answers(&self) -> bool {
+        self.answers.load(Ordering::Relaxed)
     }
 
     /// The cursor after a change.
@@ -60,6 +70,13 @@ impl Facts {
 }
 
 impl App {
+    /// Asks the engine whether it answers, and remembers it.
+    pub async fn probe_engine(&self) -> bool {
+        let answers = self.engine.ping().await.is_ok();
+        self.node.answers.store(answers, Ordering::Relaxed);
+        answers
+    }
+
     /// The address at which containers reach each other's published ports.
     pub async fn host(&self) -> Result<String> {
         if let Some(host) = self.engine.remote_host() {

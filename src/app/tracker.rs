@@ -3,9 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
-use jiff::Timestamp;
 
-use super::{App, view::Freshness};
+use super::App;
 use crate::{
     domain::{Error, Kind, Result},
     engine::{ENGINE_UNREACHABLE, Event},
@@ -38,9 +37,8 @@ pub async fn follow(app: Arc<App>) {
         if was_synced || app.view.freshness().synced {
             tracing::warn!(?error, "the engine is gone; trying again");
         }
-        let synced_at = app.view.freshness().synced_at;
         app.images.forget_names();
-        app.view.set_freshness(Freshness { synced: false, synced_at, error: Some(error) });
+        app.view.set_lost(error);
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(RETRY.1);
     }
@@ -60,11 +58,7 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
     let mut slow = inspect_all(app, ids).await?;
     app.forget_lost_records().await?;
     *wait = RETRY.0;
-    app.view.set_freshness(Freshness {
-        synced: true,
-        synced_at: Some(Timestamp::now()),
-        error: None,
-    });
+    app.view.set_synced();
     super::recover::recover_all(app).await;
 
     loop {

@@ -51,6 +51,8 @@ pub struct Freshness {
     pub synced: bool,
     /// When the view last became true.
     pub synced_at: Option<Timestamp>,
+    /// Since when it is not; before the first listing, since the service began.
+    pub lost_at: Option<Timestamp>,
     /// Why it is not.
     pub error: Option<Error>,
 }
@@ -83,7 +85,9 @@ pub struct View {
 
 impl Default for View {
     fn default() -> Self {
-        Self { inner: RwLock::default(), tickets: 1.into(), latest: watch::Sender::new(0) }
+        let mut inner = Inner::default();
+        inner.freshness.lost_at = Some(Timestamp::now());
+        Self { inner: inner.into(), tickets: 1.into(), latest: watch::Sender::new(0) }
     }
 }
 
@@ -129,9 +133,18 @@ impl View {
         self.latest.send_replace(inner.seq);
     }
 
-    /// Notes whether the view follows the engine.
-    pub fn set_freshness(&self, freshness: Freshness) {
-        self.write().freshness = freshness;
+    /// Notes that the view follows the engine.
+    pub fn set_synced(&self) {
+        let synced_at = Some(Timestamp::now());
+        self.write().freshness = Freshness { synced: true, synced_at, lost_at: None, error: None };
+    }
+
+    /// Notes that it does not, and why.
+    pub fn set_lost(&self, error: Error) {
+        let fresh = &mut self.write().freshness;
+        fresh.synced = false;
+        fresh.lost_at.get_or_insert_with(Timestamp::now);
+        fresh.error = Some(error);
     }
 
     /// How fresh the view is.

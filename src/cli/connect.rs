@@ -15,13 +15,17 @@ use crate::{
     config::default_data_dir,
     rpc::pb::{
         container_service_client::ContainerServiceClient, image_service_client::ImageServiceClient,
-        node_service_client::NodeServiceClient, token_service_client::TokenServiceClient,
+        log_service_client::LogServiceClient, node_service_client::NodeServiceClient,
+        token_service_client::TokenServiceClient,
     },
 };
 
 use super::{ClientArgs, Failure};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A page of lines ends after 4 MiB of text; its last line may have 1 MiB more, and
+/// what is no text comes twice.
+const LARGEST_PAGE: usize = 16 << 20;
 
 /// A connection that sends the token with every call.
 pub(super) type Wire = InterceptedService<Channel, Bearer>;
@@ -53,6 +57,12 @@ impl Session {
     /// The client for images.
     pub(super) fn images(&self) -> ImageServiceClient<Wire> {
         ImageServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// The client for logs.
+    pub(super) fn logs(&self) -> LogServiceClient<Wire> {
+        LogServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+            .max_decoding_message_size(LARGEST_PAGE)
     }
 
     /// The client for the node.

@@ -61,6 +61,11 @@ impl Failure {
         }
     }
 
+    /// True when there was no answer, so that there may be one later.
+    pub(super) fn is_absence(&self) -> bool {
+        self.code() == 5
+    }
+
     /// True when nothing matched the target.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused(status) if status.code() == Code::NotFound)
@@ -117,9 +122,10 @@ fn causes(f: &mut fmt::Formatter<'_>, mut cause: Option<&(dyn Error + 'static)>)
     Ok(())
 }
 
-/// True when the status was made here because the connection broke.
+/// True when the status was made here because the connection broke: what the
+/// service says comes without a cause.
 fn broken(status: &Status) -> bool {
-    status.source().is_some_and(|cause| cause.is::<tonic::transport::Error>())
+    status.source().is_some()
 }
 
 fn status_code(code: Code) -> u8 {

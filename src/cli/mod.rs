@@ -5,6 +5,7 @@ mod connect;
 mod failure;
 mod info;
 mod inspect;
+mod logs;
 mod output;
 mod parse;
 mod ps;
@@ -87,6 +88,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Fetch an image
     Pull(pull::Args),
+    /// Print what containers wrote
+    Logs(Box<logs::Args>),
     /// Print containers and their changes as they happen
     Watch(watch::Args),
     /// Describe the node, its engine and the service
@@ -118,6 +121,7 @@ impl Cli {
             Command::Ps(args) => ps::ps(args, session().await?, out).await,
             Command::Inspect(args) => inspect::inspect(&args, session().await?, out).await,
             Command::Pull(args) => pull::pull(args, session().await?, out).await,
+            Command::Logs(args) => logs::logs(*args, session().await?, out).await,
             Command::Watch(args) => watch::watch(args, session().await?, out).await,
             Command::Info => info::info(session().await?, out).await,
             Command::Token(args) => token::token(args, session().await?, out).await,
@@ -134,6 +138,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn completions_know_every_subcommand() {
+        let mut script = Vec::new();
+        let bash = clap_complete::Shell::Bash;
+        clap_complete::generate(bash, &mut Cli::command(), "container-svc", &mut script);
+        let script = String::from_utf8(script).unwrap();
+        for command in Cli::command().get_subcommands() {
+            assert!(script.contains(&format!("container__svc,{}", command.get_name())));
+        }
+        assert!(script.contains("--grep-i") && script.contains("--timestamps"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 
 use crate::{gateway, rpc::pb};
 
@@ -17,6 +17,23 @@ use super::Failure;
 pub(super) struct Output {
     /// As JSON in place of text.
     pub(super) json: bool,
+}
+
+/// Where bytes are written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// What was asked for.
+    Stdout,
+    /// What is said beside it.
+    Stderr,
+}
+
+/// Writes messages of one type as proto3 JSON, with the fields in the order of the
+/// proto.
+pub(super) struct Json {
+    name: String,
+    descriptor: MessageDescriptor,
+    printer: gateway::Printer,
 }
 
 impl Output {
@@ -31,14 +48,25 @@ impl Output {
     /// Prints a message on one line, just as REST writes it. `name` is the
     /// message's name in the proto package.
     pub(super) fn message(self, name: &str, message: &impl Message) -> Result<(), Failure> {
-        let mut json = String::new();
-        gateway::json::message(&dynamic(name, message)?, &mut json);
-        self.line(json)
+        self.line(Json::of(name)?.compact(message)?)
     }
 
     /// Prints a message over several lines, for people.
     pub(super) fn pretty(self, name: &str, message: &impl Message) -> Result<(), Failure> {
-        self.line(pretty(name, message)?)
+        self.line(Json::of(name)?.pretty(message)?)
+    }
+
+    /// Writes bytes as they are.
+    pub(super) fn bytes(self, target: Target, bytes: &[u8]) -> Result<(), Failure> {
+        match target {
+            Target::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(bytes)?;
+                stdout.flush()?;
+            }
+            Target::Stderr => io::stderr().lock().write_all(bytes)?,
+        }
+        Ok(())
     }
 
     /// Prints rows under a heading, in aligned columns.
@@ -57,25 +85,35 @@ pub(super) fn warn(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// The message with what its descriptor tells of it.
-fn dynamic(name: &str, message: &impl Message) -> Result<DynamicMessage, Failure> {
-    let pool = DescriptorPool::decode(pb::DESCRIPTORS).map_err(|why| defect(name, &why))?;
-    let descriptor = pool
-        .get_message_by_name(&format!("containersvc.v1.{name}"))
-        .ok_or_else(|| defect(name, &"no such message"))?;
-    let mut dynamic = DynamicMessage::new(descriptor);
-    dynamic.transcode_from(message).map_err(|why| defect(name, &why))?;
-    Ok(dynamic)
-}
+impl Json {
+    /// For the message with this name in the proto package.
+    pub(super) fn of(name: &str) -> Result<Self, Failure> {
+        let pool = DescriptorPool::decode(pb::DESCRIPTORS).map_err(|why| defect(name, &why))?;
+        let descriptor = pool
+            .get_message_by_name(&format!("containersvc.v1.{name}"))
+            .ok_or_else(|| defect(name, &"no such message"))?;
+        let printer = gateway::Printer::of(&pool, descriptor.full_name());
+        let printer = printer.ok_or_else(|| defect(name, &"no such message"))?;
+        Ok(Self { name: name.to_owned(), descriptor, printer })
+    }
 
-/// Proto3 JSON over several lines, with the fields in the order of the proto.
-fn pretty(name: &str, message: &impl Message) -> Result<String, Failure> {
-    let options = SerializeOptions::new().skip_default_fields(false);
-    let mut json = Vec::new();
-    let mut serializer = serde_json::Serializer::pretty(&mut json);
-    let written = dynamic(name, message)?.serialize_with_options(&mut serializer, &options);
-    written.map_err(|why| defect(name, &why))?;
-    String::from_utf8(json).map_err(|why| defect(name, &why))
+    /// A message on one line, just as REST writes it.
+    pub(super) fn compact(&self, message: &impl Message) -> Result<String, Failure> {
+        let text = self.printer.text(&message.encode_to_vec());
+        text.ok_or_else(|| defect(&self.name, &"it is broken"))
+    }
+
+    /// A message over several lines.
+    fn pretty(&self, message: &impl Message) -> Result<String, Failure> {
+        let defect = |why: &dyn Display| defect(&self.name, why);
+        let mut dynamic = DynamicMessage::new(self.descriptor.clone());
+        dynamic.transcode_from(message).map_err(|why| defect(&why))?;
+        let options = SerializeOptions::new().skip_default_fields(false);
+        let mut json = Vec::new();
+        let mut serializer = serde_json::Serializer::pretty(&mut json);
+        dynamic.serialize_with_options(&mut serializer, &options).map_err(|why| defect(&why))?;
+        String::from_utf8(json).map_err(|why| defect(&why))
+    }
 }
 
 fn defect(name: &str, why: &dyn Display) -> Failure {
@@ -106,6 +144,10 @@ fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
 mod tests {
     use super::*;
 
+    fn json(name: &str, message: &impl Message) -> String {
+        Json::of(name).unwrap().compact(message).unwrap()
+    }
+
     #[test]
     fn columns_are_aligned_and_control_characters_are_shown() {
         let rows = [["a".to_owned(), "x".to_owned()], ["long".to_owned(), "\u{1b}[0m".to_owned()]];
@@ -115,13 +157,13 @@ mod tests {
     #[test]
     fn json_has_proto3_names_and_keeps_defaults() {
         let answer = pb::IsContainerRunningResponse { is_running: false };
-        let bare = pretty("IsContainerRunningResponse", &answer).unwrap();
-        assert_eq!(bare, "{\n  \"isRunning\": false\n}");
+        let bare = json("IsContainerRunningResponse", &answer);
+        assert_eq!(bare, r#"{"isRunning":false}"#);
         let container = pb::Container {
             resources: Some(pb::Resources { memory_mb: 64, ..Default::default() }),
             ..Default::default()
         };
-        let json: String = pretty("Container", &container).unwrap().split_whitespace().collect();
+        let json = json("Container", &container);
         assert!(json.starts_with(r#"{"id":"","nodeId":"","names":[],"#), "{json}");
         assert!(json.contains(r#""memoryMB":64"#) && !json.contains("exitCode"), "{json}");
     }

@@ -2,6 +2,8 @@
 
 use std::{env, net::IpAddr};
 
+use jiff::Timestamp;
+
 use crate::rpc::pb;
 
 /// `[[address:]host:]container[/protocol]`; no host port, or 0, lets the service
@@ -109,6 +111,57 @@ pub(super) fn duration(text: &str) -> Result<prost_types::Duration, String> {
     duration.try_into().map_err(|_| "is too long".to_owned())
 }
 
+/// A time, as RFC 3339 writes it, or how long ago it was.
+pub(super) fn time(text: &str) -> Result<prost_types::Timestamp, String> {
+    time_before(text, Timestamp::now())
+}
+
+fn time_before(text: &str, now: Timestamp) -> Result<prost_types::Timestamp, String> {
+    let at = match text.parse::<Timestamp>() {
+        Ok(at) => Some(at),
+        Err(_) => match text.ends_with(|c: char| c.is_ascii_lowercase()) {
+            true => crate::config::duration(text).ok().and_then(|ago| now.checked_sub(ago).ok()),
+            false => None,
+        },
+    };
+    let at = at.ok_or("is no time; write 2026-01-31T12:00:00Z, or 10m for ten minutes ago")?;
+    // The fraction counts forward, before 1970 too.
+    let (seconds, nanos) = match (at.as_second(), at.subsec_nanosecond()) {
+        (seconds, nanos @ ..0) => (seconds - 1, nanos + 1_000_000_000),
+        whole => whole,
+    };
+    Ok(prost_types::Timestamp { seconds, nanos })
+}
+
+/// How many lines to begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tail {
+    /// All that there are.
+    All,
+    /// So many of the last.
+    Last(i32),
+}
+
+impl Tail {
+    /// The number, where there is one.
+    pub(super) fn lines(self) -> Option<usize> {
+        match self {
+            Self::All => None,
+            Self::Last(lines) => usize::try_from(lines).ok(),
+        }
+    }
+}
+
+/// `all`, or a number of lines as the service takes it.
+pub(super) fn tail(text: &str) -> Result<Tail, String> {
+    match text.parse::<i32>() {
+        _ if text == "all" => Ok(Tail::All),
+        Ok(lines @ 0..=10_000) => Ok(Tail::Last(lines)),
+        Ok(10_001..) => Err("at most 10000; for more, use --since, or all".to_owned()),
+        _ => Err("not a number of lines; use 0 to 10000, or all".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +213,30 @@ mod tests {
         assert_eq!(memory("1TiB"), Ok(1 << 20));
         for text in ["", "m", "1.5g", "512k", "-1", "3000t"] {
             assert!(memory(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_rfc_3339_or_how_long_ago_it_was() {
+        let now = Timestamp::from_second(10_000).unwrap();
+        let at = |text: &str| time_before(text, now).map(|at| (at.seconds, at.nanos));
+        assert_eq!(at("10m"), Ok((9_400, 0)));
+        assert_eq!(at("1500ms"), Ok((9_998, 500_000_000)));
+        assert_eq!(at("1d"), Ok((10_000 - 86_400, 0)));
+        assert_eq!(at("1970-01-01T01:00:00.5+01:00"), Ok((0, 500_000_000)));
+        assert_eq!(at("1969-12-31T23:59:59.25Z"), Ok((-1, 250_000_000)));
+        for text in ["", "now", "10", "-10m", "10x", "m", "2026-01-31", "99999999999999d"] {
+            assert!(at(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_tail_is_a_number_or_all() {
+        assert_eq!(tail("all"), Ok(Tail::All));
+        assert_eq!(tail("0"), Ok(Tail::Last(0)));
+        assert_eq!(tail("10000"), Ok(Tail::Last(10_000)));
+        for text in ["", "-1", "10001", "99999999999", "some"] {
+            assert!(tail(text).is_err(), "{text}");
         }
     }
 

@@ -57,7 +57,7 @@ pub(super) async fn ps(args: Args, session: Session, out: Output) -> Result<(), 
 }
 
 /// All pages of the listing.
-async fn list(
+pub(super) async fn list(
     session: &Session,
     mut request: pb::ListContainersRequest,
 ) -> Result<Vec<pb::Container>, Failure> {

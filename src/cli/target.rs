@@ -46,7 +46,7 @@ impl Target {
 }
 
 /// The service takes a unique prefix of at least four digits.
-fn is_id(word: &str) -> bool {
+pub(super) fn is_id(word: &str) -> bool {
     (4..=64).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 

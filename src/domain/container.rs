@@ -49,6 +49,17 @@ pub enum State {
 }
 
 impl State {
+    /// Every state.
+    pub const ALL: [Self; 7] = [
+        Self::Created,
+        Self::Running,
+        Self::Paused,
+        Self::Restarting,
+        Self::Removing,
+        Self::Exited,
+        Self::Dead,
+    ];
+
     /// The engine's word.
     pub fn word(self) -> &'static str {
         match self {
@@ -64,17 +75,7 @@ impl State {
 
     /// From the engine's word.
     pub fn from_word(word: &str) -> Option<Self> {
-        [
-            Self::Created,
-            Self::Running,
-            Self::Paused,
-            Self::Restarting,
-            Self::Removing,
-            Self::Exited,
-            Self::Dead,
-        ]
-        .into_iter()
-        .find(|state| state.word() == word)
+        Self::ALL.into_iter().find(|state| state.word() == word)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod container;
 pub mod error;
 pub mod image;
 pub mod logs;
+pub mod metrics;
 pub mod page;
 pub mod ports;
 pub mod spec;

@@ -24,6 +24,8 @@ mod rules;
 mod wire;
 mod writer;
 
+pub use writer::Printer;
+
 use crate::rpc::Auth;
 use input::Refused;
 use plan::Plans;

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use prost_reflect::DescriptorPool;
+
 use super::{
     json::{base64, double, duration, plain, quoted, single, text, timestamp},
     plan::{Fields, Kind, Plan, Plans, Shape},
@@ -17,6 +19,27 @@ impl Plans {
     /// Writes a message whose plan is at a place.
     pub(super) fn write(&self, place: usize, bytes: &[u8], out: &mut String) -> Result<(), Broken> {
         Writer { plans: self, out, found: Vec::new(), depth: 0 }.message(place, bytes)
+    }
+}
+
+/// Writes messages of one type outside the bridge, as the bridge would.
+#[derive(Debug)]
+pub struct Printer {
+    plans: Plans,
+    place: usize,
+}
+
+impl Printer {
+    /// For the message with this full name; `None` when there is none.
+    pub fn of(pool: &DescriptorPool, name: &str) -> Option<Self> {
+        let plans = Plans::read(pool);
+        plans.find(name).map(|place| Self { plans, place })
+    }
+
+    /// A message in its binary form as JSON; `None` when it is broken.
+    pub fn text(&self, message: &[u8]) -> Option<String> {
+        let mut text = String::new();
+        self.plans.write(self.place, message, &mut text).ok().map(|()| text)
     }
 }
 

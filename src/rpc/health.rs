@@ -19,8 +19,8 @@ pub async fn watch(app: Arc<App>, reporter: HealthReporter) {
         if let Err(error) = &writes {
             tracing::warn!(?error, "the store does not write");
         }
-        let serving =
-            app.view.freshness().synced && writes.is_ok() && app.engine.ping().await.is_ok();
+        let answers = app.probe_engine().await;
+        let serving = app.view.freshness().synced && writes.is_ok() && answers;
         let stores = app.logs.trouble().is_none();
         for service in super::SERVICES.iter().copied().chain([""]) {
             // Containers can be run also while no log line can be stored.

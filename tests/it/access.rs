@@ -198,13 +198,16 @@ async fn the_admin_token_is_for_its_owner_only() {
 async fn meta_is_open_by_default_and_closed_by_configuration() {
     for (open, expected) in [(true, "200"), (false, "401")] {
         let service = Service::with(|config| config.public_meta = open).await;
-        let url = format!("{}/openapi.json", service.url);
-        let out = tokio::process::Command::new("curl")
-            .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &url])
-            .output()
-            .await
-            .expect("curl");
-        assert_eq!(String::from_utf8_lossy(&out.stdout), expected);
+        for page in ["openapi.json", "metrics"] {
+            let url = format!("{}/{page}", service.url);
+            let out = tokio::process::Command::new("curl")
+                .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &url])
+                .output()
+                .await
+                .expect("curl");
+            assert_eq!(String::from_utf8_lossy(&out.stdout), expected, "{page}");
+            assert_eq!(service.raw("GET", &format!("/{page}"), "", &[]).await.0, 200, "{page}");
+        }
     }
 }
 

@@ -12,6 +12,8 @@ mod clients;
 mod faults;
 mod images;
 mod logs;
+mod logs_cli;
+mod metrics;
 mod proxy;
 mod registry;
 mod run;
