@@ -164,7 +164,7 @@ fn log(container: &str, position: i64, content: &str) -> pb::Log {
 
 fn lines(cursor: &str, logs: Vec<pb::Log>) -> pb::TailLogsResponse {
     let r#type = pb::TailEventType::Lines.into();
-    pb::TailLogsResponse { r#type, logs, cursor: cursor.into(), missed: 0 }
+    pb::TailLogsResponse { r#type, logs, cursor: cursor.into(), missed: None }
 }
 
 fn caught_up(cursor: &str) -> pb::TailLogsResponse {
