@@ -9,6 +9,7 @@ mod bridge;
 mod clients;
 mod faults;
 mod images;
+mod logs_api;
 mod proxy;
 mod run;
 mod support;

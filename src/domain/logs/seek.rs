@@ -81,6 +81,11 @@ impl Seek {
         Self { mark, found, whole, first: None, stdout: None, stderr: None, text: Vec::new() }
     }
 
+    /// True when nothing was taken yet.
+    pub fn at_start(&self) -> bool {
+        self.mark == Mark::Start
+    }
+
     /// True when all that comes now is new.
     pub fn found(&self) -> bool {
         self.found
