@@ -58,7 +58,7 @@ type Opening = Pin<Box<dyn Future<Output = Result<Body>> + Send>>;
 /// The connection at hand.
 enum Link {
     Opening(Opening),
-    Open(Body),
+    Open(Box<Body>),
     Ended,
 }
 
@@ -133,7 +133,8 @@ impl Engine {
 impl EngineLog {
     /// Waits for new lines, then takes all that is ready, up to about `limit` bytes
     /// of the engine's answer. May be dropped and called again at any time, after
-    /// an error too: it then goes on behind what was taken.
+    /// an error too: it then goes on behind what was taken, which is in `out`
+    /// whatever became of the call.
     pub async fn read(&mut self, limit: usize, out: &mut Batch) -> Result<Progress> {
         if self.rested || self.patience.is_elapsed() {
             self.rested = false;
@@ -207,7 +208,7 @@ impl EngineLog {
         if let Link::Opening(opening) = &mut self.link {
             let body = ready!(opening.as_mut().poll(cx));
             self.link = Link::Ended;
-            self.link = Link::Open(body?);
+            self.link = Link::Open(Box::new(body?));
             self.be_patient();
         }
         Poll::Ready(Ok(matches!(self.link, Link::Open(_))))
