@@ -1,5 +1,7 @@
 //! From the engine's errors to those of the domain.
 
+use std::time::Duration;
+
 use bollard::errors::Error as Docker;
 
 use crate::domain::{Error, Kind};
@@ -16,25 +18,46 @@ pub(super) fn convert(address: &str, error: Docker) -> Error {
             answered(status_code, &message)
         }
         Docker::DockerStreamError { error } => streamed(&error),
-        Docker::JsonDataError { .. } | Docker::JsonSerdeError { .. } => Error::new(
-            Kind::Unavailable,
-            "ENGINE_GARBLED",
-            format!("the Docker engine at {address} sent an answer that cannot be read"),
-        )
-        .because(error),
-        other => Error::new(
-            Kind::Unavailable,
-            ENGINE_UNREACHABLE,
-            format!(
-                "the Docker engine at {address} cannot be reached; start it, or set DOCKER_HOST"
-            ),
-        )
-        .with("address", address)
-        .because(other),
+        Docker::JsonDataError { .. } | Docker::JsonSerdeError { .. } => {
+            garbled(address).because(error)
+        }
+        other => unreachable(address).because(other),
     }
 }
 
-fn answered(status: u16, message: &str) -> Error {
+/// The engine is not there, or left in the middle of an answer.
+pub(super) fn unreachable(address: &str) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        ENGINE_UNREACHABLE,
+        format!("the Docker engine at {address} cannot be reached; start it, or set DOCKER_HOST"),
+    )
+    .with("address", address)
+}
+
+/// The engine's answer breaks its own rules.
+pub(super) fn garbled(address: &str) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        "ENGINE_GARBLED",
+        format!("the Docker engine at {address} sent an answer that cannot be read"),
+    )
+}
+
+/// The engine took too long.
+pub(super) fn timeout(address: &str, limit: Duration) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        "ENGINE_TIMEOUT",
+        format!(
+            "the Docker engine at {address} did not answer within {} s; see whether it hangs",
+            limit.as_secs()
+        ),
+    )
+}
+
+/// The engine refused.
+pub(super) fn answered(status: u16, message: &str) -> Error {
     if is_port_conflict(message) {
         return Error::precondition(PORT_IN_USE, message);
     }

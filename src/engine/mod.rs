@@ -4,14 +4,14 @@ use std::{future::Future, sync::Mutex, time::Duration};
 
 use bollard::{ClientVersion, Docker};
 
-use crate::domain::{Error, Kind, Result};
+use crate::domain::{Error, Result};
 
 mod containers;
 mod convert;
 mod errors;
 mod events;
 mod images;
-mod logs;
+pub mod logs;
 mod networks;
 
 pub use containers::{LogFilesLimit, NewContainer};
@@ -125,15 +125,7 @@ impl Engine {
     ) -> Result<T> {
         match tokio::time::timeout(limit, question).await {
             Ok(answer) => answer.map_err(|error| self.error(error)),
-            Err(_) => Err(Error::new(
-                Kind::Unavailable,
-                "ENGINE_TIMEOUT",
-                format!(
-                    "the Docker engine at {} did not answer within {} s; see whether it hangs",
-                    self.address,
-                    limit.as_secs()
-                ),
-            )),
+            Err(_) => Err(errors::timeout(&self.address, limit)),
         }
     }
 

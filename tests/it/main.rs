@@ -12,6 +12,7 @@ mod clients;
 mod faults;
 mod images;
 mod logs;
+mod logs_api;
 mod logs_cli;
 mod metrics;
 mod proxy;

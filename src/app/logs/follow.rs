@@ -17,7 +17,7 @@ use super::{
 use crate::{
     domain::{
         Error, Kind, Result,
-        logs::{Batch, Origin},
+        logs::{Batch, Checkpoint, Origin},
     },
     engine::{LogFiles, Progress, Wake, Wakes},
     store::logs::Source,
@@ -83,7 +83,7 @@ async fn run(app: &Arc<App>, news: &mut News, wakes: Option<&Wakes>) -> Result<b
     let follower = Follower { app, news, source, gone };
     match origin {
         Origin::Files => follower.files(container.log_path.clone().into(), wakes).await,
-        Origin::Engine => Ok(gone),
+        Origin::Engine => follower.engine().await,
     }
 }
 
@@ -128,6 +128,52 @@ impl Follower<'_> {
             }
             self.wait(wake.as_ref()).await;
         }
+    }
+
+    /// Reads through the engine's API.
+    async fn engine(mut self) -> Result<bool> {
+        let Followed { container, .. } = self.news.borrow_and_update().clone();
+        let from = self.source.checkpoint.clone();
+        let mut log =
+            self.app.engine.follow_log(&container.id, container.tty, from.as_ref()).await?;
+        let mut batch = Batch::default();
+        loop {
+            let read = tokio::select! {
+                read = log.read(LIMIT, &mut batch) => Some(read),
+                _ = self.news.changed() => None,
+            };
+            // What was read before a failure counts too.
+            self.commit(&mut batch, log.checkpoint()).await?;
+            match read.transpose()? {
+                Some(Progress::CaughtUp) => tokio::time::sleep(GATHER).await,
+                Some(Progress::More) => {}
+                Some(Progress::Ended) => break,
+                None => {
+                    let about = about(&self.news.borrow_and_update().container);
+                    self.rename(about).await?;
+                }
+            }
+        }
+        // The engine says so a little later than it ends the log.
+        let stopped = self.news.wait_for(|it| it.gone || !it.container.is_running());
+        let _ = tokio::time::timeout(POLL, stopped).await;
+        let Followed { container, gone } = self.news.borrow_and_update().clone();
+        if gone || !container.is_running() {
+            log.finish(&mut batch);
+            self.commit(&mut batch, log.checkpoint()).await?;
+            self.app.logs.store.settle(self.source.id, true, gone).await?;
+            return Ok(gone);
+        }
+        // It runs again already.
+        Err(Error::new(Kind::Unavailable, "LOG_ENDED", "the engine ended the log; it is read on"))
+    }
+
+    async fn commit(&self, batch: &mut Batch, at: Checkpoint) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::take(batch);
+        self.app.logs.store.append(self.source.id, batch, Some(at)).await
     }
 
     async fn read(&self, mut log: LogFiles) -> Result<Reading> {

@@ -145,7 +145,9 @@ impl Logs {
     /// Where the lines of a container are to be taken from; `None` while it has no
     /// log yet.
     fn origin(&self, container: &Container, engine_is_here: bool) -> Option<Origin> {
-        if container.log_driver.is_empty() || container.started_at.is_none() {
+        // The driver "none" keeps no log at all.
+        let kept = !matches!(container.log_driver.as_str(), "" | "none");
+        if !kept || container.started_at.is_none() {
             return None;
         }
         let files = container.log_driver == "json-file"

@@ -31,7 +31,8 @@ pub enum Place {
     Engine {
         /// Time of the last record, in nanoseconds since 1970.
         time: i64,
-        /// How many records of exactly that time were read.
+        /// Its number among the records of its stream with exactly that time, one
+        /// after the other; 0 when nothing was read yet.
         seen: u64,
         /// sha256 of the last record, in hexadecimal digits.
         digest: String,

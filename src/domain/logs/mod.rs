@@ -7,16 +7,20 @@ mod checkpoint;
 pub mod cursor;
 mod decoder;
 mod filter;
+mod frames;
 mod join;
 mod record;
+mod seek;
 mod select;
 
 pub use batch::{Batch, Entry, put_varint, take_varint};
 pub use checkpoint::{Checkpoint, Place};
 pub use decoder::Decoder;
 pub use filter::{Filter, Matcher, StreamSet};
+pub use frames::{FrameError, Frames, Piece};
 pub use join::{Joiner, MAX_LINE, Pending};
 pub use record::{Record, parse_time};
+pub use seek::{Found, Seek};
 pub use select::{Selection, glob};
 
 /// Where a container wrote a line.

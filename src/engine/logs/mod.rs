@@ -1,11 +1,14 @@
 //! Where the engine keeps what containers wrote: its files, or its API.
 
+mod api;
+mod body;
 mod files;
 mod rotation;
 #[cfg(test)]
 mod tests;
 mod wake;
 
+pub use api::EngineLog;
 pub use files::LogFiles;
 pub use wake::{Wake, Wakes};
 

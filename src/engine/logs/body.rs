@@ -1,0 +1,149 @@
+//! One question to the engine on a connection of its own, read chunk by chunk.
+//!
+//! Not bollard's: it believes whatever length a frame of a log says.
+
+use std::{
+    future::{Future as _, poll_fn},
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, header};
+use http_body::Body as _;
+use http_body_util::Empty;
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
+
+use crate::{
+    domain::{Error, Result},
+    engine::errors,
+};
+
+/// Most bytes that are read ahead.
+const READ_AHEAD: usize = 256 * 1024;
+/// Longest error that is read.
+const LONGEST_ERROR: usize = 64 * 1024;
+
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+type Connection = http1::Connection<TokioIo<Box<dyn Socket>>, Empty<Bytes>>;
+
+/// A body. It is read only when it is polled, so a slow reader slows the engine
+/// and fills no memory. Dropping it closes the connection.
+pub(super) struct Body {
+    address: String,
+    incoming: Incoming,
+    /// Moves the bytes; `None` when it has ended.
+    connection: Option<Connection>,
+}
+
+impl Body {
+    /// Asks; the answer's headers must come within the limit, and an error as a
+    /// whole.
+    pub(super) async fn get(address: String, path: String, limit: Duration) -> Result<Self> {
+        let late = || errors::timeout(&address, limit);
+        tokio::time::timeout(limit, ask(&address, &path)).await.map_err(|_| late())?
+    }
+
+    /// The next bytes; `None` at the end.
+    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        if let Poll::Ready(chunk) = self.poll_incoming(cx) {
+            return Poll::Ready(chunk);
+        }
+        // Nobody else moves the connection. Its errors reach the body.
+        let moved = self.connection.as_mut().map(|connection| Pin::new(connection).poll(cx));
+        if moved.is_some_and(|moved| moved.is_ready()) {
+            self.connection = None;
+        }
+        self.poll_incoming(cx)
+    }
+
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        loop {
+            let chunk = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if !data.is_empty() => Ok(Some(data)),
+                    // Trailers tell nothing.
+                    Ok(_) | Err(_) => continue,
+                },
+                Some(Err(error)) => Err(errors::unreachable(&self.address).because(error)),
+                None => Ok(None),
+            };
+            return Poll::Ready(chunk);
+        }
+    }
+}
+
+async fn ask(address: &str, path: &str) -> Result<Body> {
+    let unreachable = || errors::unreachable(address);
+    let (socket, host) = connect(address).await.map_err(|error| unreachable().because(error))?;
+    let (mut sender, mut connection) = http1::Builder::new()
+        .max_buf_size(READ_AHEAD)
+        .handshake::<_, Empty<Bytes>>(TokioIo::new(socket))
+        .await
+        .map_err(|error| unreachable().because(error))?;
+    let request = Request::get(path)
+        .header(header::HOST, host)
+        .header(header::CONNECTION, "close")
+        .body(Empty::new())
+        .map_err(|error| Error::internal("a question to the engine is broken").because(error))?;
+
+    let mut answer = pin!(sender.send_request(request));
+    let mut open = true;
+    let answer = poll_fn(|cx| {
+        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+            return Poll::Ready(answer);
+        }
+        // Why the connection ended is told to the one who waits for the answer.
+        open = open && Pin::new(&mut connection).poll(cx).is_pending();
+        answer.as_mut().poll(cx)
+    })
+    .await
+    .map_err(|error| unreachable().because(error))?;
+
+    let status = answer.status();
+    let connection = open.then_some(connection);
+    let mut body = Body { address: address.to_owned(), incoming: answer.into_body(), connection };
+    if status.is_success() {
+        return Ok(body);
+    }
+    let mut text = Vec::new();
+    while let Some(chunk) = poll_fn(|cx| body.poll_chunk(cx)).await? {
+        text.extend_from_slice(&chunk);
+        if text.len() > LONGEST_ERROR {
+            break;
+        }
+    }
+    let told: Option<Told> = serde_json::from_slice(&text).ok();
+    let message = told.map_or_else(
+        || format!("{status}: {}", String::from_utf8_lossy(&text[..text.len().min(1000)])),
+        |told| told.message,
+    );
+    Err(errors::answered(status.as_u16(), &message))
+}
+
+/// How the engine tells an error.
+#[derive(Deserialize)]
+struct Told {
+    message: String,
+}
+
+/// A connection, and the host to name in the request.
+async fn connect(address: &str) -> std::io::Result<(Box<dyn Socket>, String)> {
+    if let Some(path) = address.strip_prefix("unix://") {
+        return Ok((Box::new(UnixStream::connect(path).await?), "localhost".to_owned()));
+    }
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let host = rest.split('/').next().unwrap_or_default();
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let host = if has_port { host.to_owned() } else { format!("{host}:80") };
+    Ok((Box::new(TcpStream::connect(&host).await?), host))
+}
