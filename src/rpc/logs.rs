@@ -12,13 +12,12 @@ use super::{
 use crate::{
     app::{
         App,
-        logs::{LogQuery, SlowReader, Start, TailItem, TailQuery, Wanted},
+        logs::{Line, LogQuery, SlowReader, Source, Start, TailItem, TailQuery, Wanted},
     },
     domain::{
         Error, Result,
         logs::{self, EntryKind, Gap, Origin, Selection, cursor},
     },
-    store::logs::{Line, Source},
 };
 
 /// How often a tail sends something where the request says nothing, and the range.

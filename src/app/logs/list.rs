@@ -119,7 +119,7 @@ impl App {
                 after: 0,
                 before: u64::MAX,
                 newest_first: true,
-                limit: usize::try_from(lines).unwrap_or(usize::MAX),
+                limit: lines as usize,
                 bytes: TEXT + lines as usize * 200,
                 patience: PATIENCE,
             })

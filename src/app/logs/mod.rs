@@ -24,7 +24,7 @@ use crate::{
         logs::{Origin, Selection, Stream},
     },
     engine::LogFiles,
-    store::logs::{About, Limits, LogStore, Source},
+    store::logs::{About, Limits, LogStore},
 };
 
 mod collect;
@@ -32,6 +32,7 @@ mod follow;
 mod list;
 mod tail;
 
+pub use crate::store::logs::{Line, Source};
 pub use collect::collect;
 pub use list::{LogPage, LogQuery};
 pub use tail::{SlowReader, Start, TailItem, TailQuery};

@@ -277,7 +277,7 @@ pub(super) fn position_after(
         before: u64::MAX,
         newest_first: false,
         limit: 1,
-        bytes: usize::MAX,
+        bytes: 1,
         patience: Duration::MAX,
     };
     let snapshot = db.unchecked_transaction()?;
