@@ -35,6 +35,10 @@ fn nothing_given_is_a_whole_configuration() {
     assert_eq!(config.node_id, "node-1");
     assert_eq!(config.port_range, (20_000, 29_999));
     assert_eq!(config.max_body_bytes, 4 << 20);
+    assert_eq!(config.log_database(), PathBuf::from("/data/logs.db"));
+    assert_eq!(config.logs_source, SourceChoice::Auto);
+    assert_eq!((config.logs_max_bytes_each, config.logs_max_bytes), (1 << 30, 10 << 30));
+    assert_eq!((config.container_log_bytes, config.container_log_files), (10 << 20, 3));
     assert!(config.public_meta && !config.anonymous);
 }
 
@@ -154,4 +158,26 @@ fn what_describe_prints_is_a_file_with_the_same_settings() {
     let config = load(&args, &[]).unwrap();
     let again = load_file(&config.describe(), &ServeArgs::default(), &[]).unwrap();
     assert_eq!(config, again);
+}
+
+#[test]
+fn limits_of_logs_are_sizes_and_times_within_reason() {
+    let with = |key: &str, value: &str| {
+        let key = format!("CONTAINER_SVC_{key}");
+        load(&ServeArgs::default(), &[(key.as_str(), value)])
+    };
+    assert_eq!(with("LOGS_MAX_BYTES", "3TiB").unwrap().logs_max_bytes, 3 << 40);
+    assert_eq!(with("CONTAINER_LOG_BYTES", "10240").unwrap().container_log_bytes, 10_240);
+    for (key, value, part) in [
+        ("LOGS_MAX_BYTES", "1KiB", "from 1MiB to 1024TiB"),
+        ("LOGS_MAX_BYTES_EACH", "-1", "is not a size"),
+        ("LOGS_MAX_BYTES", "99999999999TiB", "out of range"),
+        ("LOGS_MAX_AGE", "1s", "1m to 3650d"),
+        ("LOGS_SOURCE", "disk", "auto, files or engine"),
+        ("CONTAINER_LOG_FILES", "0", "1 to 100"),
+        ("CONTAINER_LOG_BYTES", "1", "from 4KiB"),
+    ] {
+        let told = message(with(key, value));
+        assert!(told.contains(part), "{key}={value}: {told}");
+    }
 }
