@@ -12,6 +12,8 @@ use super::{
 
 /// Segments that are remembered after they were taken.
 const REMEMBERED: usize = 4096;
+/// Nanoseconds after which ages are looked at again.
+const LOOK: u64 = 60_000_000_000;
 /// Pages that are given back to the disk at a time.
 const PAGES: u32 = 4096;
 
@@ -83,8 +85,17 @@ impl Writer {
         let before = now.saturating_sub(age);
         let mut total = 0;
         let mut any = false;
+        // Ages are looked up; sizes are known.
+        let look = now.abs_diff(self.looked_at) >= LOOK;
+        if look {
+            self.looked_at = now;
+        }
         let ids: Vec<i64> = sources_mut(&self.shared).keys().copied().collect();
         for id in ids {
+            if !look && self.stored(id) <= limits.bytes_each {
+                total += self.stored(id);
+                continue;
+            }
             while let Some(oldest) = self.oldest(id)? {
                 let stored = self.stored(id);
                 if stored <= limits.bytes_each && oldest.max_time >= before {

@@ -55,6 +55,8 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     next_seq: u64,
     tails: HashMap<i64, Tail>,
+    /// When retention last looked at ages, in nanoseconds since 1970.
+    pub(super) looked_at: i64,
 }
 
 impl Writer {
@@ -83,7 +85,7 @@ impl Writer {
             idle: Mutex::default(),
             permits: Semaphore::new(READERS),
         });
-        Ok((Self { db, shared: shared.clone(), next_seq, tails }, shared))
+        Ok((Self { db, shared: shared.clone(), next_seq, tails, looked_at: i64::MIN }, shared))
     }
 
     /// Does one job after the other; appends that wait are committed together.
