@@ -138,6 +138,27 @@ pub(super) fn node_logs(app: &App) -> pb::NodeLogs {
     }
 }
 
+/// The filters, which both requests have under the same names.
+macro_rules! wanted {
+    ($request:ident) => {
+        Wanted {
+            full: $request.view() == pb::LogView::Full,
+            streams: streams($request.streams())?,
+            node_id: $request.node_id,
+            selection: Selection {
+                container_id: $request.container_id,
+                name: $request.name,
+                hash: $request.hash,
+                name_pattern: $request.name_pattern,
+                label: $request.label,
+            },
+            contains: $request.contains,
+            contains_ignore_case: $request.contains_ignore_case,
+            regex: $request.regex,
+        }
+    };
+}
+
 impl TryFrom<pb::ListLogsRequest> for LogQuery {
     type Error = Error;
 
@@ -149,21 +170,7 @@ impl TryFrom<pb::ListLogsRequest> for LogQuery {
             limit: request.limit.into(),
             page_size: request.page_size.into(),
             page_token: request.page_token.clone(),
-            wanted: Wanted {
-                full: request.view() == pb::LogView::Full,
-                streams: streams(request.streams())?,
-                node_id: request.node_id,
-                selection: Selection {
-                    container_id: request.container_id,
-                    name: request.name,
-                    hash: request.hash,
-                    name_pattern: request.name_pattern,
-                    label: request.label,
-                },
-                contains: request.contains,
-                contains_ignore_case: request.contains_ignore_case,
-                regex: request.regex,
-            },
+            wanted: wanted!(request),
         })
     }
 }
@@ -207,21 +214,7 @@ impl TryFrom<pb::TailLogsRequest> for TailQuery {
             heartbeat,
             slow_reader,
             max_lag: u64::from(max_lag.unsigned_abs()),
-            wanted: Wanted {
-                full: request.view() == pb::LogView::Full,
-                streams: streams(request.streams())?,
-                node_id: request.node_id,
-                selection: Selection {
-                    container_id: request.container_id,
-                    name: request.name,
-                    hash: request.hash,
-                    name_pattern: request.name_pattern,
-                    label: request.label,
-                },
-                contains: request.contains,
-                contains_ignore_case: request.contains_ignore_case,
-                regex: request.regex,
-            },
+            wanted: wanted!(request),
         })
     }
 }

@@ -165,3 +165,16 @@ async fn logs_outlive_their_container_and_are_found_by_id_name_and_hash() {
     assert_eq!((status, &summary["logs"]), (200, &"49\n50\n".into()), "{summary}");
     assert!(summary["status"].as_str().is_some_and(|text| text.contains("State: removed")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_replaced_container_wrote_is_found_under_its_name() {
+    let service = Service::start().await.synced().await;
+    let name = unique("replaced");
+    let first = run(&service, &name, "echo first; exec sleep 1000").await;
+    reaches(&service, &name, 1).await;
+    let second = run(&service, &name, "echo second; exec sleep 1000").await;
+    assert_ne!(first.id, second.id);
+    eventually("both are there", || async { all(&service, &name).await.len() == 2 }).await;
+    let contents: Vec<_> = all(&service, &name).await.into_iter().map(|log| log.content).collect();
+    assert_eq!(contents, ["first", "second"]);
+}

@@ -91,7 +91,10 @@ impl App {
             // A line that was looked at already is on the other side.
             let edge = seq.unwrap_or(0);
             let last = found.lines.last().map(|line| line.seq);
-            let beside = if query.oldest_first { edge.saturating_sub(1) } else { edge + 1 };
+            let beside = match query.oldest_first {
+                true => edge.saturating_sub(1),
+                false => edge.saturating_add(1),
+            };
             next = token(false, last.unwrap_or(beside));
             let first = found.lines.first().map(|line| line.seq);
             previous = token(true, found.stopped_at.or(first).unwrap_or(edge));

@@ -16,7 +16,10 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
-use super::App;
+use super::{
+    App,
+    replace::{predecessor, successor},
+};
 use crate::{
     domain::{
         Error, Result,
@@ -39,6 +42,8 @@ pub use tail::{SlowReader, Start, TailItem, TailQuery};
 
 /// Files that are read at once: decoding takes a processor.
 const READERS: usize = 2;
+/// Longest pattern of a name.
+const LONGEST_PATTERN: usize = 256;
 /// How often retention looks.
 const RETAIN: Duration = Duration::from_secs(5);
 
@@ -163,12 +168,20 @@ impl Logs {
     }
 }
 
-/// What a container is known by.
+/// What a container is known by. While one is being replaced it has another name;
+/// its log stays that of the name that it was run under.
 fn about(container: &Container) -> About {
     let hashes = [container.hash(), container.spec_hash()];
+    let mut names = container.names.clone();
+    if let Some(name) = names.first_mut().filter(|_| !container.key().is_empty()) {
+        let base = [successor(""), predecessor("")]
+            .iter()
+            .find_map(|end| name.strip_suffix(end.as_str()).map(str::to_owned));
+        *name = base.unwrap_or_else(|| std::mem::take(name));
+    }
     About {
         container_id: container.id.clone(),
-        names: container.names.clone(),
+        names,
         hashes: hashes.iter().filter(|h| !h.is_empty()).map(|h| (*h).to_owned()).collect(),
         labels: container.labels.clone(),
         image: container.image.clone(),
@@ -194,6 +207,10 @@ impl App {
     /// known neither to the store nor to the view.
     fn select_logs(&self, wanted: &Wanted) -> Result<(Selection, Vec<Arc<Source>>)> {
         let mut selection = wanted.selection.clone();
+        if selection.name_pattern.len() > LONGEST_PATTERN {
+            let why = format!("is longer than {LONGEST_PATTERN} bytes; write a shorter one");
+            return Err(Error::field("namePattern", why));
+        }
         if !selection.container_id.is_empty() {
             selection.container_id = self.whole_id(&selection.container_id)?;
         }

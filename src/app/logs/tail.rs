@@ -1,8 +1,8 @@
 //! Follows lines as they come, after those that are there, without a seam.
 //!
-//! A reader is a cursor and nothing else: what it is sent next is read when it is
-//! ready for it, from the last commits in memory or from the store. So a slow one
-//! costs no memory, and no other one notices.
+//! A reader is a cursor and the message at hand: what it is sent next is read when
+//! it is ready for it, from the last commits in memory or from the store. So a slow
+//! one costs little memory, and no other one notices.
 
 use std::{
     collections::VecDeque,
@@ -25,8 +25,9 @@ use crate::{
 /// Lines and bytes of one message.
 const LINES: usize = 1000;
 const BYTES: usize = 1 << 20;
-/// Most of the last lines.
+/// Most of the last lines, and of their bytes.
 const MOST_LAST: i64 = 10_000;
+const LAST_BYTES: usize = 8 << 20;
 /// How long one look into the store may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -95,6 +96,8 @@ struct Tailer {
     since: Option<(u64, i64)>,
     /// All up to here was sent.
     cursor: u64,
+    /// What was there at the beginning ends here.
+    end: u64,
     latest: watch::Receiver<u64>,
     ready: VecDeque<(TailItem, u64)>,
     caught_up: bool,
@@ -130,6 +133,7 @@ impl App {
             filter,
             since,
             cursor: cursor_at,
+            end,
             latest,
             ready: VecDeque::new(),
             caught_up: false,
@@ -161,7 +165,10 @@ impl Tailer {
             if let Some(item) = self.ready.pop_front() {
                 return Ok(Some(item));
             }
-            let latest = *self.latest.borrow_and_update();
+            let latest = match self.query.no_follow {
+                true => self.end,
+                false => *self.latest.borrow_and_update(),
+            };
             if self.cursor < latest {
                 self.mind_the_lag(latest).await?;
                 if self.ready.is_empty() {
@@ -238,8 +245,12 @@ impl Tailer {
     async fn read(&mut self, latest: u64) -> Result<()> {
         match self.app.logs.store.recent(self.cursor, LINES) {
             Some(commits) => {
+                // One message at a time, so that a slow reader holds no more.
                 for commit in commits {
-                    self.take(&commit);
+                    self.take(&commit, latest);
+                    if !self.ready.is_empty() {
+                        break;
+                    }
                 }
                 Ok(())
             }
@@ -247,15 +258,22 @@ impl Tailer {
         }
     }
 
-    fn take(&mut self, commit: &Committed) {
+    /// Takes what fits into one message, and no more than up to a place.
+    fn take(&mut self, commit: &Committed, latest: u64) {
+        let through = commit.last_seq().min(latest);
         let source = self.app.logs.store.source(commit.source);
         let source = source.filter(|source| self.is_wanted(source));
         if let Some(source) = source {
-            let mut lines = Vec::new();
+            let (mut lines, mut bytes, mut more) = (Vec::new(), 0, false);
             self.filter.scan(&commit.batch, |at, entry| {
                 let seq = commit.first_seq + at as u64;
                 let early = self.since.is_some_and(|(end, time)| seq <= end && entry.time < time);
-                if seq > self.cursor && !early {
+                if more || seq <= self.cursor || seq > through || early {
+                    return;
+                }
+                more = lines.len() >= LINES || (bytes > 0 && bytes + entry.content.len() > BYTES);
+                if !more {
+                    bytes += entry.content.len();
                     lines.push(Line {
                         seq,
                         source: commit.source,
@@ -267,9 +285,13 @@ impl Tailer {
                     });
                 }
             });
-            self.send(lines, &[source], commit.last_seq());
+            let last = lines.last().map(|line: &Line| line.seq).filter(|_| more);
+            let through = last.unwrap_or(through);
+            self.send(lines, &[source], through);
+            self.cursor = through;
+        } else {
+            self.cursor = through;
         }
-        self.cursor = commit.last_seq();
     }
 
     async fn read_store(&mut self, latest: u64) -> Result<()> {
@@ -347,7 +369,7 @@ impl Tailer {
                 Error::field("lastLines", format!("{count} is out of range; use 0 to {MOST_LAST}"))
             })?;
         let sources = self.sources();
-        let (mut pages, mut before) = (Vec::new(), end + 1);
+        let (mut pages, mut before, mut weight) = (Vec::new(), end + 1, 0);
         while left > 0 {
             let found = self
                 .app
@@ -365,7 +387,7 @@ impl Tailer {
                 })
                 .await?;
             left -= found.lines.len().min(left);
-            let weight: usize = found.lines.iter().map(Line::weight).sum();
+            weight += found.lines.iter().map(Line::weight).sum::<usize>();
             pages.extend(found.lines);
             match found.stopped_at {
                 // However many were asked for, so much is enough.
@@ -378,6 +400,3 @@ impl Tailer {
         Ok(())
     }
 }
-
-/// Most bytes of the last lines.
-const LAST_BYTES: usize = 16 << 20;

@@ -9,7 +9,7 @@ use crate::domain::{Error, Result};
 /// Longest text or expression to search for.
 const LONGEST: usize = 1024;
 /// Most memory that a compiled expression may take.
-const COMPILED: usize = 1 << 20;
+const COMPILED: usize = 256 << 10;
 
 /// Streams that are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,16 +8,16 @@ use super::{Batch, Stream};
 /// in moby's `daemon/logger/copier.go`.
 pub(super) const PIECE: usize = 16 * 1024;
 /// Longest line that is kept whole; a longer one is stored in parts of this size.
-pub const MAX_LINE: usize = 1 << 20;
+const MAX_LINE: usize = 1 << 20;
 
 /// The beginning of a line whose end was not read yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pending {
+struct Pending {
     /// Time of its first piece.
-    pub time: i64,
+    time: i64,
     /// What was read of it.
     #[serde(with = "base64_bytes")]
-    pub text: Vec<u8>,
+    text: Vec<u8>,
 }
 
 /// Joins the pieces of both streams, which may alternate.

@@ -18,7 +18,7 @@ pub use checkpoint::{Checkpoint, Place};
 pub use decoder::Decoder;
 pub use filter::{Filter, Matcher, StreamSet};
 pub use frames::{FrameError, Frames, Piece};
-pub use join::{Joiner, MAX_LINE, Pending};
+pub use join::Joiner;
 pub use record::{Record, parse_time};
 pub use seek::{Found, Seek};
 pub use select::{Selection, glob};

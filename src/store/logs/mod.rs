@@ -123,7 +123,7 @@ struct Shared {
     /// Why nothing can be written.
     trouble: RwLock<Option<Error>>,
     idle: Mutex<Vec<Connection>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 impl LogStore {
@@ -280,9 +280,11 @@ impl LogStore {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let _permit = self.shared.permits.acquire().await.map_err(|_| gone())?;
+        let permit = self.shared.permits.clone().acquire_owned().await.map_err(|_| gone())?;
         let shared = self.shared.clone();
         let answer = tokio::task::spawn_blocking(move || {
+            // Held until the work has ended, also when the caller has left.
+            let _permit = permit;
             let idle = lock(&shared.idle).pop();
             let db = match idle {
                 Some(db) => db,

@@ -121,12 +121,14 @@ pub(super) fn scan(
         }
     }
     let mark = mark(&snapshot)?;
-    let mut page = Page { order, ask, lines: BTreeMap::new(), bytes: 0, cut: None, mark };
+    let mut page =
+        Page { order, ask, lines: BTreeMap::new(), bytes: 0, cut: None, mark, searched: false };
     while let Some(Reverse(next)) = heap.pop() {
         if let Some(end) = page.end().filter(|end| next.key > *end) {
             return Ok(page.answer(Some(end)));
         }
-        if Instant::now() >= deadline {
+        // At least one segment is searched, so that the next question begins later.
+        if page.searched && Instant::now() >= deadline {
             // What comes after the next key may miss entries of other containers.
             page.lines.split_off(&next.key);
             return Ok(page.answer(Some(next.key.saturating_sub(1))));
@@ -193,6 +195,7 @@ struct Page<'a> {
     /// An entry with this key was found and had no room; none from here on has.
     cut: Option<u64>,
     mark: u64,
+    searched: bool,
 }
 
 impl Page<'_> {
@@ -204,6 +207,7 @@ impl Page<'_> {
     }
 
     fn search(&mut self, db: &Connection, source: i64, place: &Place) -> rusqlite::Result<()> {
+        self.searched = true;
         let (runs, batch) = segment::load(db, place)?;
         let mut hits = Vec::new();
         self.ask.filter.scan(&batch, |at, entry| hits.push((at, entry)));

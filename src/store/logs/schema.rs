@@ -5,11 +5,11 @@ pub(super) const LOGS: &[&str] = &["
     CREATE TABLE log_state (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         store INTEGER NOT NULL,         -- random; tells cursors of this database
-        next_seq INTEGER NOT NULL,      -- number of the next entry; never used again
+        next_seq INTEGER NOT NULL,      -- number of the next entry
         retired INTEGER NOT NULL        -- segments that retention took, ever
     ) STRICT;
     CREATE TABLE log_sources (
-        id INTEGER PRIMARY KEY,
+        id INTEGER PRIMARY KEY AUTOINCREMENT, -- readers remember it
         container_id TEXT NOT NULL UNIQUE,
         about TEXT NOT NULL,            -- names, hashes, labels, JSON
         next_position INTEGER NOT NULL, -- number of its next entry

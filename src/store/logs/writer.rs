@@ -83,7 +83,7 @@ impl Writer {
             latest: watch::Sender::new(next_seq - 1),
             trouble: RwLock::default(),
             idle: Mutex::default(),
-            permits: Semaphore::new(READERS),
+            permits: Arc::new(Semaphore::new(READERS)),
         });
         Ok((Self { db, shared: shared.clone(), next_seq, tails, looked_at: i64::MIN }, shared))
     }
@@ -120,6 +120,12 @@ impl Writer {
     }
 
     fn commit_all(&mut self, appends: Vec<Append>) {
+        for append in &appends {
+            // What is plain is packed first, or it would stay so behind this one.
+            if append.columns.codec == PACKED && self.tails.contains_key(&append.source) {
+                self.seal_or_warn(append.source);
+            }
+        }
         let outcome = self.commit(&appends).map_err(|error| super::failed(&error));
         *self.shared.trouble.write().unwrap_or_else(PoisonError::into_inner) =
             outcome.as_ref().err().cloned();
@@ -356,7 +362,7 @@ fn sources(db: &Connection) -> rusqlite::Result<BTreeMap<i64, Source>> {
             id,
             about: serde_json::from_str(&about)
                 .unwrap_or(About { container_id: row.get(1)?, ..About::default() }),
-            checkpoint: checkpoint.and_then(|text| serde_json::from_str(&text).ok()),
+            checkpoint: checkpoint.map(|text| read_checkpoint(&text)).transpose()?,
             complete: row.get(5)?,
             removed: row.get(6)?,
             retired_seq: row.get::<_, i64>(7)?.unsigned_abs(),
@@ -366,6 +372,13 @@ fn sources(db: &Connection) -> rusqlite::Result<BTreeMap<i64, Source>> {
         Ok((id, source))
     })?;
     rows.collect()
+}
+
+/// Without its checkpoint a log would be collected once more from its beginning.
+fn read_checkpoint(text: &str) -> rusqlite::Result<Checkpoint> {
+    serde_json::from_str(text).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, error.into())
+    })
 }
 
 /// Counts what is stored of each container, by the index alone.

@@ -103,7 +103,13 @@ async fn a_hundred_followers_get_each_line_once_whatever_the_bad_ones_do() {
     let mut stalled = follow(&service, everything(&service)).await;
     let label = format!("container-svc-test%3D{}", service.node);
     let mut trickle = tokio::process::Command::new("curl")
-        .args(["-sN", "--limit-rate", "1K", "-H", &format!("Authorization: Bearer {}", service.token)])
+        .args([
+            "-sN",
+            "--limit-rate",
+            "1K",
+            "-H",
+            &format!("Authorization: Bearer {}", service.token),
+        ])
         .arg(format!("{}/container-svc/logs/tail?label={label}", service.url))
         .stdout(Stdio::null())
         .kill_on_drop(true)

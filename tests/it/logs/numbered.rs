@@ -127,7 +127,8 @@ impl Checker {
         let names: BTreeSet<String> = names.collect();
         let mut tally = self.tally.clone();
         for name in &names {
-            tally.lost += burst.each + 1 - self.next.get(name).copied().unwrap_or(1).min(burst.each + 1);
+            tally.lost +=
+                burst.each + 1 - self.next.get(name).copied().unwrap_or(1).min(burst.each + 1);
         }
         tally.strange += self.next.keys().filter(|name| !names.contains(*name)).count();
         tally
