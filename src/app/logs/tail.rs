@@ -206,15 +206,17 @@ impl Tailer {
             )),
             SlowReader::Skip => {
                 let (newest, positions) = self.app.logs.store.positions();
-                let mut missed = 0;
+                let (store, mut missed) = (&self.app.logs.store, Some(0));
                 for source in self.sources() {
                     let next = positions.get(&source.id).copied().unwrap_or(0);
-                    let store = &self.app.logs.store;
-                    let have = store.position_after(source.id, self.cursor).await?;
-                    missed += next.saturating_sub(have.unwrap_or(next));
+                    let (have, mark) = store.position_after(source.id, self.cursor).await?;
+                    let there = next.saturating_sub(have.unwrap_or(next));
+                    // Retention may have been quicker.
+                    let taken = store.missed(&[source.id], (self.cursor, newest), mark);
+                    missed = missed.zip(taken).map(|(sum, taken)| sum + there + taken);
                 }
                 self.cursor = newest;
-                self.ready.push_back((TailItem::Missed(Some(missed)), newest));
+                self.ready.push_back((TailItem::Missed(missed), newest));
                 Ok(())
             }
         }

@@ -257,8 +257,9 @@ impl LogStore {
         (*self.shared.latest.borrow(), positions)
     }
 
-    /// Within a container, the number of the first entry after a place.
-    pub async fn position_after(&self, source: i64, seq: u64) -> Result<Option<u64>> {
+    /// Within a container, the number of the first entry after a place that is
+    /// there; and the mark of this answer.
+    pub async fn position_after(&self, source: i64, seq: u64) -> Result<(Option<u64>, u64)> {
         self.read(move |db| scan::position_after(db, source, seq)).await
     }
 

@@ -120,9 +120,7 @@ pub(super) fn scan(
             heap.push(Reverse(Next { key, source, last, place: None }));
         }
     }
-    let mark =
-        snapshot.query_row("SELECT retired FROM log_state", [], |row| row.get::<_, i64>(0))?;
-    let mark = mark.unsigned_abs();
+    let mark = mark(&snapshot)?;
     let mut page = Page { order, ask, lines: BTreeMap::new(), bytes: 0, cut: None, mark };
     while let Some(Reverse(next)) = heap.pop() {
         if let Some(end) = page.end().filter(|end| next.key > *end) {
@@ -264,12 +262,13 @@ impl Page<'_> {
     }
 }
 
-/// Within a container, the number of the first entry after a place.
+/// Within a container, the number of the first entry after a place that is there;
+/// and how many segments retention had taken then.
 pub(super) fn position_after(
     db: &Connection,
     source: i64,
     seq: u64,
-) -> rusqlite::Result<Option<u64>> {
+) -> rusqlite::Result<(Option<u64>, u64)> {
     let ask = Ask {
         sources: Vec::new(),
         filter: Filter::default(),
@@ -281,11 +280,18 @@ pub(super) fn position_after(
         patience: Duration::MAX,
     };
     let snapshot = db.unchecked_transaction()?;
-    let Some(place) = look_up(&snapshot, source, seq + 1, &ask)? else { return Ok(None) };
+    let mark = mark(&snapshot)?;
+    let Some(place) = look_up(&snapshot, source, seq + 1, &ask)? else { return Ok((None, mark)) };
     if place.first_seq > seq {
-        return Ok(Some(place.first_position));
+        return Ok((Some(place.first_position), mark));
     }
     let (runs, _) = segment::load(&snapshot, &place)?;
     let passed = runs.numbers().take_while(|number| *number <= seq).count() as u64;
-    Ok(Some(place.first_position + passed))
+    Ok((Some(place.first_position + passed), mark))
+}
+
+/// How many segments retention has taken, ever.
+fn mark(db: &Connection) -> rusqlite::Result<u64> {
+    let taken = db.query_row("SELECT retired FROM log_state", [], |row| row.get::<_, i64>(0))?;
+    Ok(taken.unsigned_abs())
 }

@@ -221,7 +221,7 @@ proptest! {
             }
             assert_eq!(got, expected);
             for (at, (seq, _)) in (0u64..).zip(model.iter().zip(1u64..).filter(|((id, ..), _)| *id == ids[0]).map(|(_, seq)| (seq, ()))) {
-                let position = fixture.store.position_after(ids[0], seq - 1).await.expect("read");
+                let (position, _) = fixture.store.position_after(ids[0], seq - 1).await.expect("read");
                 assert_eq!(position, Some(at));
             }
         });
