@@ -1,7 +1,7 @@
 # Every target is one script or one command; see `make help`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help engine tools build demo run test lint bench clean-engine
+.PHONY: help engine tools build demo run test lint soak bench clean-engine
 
 BUF := .cache/tools/npm/node_modules/.bin/buf
 
@@ -35,6 +35,11 @@ test: engine tools lint ## Everything: lint, Rust tests, third-party clients
 	@scripts/demo-image
 	cargo test
 	tests/third_party/run
+
+soak: engine ## Kill the service 50 times while containers print 1,000,000 lines
+	@scripts/tools demo && scripts/demo-image
+	SOAK_KILLS=$${SOAK_KILLS:-50} SOAK_LINES=$${SOAK_LINES:-1000000} \
+		cargo test --release --test it logs::kills:: -- --nocapture --test-threads 1
 
 bench: engine ## Side by side with the raw engine
 	@scripts/tools demo && scripts/demo-image

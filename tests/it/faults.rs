@@ -21,11 +21,11 @@ use super::{
 
 mod interleavings;
 mod ports;
-mod private_engine;
+pub(crate) mod private_engine;
 mod recovery;
 
 /// How soon the service must be well again once the engine is.
-const RECOVERY: Duration = Duration::from_secs(5);
+pub(crate) const RECOVERY: Duration = Duration::from_secs(5);
 
 async fn health(service: &Service) -> ServingStatus {
     let channel = Channel::from_shared(service.url.clone()).expect("a url").connect().await;
@@ -37,7 +37,7 @@ async fn health(service: &Service) -> ServingStatus {
         .map_or(ServingStatus::Unknown, |answer| answer.into_inner().status())
 }
 
-async fn becomes(service: &Service, wanted: ServingStatus) -> Duration {
+pub(crate) async fn becomes(service: &Service, wanted: ServingStatus) -> Duration {
     let begin = Instant::now();
     eventually("the health changes", || async { health(service).await == wanted }).await;
     begin.elapsed()

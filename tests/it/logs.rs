@@ -8,7 +8,12 @@ use tonic::{Request, metadata::MetadataValue, transport::Channel};
 
 use crate::support::{Service, eventually, unique};
 
+mod clocks;
+mod engine_killed;
+mod followers;
+mod kills;
 mod list;
+mod numbered;
 mod tail;
 
 /// A gRPC client of the log service with the admin token.
@@ -20,14 +25,26 @@ pub(crate) async fn client(
         impl tonic::service::Interceptor + Clone + use<>,
     >,
 > {
-    let bearer: MetadataValue<_> = format!("Bearer {}", service.token).parse().expect("ascii");
     let channel = Channel::from_shared(service.url.clone()).expect("a url").connect().await;
+    over(channel.expect("it listens"), service)
+}
+
+/// The same over a connection that is there.
+fn over(
+    channel: Channel,
+    service: &Service,
+) -> LogServiceClient<
+    tonic::service::interceptor::InterceptedService<
+        Channel,
+        impl tonic::service::Interceptor + Clone + use<>,
+    >,
+> {
+    let bearer: MetadataValue<_> = format!("Bearer {}", service.token).parse().expect("ascii");
     let with = move |mut request: Request<()>| {
         request.metadata_mut().insert("authorization", bearer.clone());
         Ok(request)
     };
-    LogServiceClient::with_interceptor(channel.expect("it listens"), with)
-        .max_decoding_message_size(64 << 20)
+    LogServiceClient::with_interceptor(channel, with).max_decoding_message_size(64 << 20)
 }
 
 /// A request that runs a shell script.
@@ -46,14 +63,15 @@ pub(crate) async fn run(service: &Service, name: &str, script: &str) -> pb::RunC
 
 /// All stored lines of a container, the first one first.
 pub(crate) async fn all(service: &Service, name: &str) -> Vec<pb::Log> {
+    pages(service, pb::ListLogsRequest { name: name.into(), ..Default::default() }).await
+}
+
+/// All stored lines of a question, in full, the first one first.
+async fn pages(service: &Service, mut request: pb::ListLogsRequest) -> Vec<pb::Log> {
     let mut client = client(service).await;
-    let mut request = pb::ListLogsRequest {
-        name: name.into(),
-        page_size: 10_000,
-        order: pb::LogOrder::OldestFirst.into(),
-        view: pb::LogView::Full.into(),
-        ..Default::default()
-    };
+    request.page_size = 10_000;
+    request.order = pb::LogOrder::OldestFirst.into();
+    request.view = pb::LogView::Full.into();
     let mut lines = Vec::new();
     loop {
         let page = client.list_logs(request.clone()).await.expect("a page").into_inner();

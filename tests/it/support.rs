@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     net::TcpListener,
-    process::Command,
+    process::{Child, Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -108,6 +108,9 @@ pub struct Service {
     config: Config,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<()>>,
+    /// Where it is the program and not a task of this one.
+    program: bool,
+    process: Option<Child>,
 }
 
 impl Service {
@@ -118,6 +121,24 @@ impl Service {
 
     /// Starts one with another configuration.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut service = Self::prepare(change);
+        service.resume().await;
+        service
+    }
+
+    /// Starts the program itself, as a process that can be killed.
+    pub async fn program(change: impl FnOnce(&mut Config)) -> Self {
+        let mut service = Self::prepare(change);
+        service.program = true;
+        // The kernel gives this port to no connection while the program is down.
+        let address = ([127, 0, 0, 1], service.ports.range.1).into();
+        service.config.listen = vec![Listen::Tcp(address)];
+        service.config.log = "error".into();
+        service.resume().await;
+        service
+    }
+
+    fn prepare(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let data = dir.path().to_string_lossy().into_owned();
         let node = unique("node");
@@ -132,7 +153,7 @@ impl Service {
         let ports = Ports::take();
         config.port_range = ports.range;
         change(&mut config);
-        let mut service = Self {
+        Self {
             url: String::new(),
             token: String::new(),
             node,
@@ -141,18 +162,38 @@ impl Service {
             config,
             stop: None,
             task: None,
-        };
-        service.resume().await;
-        service
+            program: false,
+            process: None,
+        }
     }
 
     /// Starts it again over the same data.
-    #[expect(clippy::disallowed_methods, reason = "the test owns the server")]
     pub async fn resume(&mut self) {
+        self.launch();
+        self.listens().await;
+        let file = self.config.token_file.clone();
+        eventually("the admin token is written", || async {
+            std::fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n'))
+        })
+        .await;
+        self.token = std::fs::read_to_string(file).expect("the token").trim().to_owned();
+    }
+
+    /// The same without waiting for anything.
+    #[expect(clippy::disallowed_methods, reason = "the test owns the server")]
+    pub fn launch(&mut self) {
         let Some(Listen::Tcp(address)) = self.config.listen.first() else {
             panic!("tests listen on TCP first");
         };
         self.url = format!("http://{address}");
+        if self.program {
+            let file = self.config.data_dir.join("settings.toml");
+            std::fs::write(&file, self.config.describe()).expect("the settings are written");
+            let mut program = Command::new(env!("CARGO_BIN_EXE_container-svc"));
+            program.args(["serve", "--config"]).arg(file).env_clear().stdout(Stdio::null());
+            self.process = Some(program.spawn().expect("the program starts"));
+            return;
+        }
         let (stop, stopped) = oneshot::channel::<()>();
         let config = self.config.clone();
         self.task = Some(tokio::spawn(async move {
@@ -160,16 +201,30 @@ impl Service {
             container_svc::server::run(config, stopped).await.expect("the service runs");
         }));
         self.stop = Some(stop);
-        let file = self.config.token_file.clone();
+    }
+
+    /// Waits until it takes connections.
+    pub async fn listens(&self) {
         eventually("the service listens", || async {
             tokio::net::TcpStream::connect(address_of(&self.url)).await.is_ok()
         })
         .await;
-        eventually("the admin token is written", || async {
-            std::fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n'))
-        })
-        .await;
-        self.token = std::fs::read_to_string(file).expect("the token").trim().to_owned();
+    }
+
+    /// Kills the program with SIGKILL: at once, and with nothing finished.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("it is the program, and it runs");
+        process.kill().expect("killed");
+        process.wait().expect("gone");
+    }
+
+    /// Most memory that the program ever held, in bytes.
+    pub fn most_memory(&self) -> u64 {
+        let pid = self.process.as_ref().expect("it is the program, and it runs").id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib << 10
     }
 
     /// Waits until its view follows the engine.
@@ -264,6 +319,9 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         drop(self.stop.take());
+        if self.process.is_some() {
+            self.kill();
+        }
         let made = self.made();
         if !made.is_empty() {
             let mut args = vec!["rm", "-f"];

@@ -14,7 +14,8 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use super::{RECOVERY, becomes, health, is_running, run};
 use crate::support::{Service, eventually, unique};
 
-const TAG: &str = "container-svc-private:1";
+/// The image that it has.
+pub(crate) const TAG: &str = "container-svc-private:1";
 
 /// One start of a container: its process id, and when.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ impl Start {
 /// A `dockerd` with everything in one folder and in a network of its own, so
 /// that it harms no other: on the host's network it would share the default
 /// bridge, and without one it would take that of the host away.
-struct Engine {
+pub(crate) struct Engine {
     dir: TempDir,
     /// Its network, as long as this process lives: containers may outlive the
     /// engine, and its successor must find them there.
@@ -39,7 +40,7 @@ struct Engine {
 }
 
 impl Engine {
-    async fn start(live_restore: bool) -> Self {
+    pub(crate) async fn start(live_restore: bool) -> Self {
         let network = Command::new("unshare").args(["--net", "sleep", "1000"]).spawn();
         let network = network.expect("unshare");
         let dir = tempfile::tempdir().expect("a folder");
@@ -63,11 +64,11 @@ impl Engine {
         self.dir.path().join(name).display().to_string()
     }
 
-    fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("unix://{}", self.path("sock"))
     }
 
-    fn docker(&self, args: &[&str]) -> Option<String> {
+    pub(crate) fn docker(&self, args: &[&str]) -> Option<String> {
         let out = Command::new("docker").args(["-H", &self.address()]).args(args).output().ok()?;
         out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
     }
@@ -77,7 +78,7 @@ impl Engine {
         Start(told.expect("it is there"))
     }
 
-    async fn resume(&mut self) {
+    pub(crate) async fn resume(&mut self) {
         let log = File::options().create(true).append(true).open(self.path("log")).expect("a log");
         let process = Command::new("nsenter")
             .arg(format!("--net=/proc/{}/ns/net", self.network.id()))
@@ -94,7 +95,7 @@ impl Engine {
     }
 
     /// As the kernel does when memory is short.
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().expect("it runs");
         process.kill().expect("killed");
         process.wait().expect("gone");
@@ -106,6 +107,15 @@ impl Engine {
             let _ = std::fs::remove_file(self.path(left));
         }
         let _ = std::fs::remove_file(self.path("exec/containerd/containerd.sock.ttrpc"));
+    }
+}
+
+impl Engine {
+    /// Ends it, with the containers of a service that has ended before.
+    pub(crate) async fn end(self) {
+        let ended = tokio::task::spawn_blocking(move || drop(self));
+        let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+        ended.expect("in time").expect("no panic");
     }
 }
 
@@ -179,9 +189,7 @@ async fn is_killed_and_started_again(live_restore: bool) {
     assert_eq!(there.lines().count(), 2, "{there}");
     assert_eq!(health(&service).await, ServingStatus::Serving);
     drop(service);
-    // Its containers are on the private engine, which ends with them.
-    let ended = tokio::task::spawn_blocking(move || drop(engine));
-    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("in time").expect("no panic");
+    engine.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
