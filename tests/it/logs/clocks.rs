@@ -1,6 +1,6 @@
 //! Clocks that jump forward and back change neither order nor place.
 
-use std::{fs, io::Write as _};
+use std::{fs, io::Write as _, time::Duration};
 
 use container_svc::config::SourceChoice;
 
@@ -52,7 +52,14 @@ async fn follow(service: &Service, request: &mut pb::TailLogsRequest, to: i64) -
 
 /// Lines come before, during and after a kill of the service.
 async fn jumps(source: SourceChoice) {
-    let mut service = Service::program(|config| config.logs_source = source).await.synced().await;
+    let mut service = Service::program(|config| {
+        config.logs_source = source;
+        // What is old under the clock of this moment would be taken away.
+        config.logs_max_age = Duration::from_secs(3650 * 86_400);
+    })
+    .await
+    .synced()
+    .await;
     let name = unique("clocks");
     run(&service, &name, "exec sleep 1000").await;
     let path = docker(&["inspect", "-f", "{{.LogPath}}", &name]);
