@@ -29,7 +29,6 @@ fn refusal(status: &Status) -> Status {
 }
 
 #[cfg(test)]
-#[expect(clippy::expect_used, reason = "a test says what it misses")]
 mod tests {
     use super::*;
 
