@@ -130,7 +130,8 @@ async fn router(config: &Config, app: &Arc<App>) -> Result<Router> {
     let permissions = Permissions::read(&pool)?;
     let auth = Auth::new(app.clone(), permissions, config.public_meta, config.anonymous);
     let routes = rpc::routes(app).add_service(health).add_service(v1).add_service(v1alpha);
-    let grpc = routes.into_axum_router().layer(auth.clone());
+    let unread = axum::middleware::map_response(rpc::unread::tell);
+    let grpc = routes.into_axum_router().layer(unread).layer(auth.clone());
 
     let gateway = Gateway::new(&pool, grpc.clone(), config.max_body_bytes, Some(auth.clone()));
     let (bridge, document, counted) = (gateway.clone(), gateway.clone(), app.clone());

@@ -28,7 +28,26 @@ fn tag(query: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_token_is_read_back_and_only_by_its_own_query(
+            query: String, other: String, last: String,
+        ) {
+            let made = token(&query, &last);
+            prop_assert_eq!(read(&made, &query).ok(), Some(last));
+            prop_assert_eq!(read(&made, &other).is_ok(), query == other);
+        }
+
+        #[test]
+        fn no_text_makes_it_fall(text: String, bytes: Vec<u8>) {
+            prop_assert!(read(&text, "a").is_err());
+            prop_assert!(read(&URL_SAFE_NO_PAD.encode(bytes), "a").is_err());
+        }
+    }
 
     #[test]
     fn a_token_opens_only_its_own_query() {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use prost_reflect::MethodDescriptor;
 use tonic::{Code, Status};
 
@@ -79,6 +79,18 @@ pub(super) fn error_under(http: StatusCode, status: &Status, plans: &Plans) -> R
     if status.code() == Code::Unauthenticated {
         let scheme = HeaderValue::from_static("Bearer");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+    }
+    response
+}
+
+/// A method that the path does not have. The code is grpc-gateway's; its 501
+/// would say that the mistake is ours.
+pub(super) fn other_method(allowed: &[&Method], plans: &Plans) -> Response<Body> {
+    let status = Status::new(Code::Unimplemented, "Method Not Allowed");
+    let mut response = error_under(StatusCode::METHOD_NOT_ALLOWED, &status, plans);
+    let names: Vec<&str> = allowed.iter().map(|method| method.as_str()).collect();
+    if let Ok(names) = HeaderValue::try_from(names.join(", ")) {
+        response.headers_mut().insert(header::ALLOW, names);
     }
     response
 }

@@ -102,3 +102,6 @@ fn tracked<'b, T>(
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,13 +79,10 @@ impl Gateway {
         };
         let (rule, path) = match self.0.rules.find(&head.method, &path) {
             Found::Rule(rule, fields) => (rule, fields),
-            Found::OtherMethod if head.method == Method::OPTIONS => {
+            Found::OtherMethod(_) if head.method == Method::OPTIONS => {
                 return answer::body(StatusCode::OK, "{}");
             }
-            Found::OtherMethod => {
-                let status = Status::new(Code::Unimplemented, "Method Not Allowed");
-                return answer::error(&status, plans);
-            }
+            Found::OtherMethod(allowed) => return answer::other_method(&allowed, plans),
             Found::Nothing => {
                 return answer::error(&Status::new(Code::NotFound, "Not Found"), plans);
             }

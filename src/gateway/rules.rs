@@ -31,8 +31,8 @@ enum Segment {
 pub(super) enum Found<'a> {
     /// An RPC, with the fields that the path fills.
     Rule(&'a Rule, Vec<(String, String)>),
-    /// A path of ours, but not by this method.
-    OtherMethod,
+    /// A path of ours, but by these methods only.
+    OtherMethod(Vec<&'a Method>),
     /// No path of ours.
     Nothing,
 }
@@ -73,7 +73,7 @@ impl Rules {
     pub(super) fn find(&self, method: &Method, path: &str) -> Found<'_> {
         let Some(path) = path.strip_prefix('/') else { return Found::Nothing };
         let parts: Vec<&str> = path.split('/').collect();
-        let mut other = false;
+        let mut other = Vec::new();
         for rule in &self.0 {
             let mut fields = Vec::new();
             if !matches(&rule.segments, &parts, &mut fields) {
@@ -82,9 +82,9 @@ impl Rules {
             if rule.method == *method {
                 return Found::Rule(rule, fields);
             }
-            other = true;
+            other.push(&rule.method);
         }
-        if other { Found::OtherMethod } else { Found::Nothing }
+        if other.is_empty() { Found::Nothing } else { Found::OtherMethod(other) }
     }
 }
 

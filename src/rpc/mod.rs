@@ -16,6 +16,7 @@ mod node;
 pub mod pb;
 mod status;
 mod tokens;
+pub mod unread;
 
 pub use auth::{Auth, Permissions};
 

@@ -14,6 +14,7 @@ mod images;
 mod logs;
 mod logs_api;
 mod logs_cli;
+mod malformed;
 mod metrics;
 mod proxy;
 mod registry;

@@ -147,6 +147,26 @@ proptest! {
     }
 
     #[test]
+    fn any_defaults_written_out_change_nothing(said: [bool; 6]) {
+        let [protocol, address, registry, whole, policy, patience] = said;
+        let mut request = full();
+        request.ports[0].protocol = protocol.then(|| "tcp".into());
+        request.ports[0].host_address = address.then(|| "0.0.0.0".into());
+        if registry {
+            request.image = "docker.io/nginx".into();
+        }
+        if whole {
+            request.image = "docker.io/library/nginx:latest".into();
+        }
+        if policy {
+            request.pull_policy = PullPolicy::Always;
+        }
+        request.stop_timeout = patience.then_some(Ok(DEFAULT_STOP_TIMEOUT));
+        let silent = RunRequest { stop_timeout: None, ..full() };
+        prop_assert_eq!(hash(request), hash(silent));
+    }
+
+    #[test]
     fn texts_cannot_be_confused(a in ".{0,8}", b in ".{0,8}", c in ".{0,8}", d in ".{0,8}") {
         let with = |command: [&str; 2]| RunRequest {
             image: "x".into(),

@@ -50,6 +50,8 @@ pub(super) const NOT_UTF8: Apart =
     Apart::Status { real: 500, ours: 400, why: "what the caller did wrong is no 500" };
 pub(super) const IGNORED_UTF8: Apart =
     Apart::Status { real: 200, ours: 400, why: "no part of a query may be other than UTF-8" };
+pub(super) const OTHER_METHOD: Apart =
+    Apart::Status { real: 501, ours: 405, why: "what the caller did wrong is no 5xx" };
 pub(super) const INTERNAL: Apart =
     Apart::Status { real: 500, ours: 500, why: "an answer that cannot be written is INTERNAL" };
 pub(super) const NO_ANSWER: Apart =
