@@ -13,6 +13,7 @@ use crate::{
 
 pub mod access;
 pub mod images;
+pub mod keeps;
 pub mod list;
 mod locks;
 pub mod logs;

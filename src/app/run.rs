@@ -197,6 +197,7 @@ impl App {
     ) -> Result<String> {
         let network = self.settings.network.as_str();
         self.engine.ensure_network(network, &self.settings.node_id).await?;
+        let keeps = self.ensure_keeps(spec).await?;
         self.engine
             .create(NewContainer {
                 name,
@@ -206,6 +207,7 @@ impl App {
                 labels: self.labels(spec),
                 network,
                 log_files: self.settings.log_files,
+                keeps,
             })
             .await
     }
@@ -259,6 +261,7 @@ impl App {
             wanted: true,
         };
         self.record(record, word(&action), detail).await?;
+        self.used_keeps(spec).await?;
         tracing::info!(name = container.name(), id, action = word(&action), "run");
         Ok(outcome(action, spec, &container))
     }

@@ -9,6 +9,8 @@ pub const PERMISSIONS: &[&str] = &[
     "container-svc:image:pull",
     "container-svc:image:build",
     "container-svc:log:view",
+    "container-svc:keep:view",
+    "container-svc:keep:remove",
     "container-svc:token:manage",
 ];
 

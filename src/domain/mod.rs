@@ -4,6 +4,7 @@ pub mod access;
 pub mod container;
 pub mod error;
 pub mod image;
+pub mod keep;
 pub mod logs;
 pub mod metrics;
 pub mod page;

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{container::Resources, error::Result, image::ImageRef, ports::PortSpec};
+use super::{container::Resources, error::Result, image::ImageRef, keep::Keep, ports::PortSpec};
 
 mod resolve;
 
@@ -45,6 +45,8 @@ pub struct RunSpec {
     pub labels: BTreeMap<String, String>,
     /// Environment.
     pub envs: BTreeMap<String, String>,
+    /// Paths whose data outlive the container, sorted.
+    pub keeps: Vec<Keep>,
     /// Arguments; empty is the image's.
     pub command: Vec<String>,
     /// Program; empty is the image's.
@@ -99,6 +101,9 @@ impl RunSpec {
         set("hash", text(self.hash.as_deref().unwrap_or_default()));
         set("labels", pairs(&self.labels));
         set("envs", pairs(&self.envs));
+        let mode = |keep: &Keep| if keep.read_only { "ro" } else { "rw" };
+        let keeps = self.keeps.iter().flat_map(|keep| [keep.path.clone(), mode(keep).to_owned()]);
+        set("keeps", keeps.collect());
         set("command", self.command.clone());
         set("entrypoint", self.entrypoint.clone());
         set("workingDir", text(&self.working_dir));

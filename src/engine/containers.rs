@@ -6,8 +6,8 @@ use super::{Engine, convert};
 use crate::domain::{Kind, Result, container::Container, ports::Protocol, spec::RunSpec};
 use bollard::{
     models::{
-        ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, NetworkingConfig,
-        PortBinding, PortMap,
+        ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, Mount, MountType,
+        NetworkingConfig, PortBinding, PortMap,
     },
     query_parameters::{
         CreateContainerOptions, InspectContainerOptions, ListContainersOptions,
@@ -37,6 +37,8 @@ pub struct NewContainer<'a> {
     pub network: &'a str,
     /// How large its log may grow.
     pub log_files: LogFilesLimit,
+    /// Volume of each keep of the spec, in its order.
+    pub keeps: Vec<String>,
 }
 
 /// How large the engine lets a container's log grow, so that disks do not fill.
@@ -49,7 +51,7 @@ pub struct LogFilesLimit {
 }
 
 impl Engine {
-    fn work_limit(&self) -> Duration {
+    pub(super) fn work_limit(&self) -> Duration {
         self.timeout * WORK_TIMES
     }
 
@@ -151,6 +153,16 @@ fn body(new: &NewContainer<'_>) -> ContainerCreateBody {
             #[expect(clippy::cast_possible_truncation, reason = "at most 4096 processors")]
             nano_cpus: (resources.cpu > 0.0).then_some((resources.cpu * 1e9) as i64),
             memory: (resources.memory_mb > 0).then_some(i64::from(resources.memory_mb) << 20),
+            mounts: (!spec.keeps.is_empty()).then(|| {
+                let mounts = spec.keeps.iter().zip(&new.keeps).map(|(keep, volume)| Mount {
+                    target: Some(keep.path.clone()),
+                    source: Some(volume.clone()),
+                    typ: Some(MountType::VOLUME),
+                    read_only: Some(keep.read_only),
+                    ..Default::default()
+                });
+                mounts.collect()
+            }),
             log_config: Some(HostConfigLogConfig {
                 typ: Some("json-file".to_owned()),
                 config: Some(HashMap::from([

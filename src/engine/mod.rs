@@ -6,6 +6,7 @@ use bollard::{ClientVersion, Docker};
 
 use crate::domain::{Error, Result};
 
+mod body;
 mod containers;
 mod convert;
 mod errors;
@@ -13,12 +14,14 @@ mod events;
 mod images;
 pub mod logs;
 mod networks;
+mod volumes;
 
 pub use containers::{LogFilesLimit, NewContainer};
 pub use errors::{ENGINE_UNREACHABLE, PORT_IN_USE, conflicting_port};
 pub use events::Event;
 pub use images::{Credential, LocalImage, PullStep};
 pub use logs::{LogFiles, Progress, Wake, Wakes};
+pub use volumes::Volume;
 
 /// The oldest API that is spoken; raised by negotiation.
 const API: ClientVersion = ClientVersion { major_version: 1, minor_version: 41 };

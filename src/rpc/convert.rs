@@ -35,9 +35,6 @@ impl From<pb::RunContainerRequest> for RunRequest {
         if !request.assets.is_empty() {
             unsupported.push("assets");
         }
-        if !request.keeps.is_empty() {
-            unsupported.push("keeps");
-        }
         if request.capabilities.is_some_and(|capabilities| capabilities.gpu_enabled) {
             unsupported.push("capabilities.gpuEnabled");
         }
@@ -53,6 +50,11 @@ impl From<pb::RunContainerRequest> for RunRequest {
             hash: request.hash,
             labels: request.labels.into_iter().map(|pair| (pair.key, pair.value)).collect(),
             envs: request.envs.into_iter().map(|pair| (pair.key, pair.value)).collect(),
+            keeps: request
+                .keeps
+                .into_iter()
+                .map(|keep| (keep.path, keep.read_only.unwrap_or(false)))
+                .collect(),
             command: request.command,
             entrypoint: request.entrypoint,
             working_dir: request.working_dir,
@@ -172,7 +174,13 @@ pub(super) fn container(container: &Container, app: &app::App) -> pb::Container 
                 value: if is_secret_key(key) { REDACTED.to_owned() } else { value.clone() },
             })
             .collect(),
-        keeps: Vec::new(),
+        keeps: app
+            .keeps_of(container)
+            .map(|volume| pb::Keep {
+                path: volume.destination.clone(),
+                read_only: volume.read_only.then_some(true),
+            })
+            .collect(),
         volumes: container
             .volumes
             .iter()

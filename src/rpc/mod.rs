@@ -11,6 +11,7 @@ mod containers;
 mod convert;
 pub mod health;
 mod images;
+mod keeps;
 mod logs;
 mod node;
 pub mod pb;
@@ -41,6 +42,10 @@ pub fn routes(app: &Arc<App>) -> Routes {
                 .max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(
+            pb::keep_service_server::KeepServiceServer::new(service())
+                .max_decoding_message_size(MAX_REQUEST),
+        )
+        .add_service(
             pb::log_service_server::LogServiceServer::new(service())
                 .max_decoding_message_size(MAX_REQUEST),
         )
@@ -62,6 +67,7 @@ pub const LOGS: &str = pb::log_service_server::SERVICE_NAME;
 pub const SERVICES: &[&str] = &[
     pb::container_service_server::SERVICE_NAME,
     pb::image_service_server::SERVICE_NAME,
+    pb::keep_service_server::SERVICE_NAME,
     LOGS,
     pb::node_service_server::SERVICE_NAME,
     pb::token_service_server::SERVICE_NAME,

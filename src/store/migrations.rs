@@ -9,7 +9,8 @@ use crate::domain::{Error, Result};
 
 /// The schema of the service's own records. Each entry brings the schema from its
 /// index to the next. An entry that was released is never changed.
-pub(super) const RECORDS: &[&str] = &["
+pub(super) const RECORDS: &[&str] = &[
+    "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     CREATE TABLE containers (
         key TEXT PRIMARY KEY,           -- identity that runs are serialised by
@@ -35,7 +36,14 @@ pub(super) const RECORDS: &[&str] = &["
         created_at TEXT NOT NULL,
         expires_at TEXT
     ) STRICT;
-"];
+",
+    "
+    CREATE TABLE keeps (
+        volume TEXT PRIMARY KEY,
+        last_used_at TEXT NOT NULL      -- RFC 3339
+    ) STRICT;
+",
+];
 
 /// Brings a schema up to date, in one transaction a step. The version is kept in
 /// `user_version`.

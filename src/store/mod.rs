@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::{Error, Kind, Result};
 
+mod keeps;
 pub mod logs;
 mod migrations;
 mod records;

@@ -11,6 +11,7 @@ mod cli;
 mod clients;
 mod faults;
 mod images;
+mod keeps;
 mod logs;
 mod logs_api;
 mod logs_cli;

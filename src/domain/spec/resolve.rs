@@ -10,6 +10,7 @@ use crate::domain::{
     container::{Resources, labels},
     error::{Error, FieldViolation, Kind, Result},
     image::ImageRef,
+    keep::{self, Keep},
     ports::{PortSpec, Protocol},
     spec::{DEFAULT_STOP_TIMEOUT, PullPolicy, RunSpec},
 };
@@ -77,7 +78,9 @@ pub struct RunRequest {
     pub stop_timeout: Option<Result<Duration, String>>,
     /// Pull policy.
     pub pull_policy: PullPolicy,
-    /// How many assets, keeps and GPUs were asked for: not possible yet.
+    /// Keeps: path, and whether it is read-only.
+    pub keeps: Vec<(String, bool)>,
+    /// How many assets and GPUs were asked for: not possible yet.
     pub unsupported: Vec<&'static str>,
 }
 
@@ -124,6 +127,7 @@ pub(super) fn resolve(request: RunRequest, defaults: &Defaults) -> Result<RunSpe
     for key in envs.keys().filter(|key| key.contains('=')) {
         wrong.add("envs", format!("the key \"{key}\" contains \"=\"; put only the name there"));
     }
+    let keeps = keeps(&request.keeps, &request.names, &mut wrong);
     let hash_length = request.hash.chars().count();
     if hash_length > 256 || request.hash.chars().any(char::is_control) {
         wrong.add("hash", "must be at most 256 characters, none of them a control character");
@@ -177,6 +181,7 @@ pub(super) fn resolve(request: RunRequest, defaults: &Defaults) -> Result<RunSpe
         hash: Some(request.hash).filter(|hash| !hash.is_empty()),
         labels,
         envs,
+        keeps,
         command: request.command,
         entrypoint: request.entrypoint,
         working_dir: request.working_dir,
@@ -301,6 +306,27 @@ fn pairs(
         }
     }
     map
+}
+
+fn keeps(raw: &[(String, bool)], names: &[String], wrong: &mut Wrong) -> Vec<Keep> {
+    wrong.too_many("keeps", raw.len(), keep::MOST);
+    if !raw.is_empty() && names.is_empty() {
+        wrong
+            .add("names", "is empty; data are kept for a name, so give a container with keeps one");
+    }
+    let mut keeps: Vec<Keep> = Vec::new();
+    for (at, (given, read_only)) in raw.iter().take(keep::MOST).enumerate() {
+        match keep::path(given) {
+            Ok(path) if keeps.iter().any(|keep| keep.path == path) => {
+                let why = format!("\"{path}\" is there twice; remove one");
+                wrong.add(format!("keeps[{at}].path"), why);
+            }
+            Ok(path) => keeps.push(Keep { path, read_only: *read_only }),
+            Err(why) => wrong.add(format!("keeps[{at}].path"), why),
+        }
+    }
+    keeps.sort();
+    keeps
 }
 
 fn resources(request: &RunRequest, wrong: &mut Wrong) -> Resources {

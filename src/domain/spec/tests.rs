@@ -74,7 +74,8 @@ fn defaults_written_out_change_nothing() {
 fn every_field_that_matters_changes_the_hash_and_is_named() {
     let old = RunSpec::resolve(full(), &defaults()).expect("valid");
     type Change = fn(&mut RunRequest);
-    let changes: [(&str, Change); 13] = [
+    let changes: [(&str, Change); 14] = [
+        ("keeps", |r| r.keeps = vec![("/data".into(), false)]),
         ("image", |r| r.image = "nginx:1".into()),
         ("names", |r| r.names.truncate(2)),
         ("ports", |r| r.ports[0].internal = 81),
@@ -189,4 +190,44 @@ proptest! {
             ..RunRequest::default()
         }, &defaults());
     }
+}
+
+#[test]
+fn keeps_are_a_set_and_read_only_matters() {
+    let with = |keeps: &[(&str, bool)]| {
+        let keeps = keeps.iter().map(|(path, only)| ((*path).to_owned(), *only)).collect();
+        RunRequest { keeps, ..full() }
+    };
+    assert_eq!(
+        hash(with(&[("/a", false), ("/b/", true)])),
+        hash(with(&[("/b", true), ("/a", false)]))
+    );
+    assert_ne!(hash(with(&[("/a", false)])), hash(with(&[("/a", true)])));
+    assert_eq!(hash(with(&[])), hash(full()), "none is as before");
+}
+
+#[test]
+fn a_wrong_keep_is_named() {
+    let refused = |keeps: &[&str], names: &[&str]| {
+        let request = RunRequest {
+            image: "nginx".into(),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            keeps: keeps.iter().map(|path| ((*path).to_owned(), false)).collect(),
+            ..RunRequest::default()
+        };
+        RunSpec::resolve(request, &defaults()).expect_err("wrong").message().to_owned()
+    };
+    for (keeps, part) in [
+        (&["data"][..], "keeps[0].path: \"data\" is not absolute"),
+        (&["/"], "whole container"),
+        (&["/a/../etc"], "\"..\""),
+        (&["/a", "/a/"], "keeps[1].path: \"/a\" is there twice"),
+    ] {
+        let told = refused(keeps, &["web"]);
+        assert!(told.contains(part), "{told}");
+    }
+    assert!(refused(&["/data"], &[]).contains("names: is empty; data are kept for a name"));
+    let many: Vec<String> = (0..65).map(|at| format!("/{at}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert!(refused(&many, &["web"]).contains("at most 64"));
 }

@@ -35,7 +35,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
-use super::{Progress, body::Body};
+use super::Progress;
 use crate::{
     domain::{
         Result,
@@ -43,7 +43,7 @@ use crate::{
             Batch, Checkpoint, Decoder, Found, FrameError, Frames, GapReason, Piece, Place, Seek,
         },
     },
-    engine::{Engine, errors},
+    engine::{Engine, body::Body, errors},
 };
 
 /// How many pieces are asked for at the end of a log, one after the other; then

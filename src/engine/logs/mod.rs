@@ -1,7 +1,6 @@
 //! Where the engine keeps what containers wrote: its files, or its API.
 
 mod api;
-mod body;
 mod files;
 mod rotation;
 #[cfg(test)]

@@ -66,6 +66,18 @@ impl Body {
         self.poll_incoming(cx)
     }
 
+    /// The rest as one piece, at most so many bytes of it; what follows is left.
+    pub(super) async fn whole(mut self, most: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = poll_fn(|cx| self.poll_chunk(cx)).await? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > most {
+                break;
+            }
+        }
+        Ok(bytes)
+    }
+
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         loop {
             let chunk = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
@@ -111,17 +123,11 @@ async fn ask(address: &str, path: &str) -> Result<Body> {
 
     let status = answer.status();
     let connection = open.then_some(connection);
-    let mut body = Body { address: address.to_owned(), incoming: answer.into_body(), connection };
+    let body = Body { address: address.to_owned(), incoming: answer.into_body(), connection };
     if status.is_success() {
         return Ok(body);
     }
-    let mut text = Vec::new();
-    while let Some(chunk) = poll_fn(|cx| body.poll_chunk(cx)).await? {
-        text.extend_from_slice(&chunk);
-        if text.len() > LONGEST_ERROR {
-            break;
-        }
-    }
+    let text = body.whole(LONGEST_ERROR).await?;
     let told: Option<Told> = serde_json::from_slice(&text).ok();
     let message = told.map_or_else(
         || format!("{status}: {}", String::from_utf8_lossy(&text[..text.len().min(1000)])),

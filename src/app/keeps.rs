@@ -1,0 +1,192 @@
+//! Keeps: made on first use, found again, listed, and removed on purpose only.
+
+use std::{collections::HashMap, sync::Arc};
+
+use jiff::Timestamp;
+
+use super::App;
+use crate::{
+    domain::{
+        Error, Kind, Result,
+        container::{Container, Volume},
+        keep::{self, labels},
+        spec::RunSpec,
+    },
+    engine,
+};
+
+/// Which keeps are asked for; empty is all.
+#[derive(Debug, Clone, Default)]
+pub struct KeepQuery {
+    /// Name of the container that they belong to.
+    pub owner: String,
+    /// Their sizes too, for which the engine walks all volumes.
+    pub sizes: bool,
+}
+
+/// One keep.
+#[derive(Debug, Clone)]
+pub struct KeepInfo {
+    /// Name of the volume.
+    pub volume: String,
+    /// Name of the container that it belongs to.
+    pub owner: String,
+    /// Path in the container.
+    pub path: String,
+    /// When it was made.
+    pub created_at: Option<Timestamp>,
+    /// When a container with it was last started.
+    pub last_used_at: Option<Timestamp>,
+    /// Names of the containers that have it, running or not.
+    pub used_by: Vec<String>,
+    /// Bytes, when they were asked for and the engine tells them.
+    pub bytes: Option<u64>,
+}
+
+impl App {
+    /// The mounts of a container that are keeps.
+    pub fn keeps_of<'a>(&self, container: &'a Container) -> impl Iterator<Item = &'a Volume> {
+        let (node, owner) = (self.settings.node_id.clone(), container.name().to_owned());
+        container
+            .volumes
+            .iter()
+            .filter(move |volume| volume.source == keep::volume(&node, &owner, &volume.destination))
+    }
+
+    fn keep_volumes(&self, spec: &RunSpec) -> Vec<String> {
+        let (node, owner) = (&self.settings.node_id, spec.engine_name());
+        spec.keeps.iter().map(|kept| keep::volume(node, &owner, &kept.path)).collect()
+    }
+
+    /// Makes sure that the volumes of a spec are there; answers their names.
+    pub(super) async fn ensure_keeps(&self, spec: &RunSpec) -> Result<Vec<String>> {
+        let volumes = self.keep_volumes(spec);
+        for (name, kept) in volumes.iter().zip(&spec.keeps) {
+            let ours = [
+                (labels::NODE, self.settings.node_id.clone()),
+                (labels::OWNER, spec.engine_name()),
+                (labels::PATH, kept.path.clone()),
+            ];
+            let ours: HashMap<_, _> =
+                ours.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+            let found = self.engine.ensure_volume(name, ours.clone()).await?;
+            if ours.iter().any(|(key, value)| found.labels.get(key) != Some(value)) {
+                return Err(Error::new(
+                    Kind::AlreadyExists,
+                    "VOLUME_TAKEN",
+                    format!(
+                        "the volume \"{name}\" for the keep {} was made by somebody else; rename or remove it",
+                        kept.path
+                    ),
+                )
+                .with("volume", name));
+            }
+        }
+        Ok(volumes)
+    }
+
+    /// Notes that the keeps of a spec are used now.
+    pub(super) async fn used_keeps(&self, spec: &RunSpec) -> Result<()> {
+        let volumes = self.keep_volumes(spec);
+        if volumes.is_empty() {
+            return Ok(());
+        }
+        self.store.use_keeps(volumes, Timestamp::now()).await
+    }
+
+    /// Lists keeps, by owner and path.
+    pub async fn list_keeps(&self, query: &KeepQuery) -> Result<Vec<KeepInfo>> {
+        let label = format!("{}={}", labels::NODE, self.settings.node_id);
+        let volumes = self.engine.volumes(&label).await?;
+        let sizes = match query.sizes {
+            true => self.engine.volume_sizes().await?,
+            false => HashMap::new(),
+        };
+        let last = self.store.keeps().await?;
+        let containers = self.view.all();
+        let mut keeps: Vec<KeepInfo> = volumes
+            .into_iter()
+            .filter_map(|volume| info(volume, &containers))
+            .filter(|keep| query.owner.is_empty() || keep.owner == query.owner)
+            .map(|keep| KeepInfo {
+                last_used_at: last.get(&keep.volume).copied(),
+                bytes: sizes.get(&keep.volume).copied(),
+                ..keep
+            })
+            .collect();
+        keeps.sort_by(|a, b| (&a.owner, &a.path).cmp(&(&b.owner, &b.path)));
+        Ok(keeps)
+    }
+
+    /// Removes a keep and its data, for good. Never while a container has it.
+    pub async fn remove_keep(&self, owner: &str, path: &str) -> Result<()> {
+        if owner.is_empty() {
+            return Err(Error::field(
+                "name",
+                "is empty; name the container that the keep belongs to",
+            ));
+        }
+        let path = keep::path(path).map_err(|why| Error::field("path", why))?;
+        let volume = keep::volume(&self.settings.node_id, owner, &path);
+        // No run may take it up in between.
+        let _guard = self.locks.take(vec![format!("name:{owner}")]).await;
+        let Some(found) = self.engine.volume(&volume).await? else {
+            return Err(Error::not_found(
+                "KEEP_NOT_FOUND",
+                format!(
+                    "the container name \"{owner}\" has no keep at {path}; list the keeps to see which are there"
+                ),
+            ));
+        };
+        let containers = self.view.all();
+        let Some(keep) = info(found, &containers).filter(|keep| keep.owner == owner) else {
+            return Err(Error::precondition(
+                "VOLUME_TAKEN",
+                format!("the volume \"{volume}\" was made by somebody else; it is left alone"),
+            ));
+        };
+        if !keep.used_by.is_empty() {
+            return Err(in_use(&keep));
+        }
+        match self.engine.remove_volume(&volume).await {
+            // The engine knows of a container that we do not know yet.
+            Err(error)
+                if matches!(error.kind(), Kind::AlreadyExists | Kind::FailedPrecondition) =>
+            {
+                return Err(in_use(&keep).because(error));
+            }
+            other => other?,
+        }
+        self.store.forget_keep(volume).await
+    }
+}
+
+fn in_use(keep: &KeepInfo) -> Error {
+    let by = match keep.used_by.as_slice() {
+        [] => "a container".to_owned(),
+        names => format!("\"{}\"", names.join("\", \"")),
+    };
+    Error::precondition(
+        "KEEP_IN_USE",
+        format!(
+            "the keep {} of \"{}\" is in use by {by}; remove that container first",
+            keep.path, keep.owner
+        ),
+    )
+}
+
+/// `None` for a volume that is no keep.
+fn info(volume: engine::Volume, containers: &[Arc<Container>]) -> Option<KeepInfo> {
+    let holders = containers
+        .iter()
+        .filter(|container| container.volumes.iter().any(|mount| mount.source == volume.name));
+    Some(KeepInfo {
+        owner: volume.labels.get(labels::OWNER)?.clone(),
+        path: volume.labels.get(labels::PATH)?.clone(),
+        created_at: volume.created_at,
+        last_used_at: None,
+        used_by: holders.map(|container| container.name().to_owned()).collect(),
+        bytes: None,
+        volume: volume.name,
+    })
+}

@@ -1,0 +1,105 @@
+//! Keeps: paths of a container whose data outlive it, each in a volume of its own.
+
+use sha2::{Digest as _, Sha256};
+
+use super::spec::hex;
+
+/// Most keeps of one container.
+pub const MOST: usize = 64;
+/// What the volume of every keep is called.
+const PREFIX: &str = "container-svc-keep-";
+
+/// Labels that the service writes on a volume.
+pub mod labels {
+    /// Node id of the service that made it.
+    pub const NODE: &str = "container-svc.node";
+    /// Name of the container that it belongs to.
+    pub const OWNER: &str = "container-svc.keep.owner";
+    /// Path in the container.
+    pub const PATH: &str = "container-svc.keep.path";
+}
+
+/// A path whose data outlive the container.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Keep {
+    /// Absolute path in the container, in its shortest form.
+    pub path: String,
+    /// The container cannot write to it.
+    pub read_only: bool,
+}
+
+/// The volume of a container's path. The same for ever, so that the data are
+/// found again after a restart, a replacement, a removal and a new run.
+pub fn volume(node: &str, owner: &str, path: &str) -> String {
+    let identity = format!("{}:{node}{}:{owner}{path}", node.len(), owner.len());
+    format!("{PREFIX}{}", &hex(&Sha256::digest(identity))[..32])
+}
+
+/// Checks a path and brings it into its shortest form; the error says what to do.
+pub fn path(given: &str) -> Result<String, String> {
+    if !given.starts_with('/') {
+        return Err(format!("\"{given}\" is not absolute; begin it with \"/\""));
+    }
+    if given.contains('\0') {
+        return Err("contains a NUL byte; remove it".to_owned());
+    }
+    if given.len() > 4096 {
+        return Err(format!("has {} bytes; at most 4096", given.len()));
+    }
+    let parts: Vec<&str> = given.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    if parts.contains(&"..") {
+        return Err(format!("\"{given}\" contains \"..\"; write the path that is meant"));
+    }
+    match parts.is_empty() {
+        true => Err(format!("\"{given}\" is the whole container; keep a path below it")),
+        false => Ok(format!("/{}", parts.join("/"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_path_has_one_form() {
+        for (given, form) in [("/data", "/data"), ("/a//b/./c/", "/a/b/c"), ("//x", "/x")] {
+            assert_eq!(path(given).as_deref(), Ok(form));
+        }
+        for (given, part) in [
+            ("data", "absolute"),
+            ("", "absolute"),
+            ("/", "whole container"),
+            ("/./", "whole container"),
+            ("/a/../b", ".."),
+            ("/a\0b", "NUL"),
+        ] {
+            assert!(path(given).expect_err("wrong").contains(part), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_volume_is_called_the_same_in_every_release() {
+        let name = volume("node", "web", "/data");
+        assert_eq!(name, "container-svc-keep-56eb421292fdb68838df3a2a02403ab3");
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_keeps_share_a_volume(
+            a in ("[a-c:1/]{0,4}", "[a-c:1]{0,4}", "/[a-c:1/]{0,4}"),
+            b in ("[a-c:1/]{0,4}", "[a-c:1]{0,4}", "/[a-c:1/]{0,4}"),
+        ) {
+            let (one, other) = (volume(&a.0, &a.1, &a.2), volume(&b.0, &b.1, &b.2));
+            prop_assert_eq!(one == other, a == b);
+        }
+
+        #[test]
+        fn a_path_in_its_form_stays_as_it_is(given in "/[a-z./]{0,12}") {
+            if let Ok(form) = path(&given) {
+                prop_assert_eq!(path(&form), Ok(form.clone()));
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What a container keeps outlives it, and goes only when somebody asks.
+
+use container_svc::rpc::pb;
+use serde_json::Value;
+
+use crate::support::{Service, docker, eventually, unique};
+
+/// A request of a container that keeps paths.
+fn keeping(service: &Service, name: &str, keeps: &[(&str, bool)]) -> pb::RunContainerRequest {
+    let keep = |(path, only): &(&str, bool)| pb::Keep {
+        path: (*path).to_owned(),
+        read_only: only.then_some(true),
+    };
+    pb::RunContainerRequest { keeps: keeps.iter().map(keep).collect(), ..service.request(name) }
+}
+
+async fn run(service: &Service, request: pb::RunContainerRequest) -> pb::RunContainerResponse {
+    service.grpc().await.run_container(request).await.expect("it runs").into_inner()
+}
+
+async fn remove(service: &Service, name: &str) {
+    let request =
+        pb::RemoveContainerRequest { name: name.into(), force: true, ..Default::default() };
+    service.grpc().await.remove_container(request).await.expect("removed");
+}
+
+fn read(name: &str, path: &str) -> String {
+    docker(&["exec", name, "cat", path])
+}
+
+/// Keeps as REST tells them.
+async fn listed(service: &Service, query: &str) -> Vec<Value> {
+    let (status, answer) = service.get(&format!("/container-svc/keeps{query}")).await;
+    assert_eq!(status, 200, "{answer}");
+    answer["keeps"].as_array().expect("a list").clone()
+}
+
+async fn drop_keep(service: &Service, name: &str, path: &str) -> (u16, Value) {
+    service.rest("DELETE", &format!("/container-svc/keep?name={name}&path={path}"), "").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_outlive_restart_replacement_removal_and_a_new_run() {
+    let service = Service::start().await.synced().await;
+    let name = unique("keep");
+    let first = run(&service, keeping(&service, &name, &[("/data", false)])).await;
+    docker(&["exec", &name, "sh", "-c", "echo precious > /data/file"]);
+    assert_eq!(read(&name, "/data/file"), "precious");
+
+    let again = run(&service, keeping(&service, &name, &[("/data/", false)])).await;
+    assert_eq!((again.id.as_str(), again.action()), (first.id.as_str(), pb::RunAction::Unchanged));
+
+    let stop = pb::StopContainerRequest { name: name.clone(), ..Default::default() };
+    service.grpc().await.stop_container(stop).await.expect("stopped");
+    run(&service, keeping(&service, &name, &[("/data", false)])).await;
+    assert_eq!(read(&name, "/data/file"), "precious", "after a restart");
+
+    let mut other = keeping(&service, &name, &[("/data", true)]);
+    other.envs.push(pb::EnvVar { key: "A".into(), value: "1".into() });
+    let replaced = run(&service, other).await;
+    assert_eq!(replaced.differing_fields, ["envs", "keeps"]);
+    assert_eq!(read(&name, "/data/file"), "precious", "after a replacement");
+    docker(&["exec", &name, "sh", "-c", "echo lost > /data/file"]);
+    assert_eq!(read(&name, "/data/file"), "precious", "it is read-only now");
+
+    let mut client = service.grpc().await;
+    let got =
+        client.get_container(pb::GetContainerRequest { name: name.clone(), ..Default::default() });
+    let got = got.await.expect("there").into_inner().container.expect("a container");
+    assert_eq!(got.keeps, [pb::Keep { path: "/data".into(), read_only: Some(true) }]);
+
+    remove(&service, &name).await;
+    run(&service, keeping(&service, &name, &[("/data", false)])).await;
+    assert_eq!(read(&name, "/data/file"), "precious", "after a removal and a new run");
+    remove(&service, &name).await;
+    assert_eq!(drop_keep(&service, &name, "/data").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_image_has_at_the_path_is_there_on_first_use() {
+    let service = Service::start().await.synced().await;
+    let name = unique("keep");
+    run(&service, keeping(&service, &name, &[("/www", false), ("/empty", false)])).await;
+    assert_eq!(read(&name, "/www/index.html"), "Hello from container-svc");
+    remove(&service, &name).await;
+    for path in ["/www", "/empty"] {
+        assert_eq!(drop_keep(&service, &name, path).await.0, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_are_listed_with_their_owner_use_and_size() {
+    let service = Service::start().await.synced().await;
+    let (one, two) = (unique("keep"), unique("keep"));
+    run(&service, keeping(&service, &one, &[("/data", false), ("/more", false)])).await;
+    run(&service, keeping(&service, &two, &[("/data", false)])).await;
+    docker(&["exec", &one, "sh", "-c", "yes | head -c 5000 > /data/file"]);
+    assert_eq!(listed(&service, "").await.len(), 3);
+    let keeps = listed(&service, &format!("?name={one}&sizes=true")).await;
+    let paths: Vec<_> = keeps.iter().map(|keep| keep["path"].as_str().expect("a path")).collect();
+    assert_eq!(paths, ["/data", "/more"]);
+    assert_eq!(keeps[0]["usedBy"], serde_json::json!([one]));
+    let bytes = |keep: &Value| keep["bytes"].as_str().and_then(|text| text.parse::<u64>().ok());
+    assert!(bytes(&keeps[0]).is_some_and(|bytes| bytes >= 5000), "{keeps:?}");
+    for field in ["createdAt", "lastUsedAt"] {
+        assert!(keeps[0][field].as_str().is_some_and(|at| at.starts_with("20")), "{keeps:?}");
+    }
+    remove(&service, &one).await;
+    eventually("nobody has it", || async {
+        listed(&service, &format!("?name={one}")).await[0]["usedBy"] == serde_json::json!([])
+    })
+    .await;
+    remove(&service, &two).await;
+    for (name, path) in [(&one, "/data"), (&one, "/more"), (&two, "/data")] {
+        assert_eq!(drop_keep(&service, name, path).await.0, 200);
+    }
+    assert_eq!(listed(&service, "").await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keep_in_use_is_not_removed_and_a_bad_one_is_told() {
+    let service = Service::start().await.synced().await;
+    let name = unique("keep");
+    run(&service, keeping(&service, &name, &[("/data", false)])).await;
+    let stop = pb::StopContainerRequest { name: name.clone(), ..Default::default() };
+    service.grpc().await.stop_container(stop).await.expect("stopped");
+    let (status, answer) = drop_keep(&service, &name, "/data").await;
+    assert_eq!(status, 400, "a stopped container has it too");
+    let message = answer["message"].as_str().unwrap_or_default();
+    assert!(message.contains("in use by") && message.contains(&name), "{message}");
+    remove(&service, &name).await;
+    for (owner, path, status) in [
+        (name.as_str(), "/data", 200),
+        (&name, "/data", 404),
+        (&name, "data", 400),
+        ("", "/x", 400),
+    ] {
+        assert_eq!(drop_keep(&service, owner, path).await.0, status, "{owner} {path}");
+    }
+    for (keeps, part) in [
+        (r#"[{"path":"data"}]"#, "keeps[0].path"),
+        (r#"[{"path":"/"}]"#, "whole container"),
+        (r#"[{"path":"/a/../b"}]"#, ".."),
+        (r#"[{"path":"/a"},{"path":"/a/"}]"#, "twice"),
+    ] {
+        let body = format!(r#"{{"image":"nginx","names":["{name}"],"keeps":{keeps}}}"#);
+        let (status, answer) = service.rest("PUT", "/container-svc/container", &body).await;
+        assert_eq!(status, 400, "{answer}");
+        let message = answer["message"].as_str().unwrap_or_default();
+        assert!(message.contains(part), "{message}");
+    }
+    let body = r#"{"image":"nginx","keeps":[{"path":"/a"}]}"#;
+    let (status, answer) = service.rest("PUT", "/container-svc/container", body).await;
+    assert_eq!(
+        (status, answer["message"].as_str().is_some_and(|m| m.contains("names"))),
+        (400, true)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_of_somebody_else_is_neither_used_nor_removed() {
+    let service = Service::start().await.synced().await;
+    let name = unique("keep");
+    run(&service, keeping(&service, &name, &[("/data", false)])).await;
+    let volume = listed(&service, "").await[0]["volume"].as_str().expect("a name").to_owned();
+    remove(&service, &name).await;
+    docker(&["volume", "rm", &volume]);
+    docker(&["volume", "create", &volume]);
+    let mut client = service.grpc().await;
+    let refused = client.run_container(keeping(&service, &name, &[("/data", false)]));
+    assert_eq!(refused.await.expect_err("refused").code(), tonic::Code::AlreadyExists);
+    assert_eq!(drop_keep(&service, &name, "/data").await.0, 400);
+    docker(&["volume", "rm", &volume]);
+}
