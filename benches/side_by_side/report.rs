@@ -134,7 +134,7 @@ fn about_logs(plan: Plan) -> String {
 \x20 time all that the process took until then. Beside it: a client that reads the same log from the\n\
 \x20 engine and keeps nothing, and the processor time of the engine.\n\
 - Full speed: {writers} containers write {lines} such lines each. The engine's rate is up to the time\n\
-\x20 that it gave the last line, ours up to when a follower has got the last line of each. \n\
+\x20 that it gave the last line, ours up to when a follower has got the last line of each.\n\
 - Age: one container writes 100 lines every 10 ms for {steady:?}; from the time that the engine gave a\n\
 \x20 line to when the follower, by gRPC, has decoded it.\n\
 - Stored size: {mebibytes} MiB of made-up lines of each kind, the same in every run, with times, ids,\n\
@@ -147,7 +147,7 @@ fn about_logs(plan: Plan) -> String {
 \x20 no line has, through the library.\n\
 - Memory is what the kernel counts as resident. Many: {known} containers that were made and not\n\
 \x20 started, the stored logs of {known} that are gone, and {followers} followers of all these.\n\
-- Start: until the health service says SERVING. 1 GB: about 14 GB of lines, in 14,000 segments.\n"
+- Start: until the health service says SERVING. 1 GB: about 10 GB of lines, in 9,000 segments.\n"
     )
 }
 

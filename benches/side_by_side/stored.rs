@@ -1,6 +1,9 @@
 //! How logs lie in the store and are found there.
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use container_svc::{
     domain::logs::{Batch, Filter, Matcher, Stream},
@@ -73,7 +76,7 @@ pub(crate) async fn search(store: &LogStore) -> Result<Row, Failure> {
         newest_first: true,
         limit: 1000,
         bytes: BACKLOG,
-        patience: std::time::Duration::from_secs(600),
+        patience: Duration::from_secs(600),
     };
     let begin = Instant::now();
     let found = store.ask(ask).await?;
@@ -97,8 +100,7 @@ pub(crate) async fn first_page(child: &Child) -> Result<Row, Failure> {
     let (mut slowest, mut lines) = (0.0_f64, 0);
     for at in 0..PAGES {
         let container = at as usize % CONTAINERS;
-        let span = ends(child, container).await?;
-        let (first, last) = (span.0, span.1);
+        let (first, last) = ends(child, container).await?;
         let tenth = (last - first) / 10;
         let since = first + tenth * i64::from(at % 9);
         let stamp = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
