@@ -113,6 +113,7 @@ async fn router(config: &Config, app: &Arc<App>) -> Result<Router> {
         DescriptorPool::decode(pb::DESCRIPTORS).map_err(|error| broken(error.to_string()))?;
 
     let (reporter, health) = tonic_health::server::health_reporter();
+    rpc::health::begin(&reporter).await;
     app.tasks.background("health", rpc::health::watch(app.clone(), reporter));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
