@@ -1,18 +1,29 @@
 //! Measures the service side by side with the raw engine, and says which bars it meets.
 //!
 //! `cargo bench --bench side_by_side` prints a table and writes it to `BENCHMARKS.md`;
-//! `-- --quick` takes a few samples only and writes nothing.
+//! `-- --quick` takes a few samples only, `-- --logs` measures only what concerns logs,
+//! memory and the start; neither writes anything.
 
+#[path = "side_by_side/child.rs"]
+mod child;
+#[path = "side_by_side/collect.rs"]
+mod collect;
 #[path = "side_by_side/engine.rs"]
 mod engine;
+#[path = "side_by_side/footprint.rs"]
+mod footprint;
 #[path = "side_by_side/measure.rs"]
 mod measure;
 #[path = "side_by_side/report.rs"]
 mod report;
 #[path = "side_by_side/service.rs"]
 mod service;
+#[path = "side_by_side/stored.rs"]
+mod stored;
+#[path = "side_by_side/texts.rs"]
+mod texts;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use engine::Raw;
 use report::Row;
@@ -36,18 +47,61 @@ struct Plan {
     listed: usize,
     /// Containers made while the list is asked for.
     burst: usize,
+    /// Lines of a log that was there before the service.
+    backlog: usize,
+    /// Containers that write at once, and lines of each.
+    busy: (usize, usize),
+    /// How long lines come to a follower.
+    steady: Duration,
+    /// Bytes of the texts of which the stored size is told.
+    sized: usize,
+    /// Lines that are searched, and bytes of a store that is opened.
+    paged: usize,
+    large: u64,
+    /// Containers that are known, and followers, while memory is measured.
+    known: usize,
+    followers: usize,
 }
 
-const FULL: Plan =
-    Plan { runs: 30, questions: 60, running: 60, rounds: (3, 3000), listed: 200, burst: 50 };
-const QUICK: Plan =
-    Plan { runs: 2, questions: 5, running: 3, rounds: (1, 200), listed: 10, burst: 4 };
+const FULL: Plan = Plan {
+    runs: 30,
+    questions: 60,
+    running: 60,
+    rounds: (3, 3000),
+    listed: 200,
+    burst: 50,
+    backlog: 1_000_000,
+    busy: (10, 100_000),
+    steady: Duration::from_secs(10),
+    sized: 64 << 20,
+    paged: 10_000_000,
+    large: 1_000_000_000,
+    known: 500,
+    followers: 100,
+};
+const QUICK: Plan = Plan {
+    runs: 2,
+    questions: 5,
+    running: 3,
+    rounds: (1, 200),
+    listed: 10,
+    burst: 4,
+    backlog: 20_000,
+    busy: (2, 5_000),
+    steady: Duration::from_secs(1),
+    sized: 4 << 20,
+    paged: 1_000_000,
+    large: 10_000_000,
+    known: 10,
+    followers: 5,
+};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let quick = std::env::args().any(|argument| argument == "--quick");
+    let asked = |flag: &str| std::env::args().any(|argument| argument == flag);
+    let (quick, logs) = (asked("--quick"), asked("--logs"));
     let measured = tokio::select! {
-        measured = measure(if quick { QUICK } else { FULL }, !quick) => measured,
+        measured = measure(if quick { QUICK } else { FULL }, logs, !quick && !logs) => measured,
         // What was made is removed as the benchmarks are dropped.
         _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
     };
@@ -60,29 +114,52 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn measure(plan: Plan, write: bool) -> Result<(), Failure> {
+async fn measure(plan: Plan, only_logs: bool, write: bool) -> Result<(), Failure> {
     let raw = Raw::connect().await?;
-    let service = Service::start(&raw.image).await?;
-    let mut rows: Vec<Row> = Vec::new();
-
-    report::say("running containers on both sides\n");
-    rows.push(measure::run_new(plan, &service, &raw).await?);
-    report::say("asking for what runs already\n");
-    raw.run_many(plan.running).await?;
-    service.knows(plan.running).await?;
-    rows.push(measure::run_unchanged(plan, &service, &raw).await?);
-    raw.remove_made();
-    rows.push(measure::is_running(plan, &service).await?);
-    report::say("listing containers\n");
-    raw.make_many(plan.listed).await?;
-    service.knows(plan.listed).await?;
-    rows.push(measure::list(plan, &service, &raw).await?);
-    rows.push(measure::list_during_burst(plan, &service, &raw).await?);
-
+    let mut rows = Vec::new();
+    if !only_logs {
+        rows.extend(containers(plan, &raw).await?);
+    }
+    rows.extend(logs(plan, &raw).await?);
     let version = raw.version().await?;
     report::say(&format!("\n{}", report::table(&rows)));
     if write {
         report::write(plan, &rows, &version)?;
     }
     Ok(())
+}
+
+async fn containers(plan: Plan, raw: &Raw) -> Result<Vec<Row>, Failure> {
+    let service = Service::start(&raw.image).await?;
+    let mut rows = Vec::new();
+    report::say("running containers on both sides\n");
+    rows.push(measure::run_new(plan, &service, raw).await?);
+    report::say("asking for what runs already\n");
+    raw.run_many(plan.running).await?;
+    service.knows(plan.running).await?;
+    rows.push(measure::run_unchanged(plan, &service, raw).await?);
+    raw.remove_made();
+    rows.push(measure::is_running(plan, &service).await?);
+    report::say("listing containers\n");
+    raw.make_many(plan.listed).await?;
+    service.knows(plan.listed).await?;
+    rows.push(measure::list(plan, &service, raw).await?);
+    rows.push(measure::list_during_burst(plan, &service, raw).await?);
+    raw.remove_made();
+    Ok(rows)
+}
+
+async fn logs(plan: Plan, raw: &Raw) -> Result<Vec<Row>, Failure> {
+    let mut rows = Vec::new();
+    report::say("collecting logs\n");
+    rows.extend(collect::backlog(plan, raw).await?);
+    rows.extend(collect::keep_up(plan, raw).await?);
+    rows.extend(collect::age(plan, raw).await?);
+    report::say("storing and finding logs\n");
+    rows.extend(stored::sizes(plan).await?);
+    rows.extend(footprint::large(plan).await?);
+    report::say("starting, and looking at the memory\n");
+    rows.extend(footprint::idle().await?);
+    rows.push(footprint::many(plan, raw).await?);
+    Ok(rows)
 }

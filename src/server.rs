@@ -13,6 +13,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     routing::MethodRouter,
+    serve::ListenerExt as _,
 };
 use http::{HeaderName, HeaderValue, Method, Request, header};
 use prost_reflect::DescriptorPool;
@@ -112,6 +113,7 @@ async fn router(config: &Config, app: &Arc<App>) -> Result<Router> {
         DescriptorPool::decode(pb::DESCRIPTORS).map_err(|error| broken(error.to_string()))?;
 
     let (reporter, health) = tonic_health::server::health_reporter();
+    rpc::health::begin(&reporter).await;
     app.tasks.background("health", rpc::health::watch(app.clone(), reporter));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -257,6 +259,13 @@ fn serve(listener: Listener, router: Router, tasks: &Tasks) {
     let work = async move {
         let served = match listener {
             Listener::Tcp(listener) => {
+                // An answer of several frames would wait for the peer's acknowledgement
+                // of the first, which Linux puts off by 40 ms.
+                let listener = listener.tap_io(|stream| {
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "a connection may be slow");
+                    }
+                });
                 axum::serve(listener, router).with_graceful_shutdown(stopped).await
             }
             Listener::Unix(listener) => {

@@ -4,10 +4,12 @@ use std::{collections::HashMap, process::Command};
 
 use bollard::{
     Docker,
-    models::{ContainerCreateBody, HostConfig},
-    query_parameters::{CreateContainerOptions, RemoveContainerOptions, StartContainerOptions},
+    models::{ContainerCreateBody, HostConfig, HostConfigLogConfig},
+    query_parameters::{
+        CreateContainerOptions, RemoveContainerOptions, StartContainerOptions, WaitContainerOptions,
+    },
 };
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
 
 use crate::Failure;
 
@@ -53,12 +55,43 @@ impl Raw {
 
     /// Makes a container; answers with its id.
     pub(crate) async fn create(&self, name: &str, network: &str) -> Result<String, Failure> {
+        self.create_with(name, network, &["sleep", "1000"]).await
+    }
+
+    /// Runs a script in a container that keeps its log in a file; answers with its id.
+    pub(crate) async fn script(&self, name: &str, script: &str) -> Result<String, Failure> {
+        let id = self.create_with(&self.name(name), "none", &["sh", "-c", script]).await?;
+        self.start(&id).await?;
+        Ok(id)
+    }
+
+    /// The name of a container that runs a script.
+    pub(crate) fn name(&self, name: &str) -> String {
+        format!("csb-{}-{name}", self.label)
+    }
+
+    /// Waits until a container has ended.
+    pub(crate) async fn ended(&self, id: &str) -> Result<(), Failure> {
+        let options = None::<WaitContainerOptions>;
+        Ok(self.docker.wait_container(id, options).try_for_each(|_| future::ok(())).await?)
+    }
+
+    async fn create_with(
+        &self,
+        name: &str,
+        network: &str,
+        command: &[&str],
+    ) -> Result<String, Failure> {
         let body = ContainerCreateBody {
             image: Some(self.image.clone()),
-            cmd: Some(vec!["sleep".into(), "1000".into()]),
+            cmd: Some(command.iter().map(|&word| word.to_owned()).collect()),
             labels: Some(HashMap::from([(LABEL.to_owned(), self.label.clone())])),
             host_config: Some(HostConfig {
                 network_mode: Some(network.to_owned()),
+                log_config: Some(HostConfigLogConfig {
+                    typ: Some("json-file".to_owned()),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
             ..Default::default()
@@ -110,6 +143,23 @@ impl Raw {
     pub(crate) async fn get(&self, path: &str) -> Result<usize, Failure> {
         let answer = self.http.get(format!("http://docker{path}")).send().await?;
         Ok(answer.error_for_status()?.bytes().await?.len())
+    }
+
+    /// The same, of which nothing is kept.
+    pub(crate) async fn read_past(&self, path: &str) -> Result<usize, Failure> {
+        let answer = self.http.get(format!("http://docker{path}")).send().await?;
+        let mut answer = answer.error_for_status()?;
+        let mut bytes = 0;
+        while let Some(chunk) = answer.chunk().await? {
+            bytes += chunk.len();
+        }
+        Ok(bytes)
+    }
+
+    /// The engine's process; it must run on this machine.
+    pub(crate) async fn process(&self) -> Result<i32, Failure> {
+        let peer = tokio::net::UnixStream::connect(SOCKET).await?.peer_cred()?;
+        peer.pid().ok_or_else(|| "the engine does not run on this machine".into())
     }
 
     fn made(&self) -> Vec<String> {

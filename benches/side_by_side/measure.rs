@@ -251,12 +251,12 @@ where
 }
 
 /// Median in milliseconds.
-fn median(times: Vec<Duration>) -> f64 {
+pub(crate) fn median(times: Vec<Duration>) -> f64 {
     middle(times.into_iter().map(|time| time.as_secs_f64() * 1e3).collect())
 }
 
 /// Median.
-fn middle(mut values: Vec<f64>) -> f64 {
+pub(crate) fn middle(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let half = values.len() / 2;
     match values.len() {

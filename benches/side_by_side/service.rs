@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -26,6 +27,14 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Adds the admin token to every call.
 #[derive(Debug, Clone)]
 pub(crate) struct Bearer(MetadataValue<Ascii>);
+
+impl Bearer {
+    /// Reads the token that a service made for itself.
+    pub(crate) fn read(token_file: &Path) -> Result<Self, Failure> {
+        let token = std::fs::read_to_string(token_file)?;
+        Ok(Self(format!("Bearer {}", token.trim()).parse()?))
+    }
+}
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -75,8 +84,8 @@ impl Service {
             Channel::from_shared(url.clone()).ok()?.connect().await.ok()
         })
         .await?;
+        let bearer = Bearer::read(&token_file)?;
         let token = std::fs::read_to_string(token_file)?.trim().to_owned();
-        let bearer = Bearer(format!("Bearer {token}").parse()?);
         let service = Self {
             client: ContainerServiceClient::with_interceptor(channel, bearer),
             network,
@@ -139,12 +148,12 @@ impl Drop for Service {
 }
 
 /// Asks until there is an answer.
-async fn eventually<T, F: Future<Output = Option<T>>>(
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut ask: impl FnMut() -> F,
 ) -> Result<T, Failure> {
     let begin = Instant::now();
-    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    let mut ticks = tokio::time::interval(Duration::from_millis(5));
     while begin.elapsed() < DEADLINE {
         ticks.tick().await;
         if let Some(answer) = ask().await {

@@ -136,7 +136,9 @@ impl View {
     /// Notes that the view follows the engine.
     pub fn set_synced(&self) {
         let synced_at = Some(Timestamp::now());
-        self.write().freshness = Freshness { synced: true, synced_at, lost_at: None, error: None };
+        let mut inner = self.write();
+        inner.freshness = Freshness { synced: true, synced_at, lost_at: None, error: None };
+        self.latest.send_replace(inner.seq);
     }
 
     /// Notes that it does not, and why.
@@ -243,7 +245,7 @@ impl View {
         Some(inner.changes.iter().skip(skip).take(most).cloned().collect())
     }
 
-    /// Wakes when there are changes.
+    /// Wakes when there are changes, and when the view has come to follow the engine.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.latest.subscribe()
     }

@@ -77,3 +77,12 @@ fn changes_are_numbered_without_holes_and_forgotten_ones_are_owned_up_to() {
     assert_eq!(view.changes_after(5000, 1).expect("none yet").len(), 0);
     assert!(view.changes_after(5001, 1).is_none(), "a number from the future");
 }
+
+#[test]
+fn who_waits_learns_that_the_view_follows_the_engine() {
+    let view = View::default();
+    let mut latest = view.subscribe();
+    latest.borrow_and_update();
+    view.set_synced();
+    assert!(latest.has_changed().unwrap());
+}
