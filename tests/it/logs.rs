@@ -8,7 +8,12 @@ use tonic::{Request, metadata::MetadataValue, transport::Channel};
 
 use crate::support::{Service, eventually, unique};
 
+mod database;
+mod disk_full;
+mod exact;
+pub(crate) mod foreign;
 mod list;
+mod rotation;
 mod tail;
 
 /// A gRPC client of the log service with the admin token.

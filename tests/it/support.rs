@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     net::TcpListener,
-    process::Command,
+    process::{Child, Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -108,6 +108,9 @@ pub struct Service {
     config: Config,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<()>>,
+    /// It runs as a program of its own, which can be killed and measured.
+    as_program: bool,
+    program: Option<Child>,
 }
 
 impl Service {
@@ -118,6 +121,20 @@ impl Service {
 
     /// Starts one with another configuration.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut service = Self::prepare(change);
+        service.resume().await;
+        service
+    }
+
+    /// Starts the real program.
+    pub async fn program(change: impl FnOnce(&mut Config)) -> Self {
+        let mut service = Self::prepare(change);
+        service.as_program = true;
+        service.resume().await;
+        service
+    }
+
+    fn prepare(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let data = dir.path().to_string_lossy().into_owned();
         let node = unique("node");
@@ -132,7 +149,7 @@ impl Service {
         let ports = Ports::take();
         config.port_range = ports.range;
         change(&mut config);
-        let mut service = Self {
+        Self {
             url: String::new(),
             token: String::new(),
             node,
@@ -141,9 +158,9 @@ impl Service {
             config,
             stop: None,
             task: None,
-        };
-        service.resume().await;
-        service
+            as_program: false,
+            program: None,
+        }
     }
 
     /// Starts it again over the same data.
@@ -153,13 +170,17 @@ impl Service {
             panic!("tests listen on TCP first");
         };
         self.url = format!("http://{address}");
-        let (stop, stopped) = oneshot::channel::<()>();
-        let config = self.config.clone();
-        self.task = Some(tokio::spawn(async move {
-            let stopped = async move { drop(stopped.await) };
-            container_svc::server::run(config, stopped).await.expect("the service runs");
-        }));
-        self.stop = Some(stop);
+        if self.as_program {
+            self.program = Some(self.spawn());
+        } else {
+            let (stop, stopped) = oneshot::channel::<()>();
+            let config = self.config.clone();
+            self.task = Some(tokio::spawn(async move {
+                let stopped = async move { drop(stopped.await) };
+                container_svc::server::run(config, stopped).await.expect("the service runs");
+            }));
+            self.stop = Some(stop);
+        }
         let file = self.config.token_file.clone();
         eventually("the service listens", || async {
             tokio::net::TcpStream::connect(address_of(&self.url)).await.is_ok()
@@ -180,6 +201,42 @@ impl Service {
         })
         .await;
         self
+    }
+
+    fn spawn(&self) -> Child {
+        let settings = self.config.data_dir.join("settings.toml");
+        std::fs::create_dir_all(&self.config.data_dir).expect("a directory");
+        std::fs::write(&settings, self.config.describe()).expect("a file");
+        let mut program = Command::new(env!("CARGO_BIN_EXE_container-svc"));
+        program.arg("serve").arg("--config").arg(settings);
+        program.stderr(Stdio::null()).spawn().expect("the program starts")
+    }
+
+    /// Kills the program, as the kernel does when memory is short.
+    pub fn kill(&mut self) {
+        if let Some(mut program) = self.program.take() {
+            program.kill().expect("killed");
+            program.wait().expect("gone");
+        }
+    }
+
+    /// Most memory that the program ever held, in KiB.
+    pub fn peak_kib(&self) -> u64 {
+        let pid = self.program.as_ref().expect("a program").id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// Why it does not start.
+    pub async fn refusal(&self) -> container_svc::domain::Error {
+        let run = container_svc::server::run(self.config.clone(), std::future::ready(()));
+        tokio::time::timeout(DEADLINE, run).await.expect("in time").expect_err("it is refused")
+    }
+
+    /// The file of its log database.
+    pub fn log_database(&self) -> std::path::PathBuf {
+        self.config.log_database()
     }
 
     /// Stops it, as a signal does.
@@ -264,6 +321,7 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         drop(self.stop.take());
+        self.kill();
         let made = self.made();
         if !made.is_empty() {
             let mut args = vec!["rm", "-f"];

@@ -13,9 +13,10 @@ use crate::{
     domain::{
         Result,
         container::Container,
-        logs::{Batch, Gap, GapReason},
+        logs::{Batch, Decoder, GapReason},
     },
     engine::Wakes,
+    store::logs::Source,
 };
 
 /// Changes that are looked at together.
@@ -113,26 +114,28 @@ async fn settle_lost(app: &Arc<App>) {
         if source.removed || there.contains(&source.about.container_id) {
             continue;
         }
-        let last_time = source.checkpoint.as_ref().and_then(|at| at.decoder.last_time());
-        let lost = (!source.complete).then(|| Gap::after(GapReason::Removed, last_time));
-        if let Err(error) = settle(app, source.id, lost.as_ref()).await {
+        if let Err(error) = settle(app, &source).await {
             tracing::warn!(?error, "a removed container's log cannot be closed yet");
         }
     }
 }
 
 /// Notes that a container is gone, with a gap where lines may be missing.
-async fn settle(app: &App, source: i64, lost: Option<&Gap>) -> Result<()> {
-    if let Some(gap) = lost {
+async fn settle(app: &App, source: &Source) -> Result<()> {
+    if !source.complete {
         let mut batch = Batch::default();
-        batch.push_gap(gap);
-        app.logs.store.append(source, batch, None).await?;
+        let mut at = source.checkpoint.clone();
+        let mut anew = Decoder::default();
+        let decoder = at.as_mut().map_or(&mut anew, |at| &mut at.decoder);
+        decoder.missing(GapReason::Removed, &mut batch);
+        decoder.finish(&mut batch);
+        app.logs.store.append(source.id, batch, at).await?;
     }
-    app.logs.store.settle(source, true, true).await
+    app.logs.store.settle(source.id, true, true).await
 }
 
-/// A container that was there too shortly for anything to be read.
+/// A container that was there too shortly for anything, or the last, to be read.
 pub(super) async fn declare_lost(app: &App, container: &Container) -> Result<()> {
     let source = app.logs.store.know(about(container)).await?;
-    settle(app, source.id, Some(&Gap::after(GapReason::Removed, None))).await
+    settle(app, &Source { complete: false, ..(*source).clone() }).await
 }

@@ -30,6 +30,8 @@ const TRIES: usize = 8;
 #[derive(Debug)]
 pub struct LogFiles {
     path: PathBuf,
+    /// How many files the engine keeps, when it throws any away.
+    kept: Option<usize>,
     /// Where to go on, until the file is found.
     resume: Option<Checkpoint>,
     open: Option<Open>,
@@ -61,7 +63,13 @@ impl LogFiles {
             },
             None => (None, Decoder::default()),
         };
-        Self { path: path.to_owned(), resume, open: None, before: None, decoder }
+        Self { path: path.to_owned(), kept: None, resume, open: None, before: None, decoder }
+    }
+
+    /// Says how many files the engine keeps before it throws the oldest away.
+    #[must_use]
+    pub fn keeping(self, kept: Option<usize>) -> Self {
+        Self { kept, ..self }
     }
 
     /// True when the log is there and can be read.
@@ -221,6 +229,20 @@ impl LogFiles {
         Ok(None)
     }
 
+    /// True when, at the first look, there are as many files as the engine keeps: it
+    /// may have thrown some away, and nobody can know.
+    fn may_lack_its_beginning(&self, files: &[Sibling]) -> io::Result<bool> {
+        let full = self.kept.is_some_and(|kept| files.len() >= kept);
+        if !full || self.decoder.last_time().is_some() {
+            return Ok(false);
+        }
+        match fs::metadata(&files[0].path) {
+            Ok(meta) => Ok(meta.len() > 0),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens the file in which to begin; false when there is none.
     fn find(&mut self, out: &mut Batch) -> io::Result<bool> {
         for _ in 0..TRIES {
@@ -250,7 +272,7 @@ impl LogFiles {
                 }
             }
             let Some(body) = Body::open(&files[0])? else { continue };
-            if self.resume.take().is_some() {
+            if self.resume.take().is_some() || self.may_lack_its_beginning(&files)? {
                 self.decoder.missing(GapReason::Rotated, out);
             }
             self.open = Some(Open::new(body, files[0].inode));

@@ -18,7 +18,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::{connect, failed, migrations, unusable};
+use super::{connect, migrations, unusable};
 use crate::domain::{
     Error, Kind, Result,
     logs::{Batch, Checkpoint, Selection},
@@ -272,7 +272,7 @@ impl LogStore {
             let _ = answer.send(work(writer));
         }));
         self.jobs.send(job).await.map_err(|_| gone())?;
-        wait.await.map_err(|_| gone())?.map_err(|error| failed(&error))
+        wait.await.map_err(|_| gone())?.map_err(|error| failed(&error, &self.shared.path))
     }
 
     async fn read<T: Send + 'static>(
@@ -294,7 +294,7 @@ impl LogStore {
             }
             answer
         });
-        answer.await.map_err(|_| gone())?.map_err(|error| failed(&error))
+        answer.await.map_err(|_| gone())?.map_err(|error| failed(&error, &self.shared.path))
     }
 }
 
@@ -303,6 +303,22 @@ fn reader(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(Duration::from_secs(5))?;
     Ok(db)
+}
+
+fn failed(error: &rusqlite::Error, path: &Path) -> Error {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    match error.sqlite_error_code() {
+        Some(DatabaseCorrupt | NotADatabase) => Error::new(
+            Kind::Internal,
+            "LOG_STORE_DAMAGED",
+            format!(
+                "the log database {} is damaged: {error}; ask for other containers or times, \
+                 or stop the service and restore the file, or move it away to begin anew",
+                path.display()
+            ),
+        ),
+        _ => super::failed(error),
+    }
 }
 
 fn gone() -> Error {

@@ -1,6 +1,10 @@
 //! Takes away what is too old or too much, the oldest first.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use rusqlite::{OptionalExtension as _, params};
 
@@ -81,37 +85,56 @@ impl Writer {
     pub(super) fn retain(&mut self, limits: &Limits, now: i64) -> rusqlite::Result<()> {
         let age = i64::try_from(limits.age.as_nanos()).unwrap_or(i64::MAX);
         let before = now.saturating_sub(age);
-        let mut total = 0;
-        let mut any = false;
+        let (mut total, mut any) = (0, false);
+        // One that is damaged must not keep the others.
+        let mut damaged = BTreeMap::new();
         let ids: Vec<i64> = sources_mut(&self.shared).keys().copied().collect();
         for id in ids {
-            while let Some(oldest) = self.oldest(id)? {
-                let stored = self.stored(id);
-                if stored <= limits.bytes_each && oldest.max_time >= before {
-                    break;
-                }
-                self.retire(id, &oldest)?;
-                any = true;
+            match self.retain_one(id, limits.bytes_each, before) {
+                Ok(taken) => any |= taken,
+                Err(error) => drop(damaged.insert(id, error)),
             }
             total += self.stored(id);
         }
         while total > limits.bytes {
             let first = sources_mut(&self.shared)
                 .values()
-                .filter(|source| source.lines > 0)
+                .filter(|source| source.lines > 0 && !damaged.contains_key(&source.id))
                 .min_by_key(|source| source.seqs.0)
                 .map(|source| source.id);
             let Some(id) = first else { break };
-            let Some(oldest) = self.oldest(id)? else { break };
-            self.retire(id, &oldest)?;
-            total = total.saturating_sub(oldest.stored_bytes);
-            any = true;
+            let stored = self.stored(id);
+            match self.retire_oldest(id) {
+                Ok(false) => break,
+                Ok(true) => any = true,
+                Err(error) => drop(damaged.insert(id, error)),
+            }
+            total = total.saturating_sub(stored - self.stored(id));
         }
         self.forget_gone()?;
         if any {
             self.db.execute_batch(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
         }
-        Ok(())
+        damaged.into_values().next().map_or(Ok(()), Err)
+    }
+
+    /// The same for one container; true when something was taken.
+    fn retain_one(&mut self, id: i64, bytes: u64, before: i64) -> rusqlite::Result<bool> {
+        let mut any = false;
+        while let Some(oldest) = self.oldest(id)? {
+            if self.stored(id) <= bytes && oldest.max_time >= before {
+                break;
+            }
+            self.retire(id, &oldest)?;
+            any = true;
+        }
+        Ok(any)
+    }
+
+    fn retire_oldest(&mut self, id: i64) -> rusqlite::Result<bool> {
+        let Some(oldest) = self.oldest(id)? else { return Ok(false) };
+        self.retire(id, &oldest)?;
+        Ok(true)
     }
 
     fn stored(&self, id: i64) -> u64 {

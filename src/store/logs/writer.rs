@@ -118,7 +118,8 @@ impl Writer {
     }
 
     fn commit_all(&mut self, appends: Vec<Append>) {
-        let outcome = self.commit(&appends).map_err(|error| super::failed(&error));
+        let outcome = self.commit(&appends);
+        let outcome = outcome.map_err(|error| super::failed(&error, &self.shared.path));
         *self.shared.trouble.write().unwrap_or_else(PoisonError::into_inner) =
             outcome.as_ref().err().cloned();
         let mut answers = Vec::with_capacity(appends.len());
