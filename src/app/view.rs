@@ -312,7 +312,11 @@ impl Inner {
         self.unindex(id);
         let known = self.by_id.remove(id).map(|entry| entry.container);
         let last = match (known, started) {
-            (Some(known), Some(Container { started_at, .. })) => {
+            // It was started for the first time, or once more after it had ended.
+            (Some(known), Some(Container { started_at, .. }))
+                if known.started_at.is_none()
+                    || known.finished_at.is_some_and(|end| Some(end) < started_at) =>
+            {
                 Some(Container { started_at, ..(*known).clone() }.into())
             }
             (known, started) => known.or(started.map(Arc::new)),

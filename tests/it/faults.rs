@@ -21,7 +21,7 @@ use super::{
 
 mod interleavings;
 mod ports;
-mod private_engine;
+pub(crate) mod private_engine;
 mod recovery;
 
 /// How soon the service must be well again once the engine is.

@@ -135,7 +135,8 @@ impl Follower<'_> {
             (log, batch, progress) = self.read(log).await?;
             let progress = progress.map_err(|error| unreadable(path, &error))?;
             if progress == Progress::CaughtUp && ended {
-                log.finish(gone, &mut batch);
+                // Between its end and its removal there may be no log any more.
+                log.finish(gone || !self.source.complete, &mut batch);
             }
             if !batch.is_empty() {
                 self.app.logs.store.append(self.source.id, batch, log.checkpoint()).await?;

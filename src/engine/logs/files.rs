@@ -106,7 +106,7 @@ impl LogFiles {
     }
 
     /// Ends what is open, after all was read and nothing can follow any more. When
-    /// the log was removed before that, a gap says so.
+    /// the log may have been removed before that, and was, a gap says so.
     pub fn finish(&mut self, removed: bool, out: &mut Batch) {
         if removed && !self.open.as_ref().is_some_and(|open| open.was_current(&self.path)) {
             self.decoder.missing(GapReason::Removed, out);

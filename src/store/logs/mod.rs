@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -209,9 +210,10 @@ impl LogStore {
     pub async fn append(
         &self,
         source: i64,
-        batch: Batch,
+        mut batch: Batch,
         checkpoint: Option<Checkpoint>,
     ) -> Result<()> {
+        batch.date_gaps(i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(0));
         let large = batch.text().len() >= PACK;
         let pack = move || {
             let columns = match large {

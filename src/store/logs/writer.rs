@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard},
 };
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{
@@ -115,6 +115,9 @@ impl Writer {
                 next = queue.blocking_recv();
             }
         }
+        // The last connection that is closed empties the write-ahead log, which one
+        // that only reads cannot.
+        lock(&self.shared.idle).clear();
     }
 
     fn commit_all(&mut self, appends: Vec<Append>) {
@@ -277,18 +280,17 @@ impl Writer {
     /// Makes sure that a container is known under these names.
     pub(super) fn know(&mut self, about: About) -> rusqlite::Result<Arc<Source>> {
         let text = serde_json::to_string(&about).unwrap_or_default();
-        let id = self
-            .db
-            .query_row(
-                "INSERT INTO log_sources (container_id, about, next_position, complete, removed, retired_seq)
-                 VALUES (?1, ?2, 0, 0, 0, 0)
-                 ON CONFLICT (container_id) DO UPDATE SET about = ?2, removed = 0
-                 RETURNING id",
-                params![about.container_id, text],
-                |row| row.get(0),
-            )
-            .optional()?
-            .unwrap_or_default();
+        // A row is answered before it is committed, which can still fail.
+        let transaction = self.db.transaction()?;
+        let id = transaction.query_row(
+            "INSERT INTO log_sources (container_id, about, next_position, complete, removed, retired_seq)
+             VALUES (?1, ?2, 0, 0, 0, 0)
+             ON CONFLICT (container_id) DO UPDATE SET about = ?2, removed = 0
+             RETURNING id",
+            params![about.container_id, text],
+            |row| row.get(0),
+        )?;
+        transaction.commit()?;
         let mut sources = sources_mut(&self.shared);
         let source = Arc::make_mut(sources.entry(id).or_default());
         source.id = id;

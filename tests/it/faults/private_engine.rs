@@ -14,7 +14,8 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use super::{RECOVERY, becomes, health, is_running, run};
 use crate::support::{Service, eventually, unique};
 
-const TAG: &str = "container-svc-private:1";
+/// Its image.
+pub(crate) const TAG: &str = "container-svc-private:1";
 
 /// One start of a container: its process id, and when.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ impl Start {
 /// A `dockerd` with everything in one folder and in a network of its own, so
 /// that it harms no other: on the host's network it would share the default
 /// bridge, and without one it would take that of the host away.
-struct Engine {
+pub(crate) struct Engine {
     dir: TempDir,
     /// Its network, as long as this process lives: containers may outlive the
     /// engine, and its successor must find them there.
@@ -39,7 +40,7 @@ struct Engine {
 }
 
 impl Engine {
-    async fn start(live_restore: bool) -> Self {
+    pub(crate) async fn start(live_restore: bool) -> Self {
         let network = Command::new("unshare").args(["--net", "sleep", "1000"]).spawn();
         let network = network.expect("unshare");
         let dir = tempfile::tempdir().expect("a folder");
@@ -63,7 +64,7 @@ impl Engine {
         self.dir.path().join(name).display().to_string()
     }
 
-    fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("unix://{}", self.path("sock"))
     }
 

@@ -13,7 +13,6 @@ use super::{
     foreign::{Foreign, told},
     *,
 };
-use crate::support::docker;
 
 /// Stops it, and waits until it has let go of its log database.
 async fn close(service: &mut Service) -> std::path::PathBuf {
@@ -42,7 +41,7 @@ async fn what_a_torn_write_ahead_log_lost_is_collected_again() {
     let file = File::options().write(true).open(&wal).expect("opened");
     file.set_len(length / 2 + 100).expect("cut");
     service.resume().await;
-    docker(&["exec", &container.name, "touch", "/tmp/go"]);
+    container.exec("touch /tmp/go");
     let lines = reaches(&service, &container.name, 20_100).await;
     assert_eq!(told(&lines, 20_100), (20_100, 0));
 }
@@ -108,13 +107,12 @@ fn damage(database: &Path, container: &str) {
     assert!(text.len() > 12_000, "on several pages: {}", text.len());
     let sample = &text[text.len() / 2..][..40];
     let file = fs::read(database).expect("a file");
-    let at = memchr::memmem::find(&file, sample).expect("on a page");
-    let page = at as u64 / 4096 * 4096;
-    File::options()
-        .write(true)
-        .open(database)
-        .and_then(|file| file.write_all_at(&[0xa5; 4096], page))
-        .expect("written");
+    let writer = File::options().write(true).open(database).expect("opened");
+    // Pages that are free now may hold it too.
+    for at in memchr::memmem::find_iter(&file, sample) {
+        let page = at as u64 / 4096 * 4096;
+        writer.write_all_at(&[0xa5; 4096], page).expect("written");
+    }
 }
 
 /// So much different text that a segment of it is not small.
@@ -146,7 +144,7 @@ async fn a_damaged_page_is_told_and_harms_no_other_container() {
 
     assert_eq!(all(&service, &well.name).await.len(), before);
     for container in [&hurt, &well] {
-        docker(&["exec", &container.name, "sh", "-c", "seq 1000 > /proc/1/fd/1"]);
+        container.exec("seq 1000 > /proc/1/fd/1");
         eventually("new lines are collected", || async {
             let body = format!(r#"{{"name":"{}","limit":1}}"#, container.name);
             let (_, answer) = service.rest("POST", "/container-svc/logs", &body).await;
@@ -170,8 +168,7 @@ async fn a_damaged_page_does_not_keep_other_logs_from_being_retired() {
     service.resume().await;
     let service = service.synced().await;
     for container in [&hurt, &well] {
-        let noise = "head -c 6000000 /dev/urandom | busybox base64 > /proc/1/fd/1";
-        docker(&["exec", &container.name, "sh", "-c", noise]);
+        container.exec("head -c 6000000 /dev/urandom | busybox base64 > /proc/1/fd/1");
     }
     eventually("old lines are retired", || async {
         let mut client = client(&service).await;

@@ -1,4 +1,5 @@
-//! A disk that is full: nothing is lost while the engine keeps it (F10).
+//! A disk that is full: nothing is lost while the engine keeps it (F10). On an
+//! engine of its own, since the logs of other tests would fill the disk too.
 
 use std::{
     fs::{self, File},
@@ -16,7 +17,7 @@ use super::{
     foreign::{Foreign, SOURCES, told},
     *,
 };
-use crate::support::docker;
+use crate::faults::private_engine::{Engine, TAG};
 
 /// A file system of 8 MiB in memory, unmounted when it is dropped.
 struct SmallDisk(TempDir);
@@ -70,11 +71,18 @@ fn integrity(database: &Path) -> String {
     db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("a verdict")
 }
 
+/// Our request, of the image that the private engine has.
+fn on(request: pb::RunContainerRequest) -> pb::RunContainerRequest {
+    pb::RunContainerRequest { image: TAG.into(), ..request }
+}
+
 const LINES: u64 = 30_000;
 
 /// Prints some lines, and many when it is told to.
-fn container() -> Foreign {
-    Foreign::run(
+fn container(engine: &Engine) -> Foreign {
+    Foreign::run_on(
+        Some(engine.address()),
+        TAG,
         &[],
         &format!(
             "seq 100; while [ ! -e /tmp/go ]; do sleep 0.05; done; \
@@ -85,10 +93,12 @@ fn container() -> Foreign {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_log_disk_stops_only_collection_and_everything_is_back_filled() {
+    let engine = Engine::start(false).await;
     for source in SOURCES {
         let disk = SmallDisk::mount();
         let database = disk.path("logs.db");
         let mut service = Service::with(|config| {
+            config.engine = engine.address();
             config.logs_source = source;
             fs::create_dir_all(&config.data_dir).expect("a directory");
             std::os::unix::fs::symlink(&database, config.log_database()).expect("a link");
@@ -96,10 +106,10 @@ async fn a_full_log_disk_stops_only_collection_and_everything_is_back_filled() {
         .await
         .synced()
         .await;
-        let container = container();
+        let container = container(&engine);
         reaches(&service, &container.name, 100).await;
         disk.fill();
-        docker(&["exec", &container.name, "touch", "/tmp/go"]);
+        container.exec("touch /tmp/go");
         container.ended().await;
         eventually("the node says that its log disk is full", || async {
             log_error(&service).await.contains("full")
@@ -112,10 +122,10 @@ async fn a_full_log_disk_stops_only_collection_and_everything_is_back_filled() {
         assert_eq!(serves(&service, "ContainerService").await, ServingStatus::Serving);
         // Containers run as before, and what was stored is still told.
         let name = unique("full");
-        assert!(run(&service, &name, "echo hello; exec sleep 1000").await.started);
+        let request = on(shell(&service, &name, "echo hello; exec sleep 1000"));
+        let ran = service.grpc().await.run_container(request).await.expect("it runs");
+        assert!(ran.into_inner().started);
         assert!(all(&service, &container.name).await.len() >= 100);
-        let stored = all(&service, &container.name).await.len();
-        println!("{source}: {stored} lines before the disk was full");
 
         disk.relieve();
         let lines = reaches(&service, &container.name, LINES as usize).await;
@@ -133,19 +143,21 @@ async fn a_full_log_disk_stops_only_collection_and_everything_is_back_filled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_while_the_disk_is_full_loses_nothing() {
+    let engine = Engine::start(false).await;
     let disk = SmallDisk::mount();
     let database = disk.path("logs.db");
     let mut service = Service::program(|config| {
+        config.engine = engine.address();
         fs::create_dir_all(&config.data_dir).expect("a directory");
         std::os::unix::fs::symlink(&database, config.log_database()).expect("a link");
     })
     .await
     .synced()
     .await;
-    let container = container();
+    let container = container(&engine);
     reaches(&service, &container.name, 100).await;
     disk.fill();
-    docker(&["exec", &container.name, "touch", "/tmp/go"]);
+    container.exec("touch /tmp/go");
     container.ended().await;
     eventually("the node says that its log disk is full", || async {
         log_error(&service).await.contains("full")
@@ -161,25 +173,28 @@ async fn a_kill_while_the_disk_is_full_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_all_data_on_a_full_disk_a_run_is_done_or_refused_in_words() {
+    let engine = Engine::start(false).await;
     let disk = SmallDisk::mount();
     let mut service = Service::with(|config| {
+        config.engine = engine.address();
         config.data_dir = disk.path("data");
         config.token_file = disk.path("data/admin.token");
     })
     .await
     .synced()
     .await;
-    let container = container();
+    let container = container(&engine);
     reaches(&service, &container.name, 100).await;
     disk.fill();
-    docker(&["exec", &container.name, "touch", "/tmp/go"]);
+    container.exec("touch /tmp/go");
     eventually("the node says that its log disk is full", || async {
         log_error(&service).await.contains("full")
     })
     .await;
     let name = unique("full");
-    let request = shell(&service, &name, "exec sleep 1000");
-    let refused = service.grpc().await.run_container(request).await.expect_err("a full disk");
+    let request = on(shell(&service, &name, "exec sleep 1000"));
+    let refused =
+        service.grpc().await.run_container(request.clone()).await.expect_err("a full disk");
     assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused:?}");
     assert!(refused.message().contains("full"), "{refused:?}");
 
@@ -187,8 +202,9 @@ async fn with_all_data_on_a_full_disk_a_run_is_done_or_refused_in_words() {
     let lines = reaches(&service, &container.name, LINES as usize).await;
     assert_eq!(told(&lines, LINES), (LINES, 0));
     // It may have been started before the disk was full.
-    let again = run(&service, &name, "exec sleep 1000").await;
-    assert_eq!(docker(&["inspect", "-f", "{{.State.Running}}", &again.id]), "true");
+    service.grpc().await.run_container(request).await.expect("it runs");
+    let (_, is) = service.get(&format!("/container-svc/container/is-running?name={name}")).await;
+    assert_eq!(is["isRunning"], true, "{is}");
     service.stop().await;
     for file in ["data/logs.db", "data/container-svc.db"] {
         assert_eq!(integrity(&disk.path(file)), "ok", "{file}");

@@ -4,11 +4,12 @@ use std::{
     fs::File,
     io::Write as _,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use container_svc::{app::logs::SourceChoice, rpc::pb};
 
-use crate::support::{docker, image, unique};
+use crate::support::{docker, eventually, image, unique};
 
 /// Wherever lines come from, the same must hold.
 pub(crate) const SOURCES: [SourceChoice; 2] = [SourceChoice::Files, SourceChoice::Engine];
@@ -17,37 +18,69 @@ pub(crate) const SOURCES: [SourceChoice; 2] = [SourceChoice::Files, SourceChoice
 pub(crate) struct Foreign {
     pub(crate) id: String,
     pub(crate) name: String,
+    /// The engine's address, when it is not the usual one.
+    engine: Option<String>,
 }
 
 impl Foreign {
     /// Runs a script, with more options of `docker run`.
     pub(crate) fn run(options: &[&str], script: &str) -> Self {
-        let name = unique("foreign");
-        let mut args = vec!["run", "-d", "--network", "none", "--name", &name];
-        args.extend(["--label", "container-svc-test=foreign"]);
-        args.extend(options);
-        args.extend([image(), "sh", "-c", script]);
-        let id = docker(&args);
-        assert_eq!(id.len(), 64, "{id}");
-        Self { id, name }
+        Self::run_on(None, image(), options, script)
+    }
+
+    /// The same on another engine.
+    pub(crate) fn run_on(
+        engine: Option<String>,
+        image: &str,
+        options: &[&str],
+        script: &str,
+    ) -> Self {
+        let mut new = Self { id: String::new(), name: unique("foreign"), engine };
+        let run = ["run", "-d", "--network", "none", "--name", &new.name];
+        let labels = ["--label", "container-svc-test=foreign"];
+        let args = [&run[..], &labels, options, &[image, "sh", "-c", script]].concat();
+        new.id = new.docker(&args);
+        assert_eq!(new.id.len(), 64, "{}", new.id);
+        new
+    }
+
+    /// Runs the docker command on its engine.
+    fn docker(&self, args: &[&str]) -> String {
+        match &self.engine {
+            Some(engine) => docker(&[&["-H", engine], args].concat()),
+            None => docker(args),
+        }
+    }
+
+    /// Runs a script in it.
+    pub(crate) fn exec(&self, script: &str) {
+        self.docker(&["exec", &self.name, "sh", "-c", script]);
     }
 
     /// Until it has ended.
     pub(crate) async fn ended(&self) {
-        let id = self.id.clone();
-        let wait = tokio::task::spawn_blocking(move || docker(&["wait", &id]));
-        assert_eq!(wait.await.expect("no panic"), "0", "its script ended well");
+        eventually("it has ended", || async {
+            self.docker(&["inspect", "-f", "{{.State.Status}}", &self.id]) == "exited"
+        })
+        .await;
+        let code = self.docker(&["inspect", "-f", "{{.State.ExitCode}}", &self.id]);
+        assert_eq!(code, "0", "its script ended well");
     }
 
     /// The engine's file of its log.
     pub(crate) fn log_file(&self) -> PathBuf {
-        docker(&["inspect", "-f", "{{.LogPath}}", &self.id]).into()
+        self.docker(&["inspect", "-f", "{{.LogPath}}", &self.id]).into()
+    }
+
+    /// What the engine says that it wrote, to the byte.
+    pub(crate) fn told_by_the_engine(&self) -> Vec<u8> {
+        Command::new("docker").args(["logs", &self.id]).output().expect("docker").stdout
     }
 }
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        docker(&["rm", "-f", &self.id]);
+        self.docker(&["rm", "-f", &self.id]);
     }
 }
 

@@ -12,7 +12,6 @@ use super::{
     foreign::{Foreign, SOURCES, told},
     *,
 };
-use crate::support::docker;
 
 /// Text that makes a record of the engine about 130 bytes long.
 const PAD: &str = "a line of a service that tells at some length what it does all day";
@@ -71,7 +70,7 @@ async fn lines_faster_than_any_reader_are_followed_and_every_loss_is_told() {
         let container = Foreign::run(options, &quickly(20_000));
         let lines = read_to_the_end(&service, &container, "20000 ").await;
         let (count, gaps) = told(&lines, 20_000);
-        println!("{options:?}: {count} lines, {gaps} gaps");
+        assert!(count == 20_000 || gaps > 0, "{options:?}: {count} lines");
     }
 }
 
@@ -97,8 +96,7 @@ async fn slow_lines_of_a_log_that_is_cut_when_full_are_there_or_told() {
         let options = ["--log-opt", "max-size=10k", "--log-opt", "max-file=1"];
         let container = Foreign::run(&options, &slowly(400));
         let lines = read_to_the_end(&service, &container, "400 ").await;
-        let (count, gaps) = told(&lines, 400);
-        println!("{source}: {count} lines, {gaps} gaps");
+        let (count, _) = told(&lines, 400);
         assert!(count >= 300, "{source}: only {count} of 400");
     }
 }
@@ -116,8 +114,8 @@ async fn a_log_that_is_copied_and_cut_is_followed() {
             File::options().write(true).open(&log).expect("opened").set_len(0).expect("cut");
         }
         let lines = read_to_the_end(&service, &container, "500 ").await;
-        let (count, gaps) = told(&lines, 500);
-        println!("{source}: {count} lines, {gaps} gaps");
+        let (count, _) = told(&lines, 500);
+        assert!(count >= 490, "{source}: only {count} of 500");
     }
 }
 
@@ -133,7 +131,7 @@ async fn what_is_rotated_away_while_nobody_reads_is_one_gap() {
         let container = Foreign::run(&options, &script);
         reaches(&service, &container.name, 1).await;
         service.stop().await;
-        docker(&["exec", &container.name, "touch", "/tmp/go"]);
+        container.exec("touch /tmp/go");
         container.ended().await;
         service.resume().await;
         let service = service.synced().await;
