@@ -1,6 +1,10 @@
 //! Keeps the view true: subscribe, list, apply; again after every gap.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::StreamExt as _;
 
@@ -61,6 +65,8 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
     app.view.set_synced();
     super::recover::recover_all(app).await;
 
+    // Starts that no inspection has seen yet: some containers are gone before it.
+    let mut started = BTreeMap::new();
     loop {
         let batch = match tokio::time::timeout(AGAIN, events.next()).await {
             Ok(Some(batch)) => batch,
@@ -75,15 +81,20 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
                 Event::Container(id) => {
                     dirty.insert(id);
                 }
+                Event::Started(container) => {
+                    dirty.insert(container.id.clone());
+                    started.insert(container.id.clone(), *container);
+                }
                 Event::Gone(id) => {
                     dirty.remove(&id);
-                    app.view.remove(&id);
+                    app.view.remove_started(&id, started.remove(&id));
                     gone = true;
                 }
                 Event::Images => app.images.forget_names(),
             }
         }
         slow = inspect_all(app, dirty).await?;
+        started.retain(|id, _| slow.contains(id) || !app.view.has(id));
         if gone {
             app.forget_lost_records().await?;
         }

@@ -106,8 +106,14 @@ impl View {
 
     /// Takes over that a container is gone, for good.
     pub fn remove(&self, id: &str) {
+        self.remove_started(id, None);
+    }
+
+    /// The same for one that was started, which nobody could ask for before it was
+    /// gone: so it is told too.
+    pub fn remove_started(&self, id: &str, started: Option<Container>) {
         let mut inner = self.write();
-        inner.remove(id);
+        inner.remove(id, started);
         self.latest.send_replace(inner.seq);
     }
 
@@ -123,7 +129,7 @@ impl View {
             .map(|(id, _)| id.clone())
             .collect();
         for id in gone {
-            inner.remove(&id);
+            inner.remove(&id, None);
         }
         for container in listed {
             if !inner.by_id.contains_key(&container.id) {
@@ -174,6 +180,11 @@ impl View {
             self.read().by_id.values().map(|entry| entry.container.clone()).collect();
         all.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.id.cmp(&a.id)));
         all
+    }
+
+    /// True when there is one with this id.
+    pub fn has(&self, id: &str) -> bool {
+        self.read().by_id.contains_key(id)
     }
 
     /// Those with this name or alias; the holder of the name itself first.
@@ -295,14 +306,25 @@ impl Inner {
         self.note(kind, container);
     }
 
-    fn remove(&mut self, id: &str) {
+    fn remove(&mut self, id: &str, started: Option<Container>) {
         self.gone.push_back(id.to_owned());
         if self.gone.len() > GONE {
             self.gone.pop_front();
         }
         self.unindex(id);
-        if let Some(entry) = self.by_id.remove(id) {
-            self.note(ChangeKind::Removed, entry.container);
+        let known = self.by_id.remove(id).map(|entry| entry.container);
+        let last = match (known, started) {
+            // It was started for the first time, or once more after it had ended.
+            (Some(known), Some(Container { started_at, .. }))
+                if known.started_at.is_none()
+                    || known.finished_at.is_some_and(|end| Some(end) < started_at) =>
+            {
+                Some(Container { started_at, ..(*known).clone() }.into())
+            }
+            (known, started) => known.or(started.map(Arc::new)),
+        };
+        if let Some(last) = last {
+            self.note(ChangeKind::Removed, last);
         }
     }
 

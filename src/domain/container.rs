@@ -153,6 +153,9 @@ pub struct Container {
     pub log_driver: String,
     /// File of the engine that holds its log; empty before the first start.
     pub log_path: String,
+    /// How many files of its log the engine keeps; `None` when it throws nothing away
+    /// or that is not known.
+    pub log_files: Option<usize>,
 }
 
 impl Container {

@@ -35,6 +35,11 @@ pub(super) fn inspected(answer: ContainerInspectResponse) -> Result<Container> {
     #[expect(clippy::cast_precision_loss, reason = "a count of processors, far below 2^53")]
     let cpu = host.nano_cpus.unwrap_or(0) as f64 / 1e9;
     let started_at = time(state.started_at.as_deref());
+    let log = host.log_config.unwrap_or_default();
+    let log_options = log.config.unwrap_or_default();
+    // Without a limit of its size the engine never cuts or rotates a log.
+    let kept = || log_options.get("max-file").map_or(Some(1), |count| count.parse().ok());
+    let log_files = log_options.get("max-size").and_then(|_| kept());
     Ok(Container {
         names: names(answer.name.as_deref().unwrap_or_default(), &labels),
         image,
@@ -64,8 +69,9 @@ pub(super) fn inspected(answer: ContainerInspectResponse) -> Result<Container> {
             .filter(|_| !running && started_at.is_some()),
         oom_killed: state.oom_killed.unwrap_or(false),
         tty: config.tty.unwrap_or(false),
-        log_driver: host.log_config.and_then(|log| log.typ).unwrap_or_default(),
+        log_driver: log.typ.unwrap_or_default(),
         log_path: answer.log_path.unwrap_or_default(),
+        log_files,
         labels,
         id,
     })
@@ -109,8 +115,44 @@ pub(super) fn summarised(row: ContainerSummary) -> Option<Container> {
         tty: false,
         log_driver: String::new(),
         log_path: String::new(),
+        log_files: None,
         labels,
     })
+}
+
+/// From the event of its start, which knows only what it is called.
+pub(super) fn started(
+    id: String,
+    attributes: HashMap<String, String>,
+    at: Option<Timestamp>,
+) -> Container {
+    let mut labels: BTreeMap<_, _> = attributes.into_iter().collect();
+    let name = labels.remove("name").unwrap_or_default();
+    let image = asked_image(&labels, labels.get("image").cloned().unwrap_or_default());
+    labels.remove("image");
+    let at = at.unwrap_or(Timestamp::UNIX_EPOCH);
+    Container {
+        id,
+        names: names(&name, &labels),
+        image,
+        image_id: String::new(),
+        ports: Vec::new(),
+        envs: BTreeMap::new(),
+        volumes: Vec::new(),
+        state: State::Exited,
+        resources: Resources::default(),
+        network: Network::default(),
+        created_at: at,
+        started_at: Some(at),
+        finished_at: None,
+        exit_code: None,
+        oom_killed: false,
+        tty: false,
+        log_driver: String::new(),
+        log_path: String::new(),
+        log_files: None,
+        labels,
+    }
 }
 
 /// Ours are created by image id; the label keeps the name that was asked for.

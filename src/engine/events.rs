@@ -4,14 +4,16 @@ use bollard::{models::EventMessageTypeEnum, query_parameters::EventsOptions};
 use futures_util::{Stream, StreamExt as _};
 use jiff::Timestamp;
 
-use super::Engine;
-use crate::domain::Result;
+use super::{Engine, convert};
+use crate::domain::{Result, container::Container};
 
 /// Something on the node changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A container changed; ask for it.
     Container(String),
+    /// A container was started; what the event tells of it. Ask for the rest.
+    Started(Box<Container>),
     /// A container is gone.
     Gone(String),
     /// Image names may mean other content than before.
@@ -33,9 +35,15 @@ impl Engine {
             let event = match message {
                 Err(error) => Some(Err(super::errors::convert(&address, error))),
                 Ok(message) => {
-                    let id = message.actor.and_then(|actor| actor.id);
+                    let actor = message.actor.unwrap_or_default();
                     let action = message.action.unwrap_or_default();
-                    match (message.typ, id) {
+                    match (message.typ, actor.id) {
+                        (Some(EventMessageTypeEnum::CONTAINER), Some(id)) if action == "start" => {
+                            let at = message.time_nano.map(i128::from);
+                            let at = at.and_then(|at| Timestamp::from_nanosecond(at).ok());
+                            let what = actor.attributes.unwrap_or_default();
+                            Some(Ok(Event::Started(convert::started(id, what, at).into())))
+                        }
                         (Some(EventMessageTypeEnum::CONTAINER), Some(id)) => {
                             container(&action, id).map(Ok)
                         }

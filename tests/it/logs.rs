@@ -9,11 +9,16 @@ use tonic::{Request, metadata::MetadataValue, transport::Channel};
 use crate::support::{Service, eventually, unique};
 
 mod clocks;
+mod database;
+mod disk_full;
 mod engine_killed;
+mod exact;
 mod followers;
+pub(crate) mod foreign;
 mod kills;
 mod list;
 mod numbered;
+mod rotation;
 mod tail;
 
 /// A gRPC client of the log service with the admin token.

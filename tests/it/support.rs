@@ -188,6 +188,7 @@ impl Service {
         self.url = format!("http://{address}");
         if self.program {
             let file = self.config.data_dir.join("settings.toml");
+            std::fs::create_dir_all(&self.config.data_dir).expect("a directory");
             std::fs::write(&file, self.config.describe()).expect("the settings are written");
             let mut program = Command::new(env!("CARGO_BIN_EXE_container-svc"));
             program.args(["serve", "--config"]).arg(file).env_clear().stdout(Stdio::null());
@@ -235,6 +236,17 @@ impl Service {
         })
         .await;
         self
+    }
+
+    /// Why it does not start.
+    pub async fn refusal(&self) -> container_svc::domain::Error {
+        let run = container_svc::server::run(self.config.clone(), std::future::ready(()));
+        tokio::time::timeout(DEADLINE, run).await.expect("in time").expect_err("it is refused")
+    }
+
+    /// The file of its log database.
+    pub fn log_database(&self) -> std::path::PathBuf {
+        self.config.log_database()
     }
 
     /// Stops it, as a signal does.

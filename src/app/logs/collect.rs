@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -13,13 +14,16 @@ use crate::{
     domain::{
         Result,
         container::Container,
-        logs::{Batch, Gap, GapReason},
+        logs::{Batch, Decoder, GapReason, parse_time},
     },
     engine::Wakes,
+    store::logs::Source,
 };
 
 /// Changes that are looked at together.
 const BATCH: usize = 1024;
+/// After so long without a change, what did not work is tried again.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// What a follower must know of its container.
 #[derive(Debug, Clone)]
@@ -54,11 +58,12 @@ pub async fn collect(app: Arc<App>) {
         match news {
             Some(news) if news.is_empty() => {
                 if !settled && app.view.freshness().synced {
-                    settle_lost(&app).await;
-                    settled = true;
+                    settled = settle_lost(&app, &followers).await;
                 }
-                if changes.changed().await.is_err() {
-                    return;
+                match tokio::time::timeout(LOOK, changes.changed()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return,
+                    Err(_) => revive(&app, &wakes, &mut followers),
                 }
             }
             Some(news) => {
@@ -106,33 +111,51 @@ fn take(
     }
 }
 
+/// Starts followers again that ended in a panic.
+fn revive(app: &Arc<App>, wakes: &Option<Wakes>, followers: &mut Followers) {
+    let dead = followers.values().filter(|follower| follower.is_closed());
+    let dead: Vec<_> = dead.map(|follower| follower.borrow().clone()).collect();
+    for Followed { container, gone } in dead.into_iter().filter(|followed| !followed.gone) {
+        take(app, wakes, followers, &container, gone);
+    }
+}
+
 /// Containers that were removed while nobody looked: what they wrote last is lost.
-async fn settle_lost(app: &Arc<App>) {
+/// True when all of them are settled.
+async fn settle_lost(app: &Arc<App>, followers: &Followers) -> bool {
     let there: HashSet<String> = app.view.all().iter().map(|row| row.id.clone()).collect();
+    let mut all = true;
     for source in app.logs.store.sources() {
-        if source.removed || there.contains(&source.about.container_id) {
+        let id = &source.about.container_id;
+        // Whoever follows one settles it.
+        if source.removed || there.contains(id) || followers.contains_key(id) {
             continue;
         }
-        let last_time = source.checkpoint.as_ref().and_then(|at| at.decoder.last_time());
-        let lost = (!source.complete).then(|| Gap::after(GapReason::Removed, last_time));
-        if let Err(error) = settle(app, source.id, lost.as_ref()).await {
+        if let Err(error) = settle(app, &source).await {
             tracing::warn!(?error, "a removed container's log cannot be closed yet");
+            all = false;
         }
     }
+    all
 }
 
 /// Notes that a container is gone, with a gap where lines may be missing.
-async fn settle(app: &App, source: i64, lost: Option<&Gap>) -> Result<()> {
-    if let Some(gap) = lost {
+async fn settle(app: &App, source: &Source) -> Result<()> {
+    if !source.complete {
         let mut batch = Batch::default();
-        batch.push_gap(gap);
-        app.logs.store.append(source, batch, None).await?;
+        let mut at = source.checkpoint.clone();
+        // Without a line before it, the gap begins with the container.
+        let mut anew = Decoder::beginning(parse_time(source.about.created_at.as_bytes()));
+        let decoder = at.as_mut().map_or(&mut anew, |at| &mut at.decoder);
+        decoder.missing(GapReason::Removed, &mut batch);
+        decoder.finish(&mut batch);
+        app.logs.store.append(source.id, batch, at).await?;
     }
-    app.logs.store.settle(source, true, true).await
+    app.logs.store.settle(source.id, true, true).await
 }
 
-/// A container that was there too shortly for anything to be read.
+/// A container that was there too shortly for anything, or the last, to be read.
 pub(super) async fn declare_lost(app: &App, container: &Container) -> Result<()> {
     let source = app.logs.store.know(about(container)).await?;
-    settle(app, source.id, Some(&Gap::after(GapReason::Removed, None))).await
+    settle(app, &Source { complete: false, ..(*source).clone() }).await
 }

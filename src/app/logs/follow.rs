@@ -2,12 +2,9 @@
 //!
 //! Whatever goes wrong, it begins again at the last checkpoint that was committed.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{
@@ -17,6 +14,7 @@ use super::{
 use crate::{
     domain::{
         Error, Kind, Result,
+        container::Container,
         logs::{Batch, Checkpoint, Origin},
     },
     engine::{LogFiles, Progress, Wake, Wakes},
@@ -36,15 +34,23 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 
 type News = watch::Receiver<Followed>;
 
+/// How a run of a container's log ended.
+enum End {
+    /// The container is gone.
+    Gone,
+    /// It does not run; its log is read to the end of the run that began then.
+    Ended(Option<Timestamp>),
+}
+
 /// Follows until the container is gone and its log is read.
 pub(super) async fn follow(app: Arc<App>, mut news: News, wakes: Option<Wakes>) {
     let id = news.borrow().container.id.clone();
-    let mut wait = RETRY.0;
+    let (mut wait, mut read) = (RETRY.0, None);
     loop {
-        match run(&app, &mut news, wakes.as_ref()).await {
-            Ok(true) => break,
-            Ok(false) => {
-                wait = RETRY.0;
+        match run(&app, &mut news, wakes.as_ref(), read).await {
+            Ok(End::Gone) => break,
+            Ok(End::Ended(began)) => {
+                (wait, read) = (RETRY.0, began);
                 // It does not run; there is nothing to do until that changes.
                 if news.changed().await.is_err() {
                     break;
@@ -62,27 +68,44 @@ pub(super) async fn follow(app: Arc<App>, mut news: News, wakes: Option<Wakes>) 
     app.logs.standing().remove(&id);
 }
 
-/// From the last checkpoint to the end of a run of the container; true when the
-/// container is gone.
-async fn run(app: &Arc<App>, news: &mut News, wakes: Option<&Wakes>) -> Result<bool> {
+/// From the last checkpoint to the end of a run of the container; `read` tells
+/// which run was read to its end.
+async fn run(
+    app: &Arc<App>,
+    news: &mut News,
+    wakes: Option<&Wakes>,
+    read: Option<Timestamp>,
+) -> Result<End> {
     let Followed { container, gone } = news.borrow_and_update().clone();
     let engine_is_here = app.engine.remote_host().is_none();
     let known = app.logs.known(&container.id);
     let origin = app.logs.origin(&container, engine_is_here);
-    if gone && known.as_ref().is_none_or(|source| !source.complete) && origin != Some(Origin::Files)
-    {
-        // Its log went with it, before anything or the last of it was read.
-        if container.started_at.is_some() {
-            declare_lost(app, &container).await?;
+    if gone {
+        // It may have begun once more, which no inspection saw.
+        let complete = known.as_ref().filter(|source| source.complete);
+        let last = read.is_none() || read == container.started_at;
+        if let Some(source) = complete.filter(|_| last) {
+            app.logs.store.settle(source.id, true, true).await?;
+            return Ok(End::Gone);
         }
-        return Ok(true);
+        if origin != Some(Origin::Files) {
+            // Its log went with it, before anything or the last of it was read.
+            if container.started_at.is_some() {
+                declare_lost(app, &container).await?;
+            }
+            return Ok(End::Gone);
+        }
     }
-    let Some(origin) = origin else { return Ok(gone) };
+    let Some(origin) = origin else { return Ok(End::Ended(None)) };
     let source = app.logs.store.know(about(&container)).await?;
+    if source.complete && container.is_running() {
+        // More may come, and may be lost from now on.
+        app.logs.store.settle(source.id, false, false).await?;
+    }
     app.logs.note(&container.id, Some(origin), None);
     let follower = Follower { app, news, source, gone };
     match origin {
-        Origin::Files => follower.files(container.log_path.clone().into(), wakes).await,
+        Origin::Files => follower.files(&container, wakes).await,
         Origin::Engine => follower.engine().await,
     }
 }
@@ -99,39 +122,43 @@ type Reading = (LogFiles, Batch, std::io::Result<Progress>);
 
 impl Follower<'_> {
     /// Reads the engine's files.
-    async fn files(mut self, path: PathBuf, wakes: Option<&Wakes>) -> Result<bool> {
+    async fn files(mut self, container: &Container, wakes: Option<&Wakes>) -> Result<End> {
+        let path = Path::new(&container.log_path);
         let directory = path.parent().unwrap_or(Path::new("/"));
         let wake = wakes.and_then(|wakes| wakes.watch(directory).ok());
-        let mut log = LogFiles::new(&path, self.source.checkpoint.clone());
+        let mut log = LogFiles::new(path, self.source.checkpoint.clone());
+        log = log.keeping(container.log_files);
         loop {
             // Looked at before the read: a container that has ended then has written
             // all, since the engine says so only after its log is closed.
             let Followed { container, gone } = self.news.borrow_and_update().clone();
             self.gone = gone;
-            let ended = gone || !container.is_running();
+            let over = gone || !container.is_running();
             self.rename(about(&container)).await?;
+            let turn = self.app.logs.turns.acquire().await.map_err(|_| ended())?;
             let (mut batch, progress);
             (log, batch, progress) = self.read(log).await?;
-            let progress = progress.map_err(|error| unreadable(&path, &error))?;
-            if progress == Progress::CaughtUp && ended {
-                log.finish(gone, &mut batch);
+            let progress = progress.map_err(|error| unreadable(path, &error))?;
+            if progress == Progress::CaughtUp && over {
+                // Between its end and its removal there may be no log any more.
+                log.finish(gone || !self.source.complete, &mut batch);
             }
             if !batch.is_empty() {
                 self.app.logs.store.append(self.source.id, batch, log.checkpoint()).await?;
             }
+            drop(turn);
             if progress != Progress::CaughtUp {
                 continue;
             }
-            if ended {
-                self.app.logs.store.settle(self.source.id, true, gone).await?;
-                return Ok(gone);
+            if over {
+                return self.ended(&container, gone).await;
             }
             self.wait(wake.as_ref()).await;
         }
     }
 
     /// Reads through the engine's API.
-    async fn engine(mut self) -> Result<bool> {
+    async fn engine(mut self) -> Result<End> {
         let Followed { container, .. } = self.news.borrow_and_update().clone();
         let from = self.source.checkpoint.clone();
         let mut log =
@@ -161,11 +188,15 @@ impl Follower<'_> {
         if gone || !container.is_running() {
             log.finish(&mut batch);
             self.commit(&mut batch, log.checkpoint()).await?;
-            self.app.logs.store.settle(self.source.id, true, gone).await?;
-            return Ok(gone);
+            return self.ended(&container, gone).await;
         }
         // It runs again already.
         Err(Error::new(Kind::Unavailable, "LOG_ENDED", "the engine ended the log; it is read on"))
+    }
+
+    async fn ended(&self, container: &Container, gone: bool) -> Result<End> {
+        self.app.logs.store.settle(self.source.id, true, gone).await?;
+        Ok(if gone { End::Gone } else { End::Ended(container.started_at) })
     }
 
     async fn commit(&self, batch: &mut Batch, at: Checkpoint) -> Result<()> {

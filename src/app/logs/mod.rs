@@ -24,7 +24,7 @@ use crate::{
     domain::{
         Error, Result,
         container::Container,
-        logs::{Origin, Selection, Stream},
+        logs::{Origin, Place, Selection, Stream},
     },
     engine::LogFiles,
     store::logs::{About, Limits, LogStore},
@@ -42,6 +42,8 @@ pub use tail::{SlowReader, Start, TailItem, TailQuery};
 
 /// Files that are read at once: decoding takes a processor.
 const READERS: usize = 2;
+/// Containers whose lines are held in memory at once, about a megabyte each.
+const TURNS: usize = 16;
 /// Longest pattern of a name.
 const LONGEST_PATTERN: usize = 256;
 /// How often retention looks.
@@ -80,7 +82,10 @@ pub struct Logs {
     /// The lines.
     pub store: LogStore,
     settings: LogSettings,
+    /// Who reads a file.
     readers: Semaphore,
+    /// Who holds lines that are not stored yet.
+    turns: Semaphore,
     standing: Mutex<HashMap<String, Standing>>,
 }
 
@@ -116,7 +121,13 @@ pub struct Wanted {
 
 impl Logs {
     pub(super) fn new(store: LogStore, settings: LogSettings) -> Self {
-        Self { store, settings, readers: Semaphore::new(READERS), standing: Mutex::default() }
+        Self {
+            store,
+            settings,
+            readers: Semaphore::new(READERS),
+            turns: Semaphore::new(TURNS),
+            standing: Mutex::default(),
+        }
     }
 
     fn standing(&self) -> MutexGuard<'_, HashMap<String, Standing>> {
@@ -150,6 +161,9 @@ impl Logs {
 
     /// Where the lines of a container are to be taken from; `None` while it has no
     /// log yet.
+    ///
+    /// A log goes on to be read from where it was read before, as long as that is
+    /// possible: another source must find its place by time, and clocks jump.
     fn origin(&self, container: &Container, engine_is_here: bool) -> Option<Origin> {
         // The driver "none" keeps no log at all.
         let kept = !matches!(container.log_driver.as_str(), "" | "none");
@@ -159,7 +173,11 @@ impl Logs {
         let files = container.log_driver == "json-file"
             && engine_is_here
             && LogFiles::readable(Path::new(&container.log_path));
+        let known = self.known(&container.id);
+        let before = known.as_ref().and_then(|source| source.checkpoint.as_ref());
+        let engine = matches!(before.map(|at| &at.place), Some(Place::Engine { .. }));
         match self.settings.source {
+            SourceChoice::Auto if engine => Some(Origin::Engine),
             SourceChoice::Engine => Some(Origin::Engine),
             SourceChoice::Files => Some(Origin::Files),
             SourceChoice::Auto if files => Some(Origin::Files),

@@ -24,6 +24,7 @@ fn container(id: &str, name: &str, state: State) -> Container {
         tty: false,
         log_driver: String::new(),
         log_path: String::new(),
+        log_files: None,
     }
 }
 

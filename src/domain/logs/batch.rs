@@ -59,6 +59,16 @@ impl Batch {
         self.flags.push(GAP);
     }
 
+    /// Gives a time to gaps of which none is known; else they would be the oldest
+    /// entries of all.
+    pub fn date_gaps(&mut self, now: i64) {
+        for (time, flags) in self.times.iter_mut().zip(&self.flags) {
+            if *time == 0 && flags & KIND == GAP {
+                *time = now;
+            }
+        }
+    }
+
     /// How many entries.
     pub fn len(&self) -> usize {
         self.flags.len()
@@ -211,6 +221,16 @@ mod tests {
                 prop_assert_eq!(batch.entries().count(), batch.len());
             }
         }
+    }
+
+    #[test]
+    fn a_gap_without_a_time_is_dated_when_it_is_found() {
+        let mut batch = Batch::default();
+        batch.push_gap(&Gap::after(GapReason::Removed, None));
+        batch.push_gap(&Gap::after(GapReason::Removed, Some(3)));
+        batch.push(Stream::Stdout, 0, false, b"");
+        batch.date_gaps(7);
+        assert_eq!(batch.times, [7, 3, 0]);
     }
 
     #[test]

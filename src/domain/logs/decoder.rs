@@ -34,6 +34,11 @@ pub struct Decoder {
 }
 
 impl Decoder {
+    /// For a log of which nothing was read, of a container that began then.
+    pub fn beginning(time: Option<i64>) -> Self {
+        Self { last_time: time, ..Self::default() }
+    }
+
     /// Goes on with another source of the same log, which begins with records that
     /// are known already.
     #[must_use]

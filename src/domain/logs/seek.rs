@@ -91,6 +91,27 @@ impl Seek {
         self.found
     }
 
+    /// True when the next piece looks like one that was taken before: it is of the
+    /// same time and text as the one before it, or earlier than that of its stream.
+    /// Only a read that does not follow can tell whether it is another.
+    pub fn doubts(&self, piece: &Piece<'_>) -> bool {
+        let run = match piece.stream {
+            Stream::Stdout => self.stdout,
+            Stream::Stderr => self.stderr,
+        };
+        let Some(run) = run.filter(|_| self.found) else { return false };
+        let same = match &self.mark {
+            Mark::Start => false,
+            Mark::Known { time, digest, .. } => {
+                *time == piece.time && *digest == digest_of(piece.stream, *time, piece.text)
+            }
+            Mark::Taken { stream, time, .. } => {
+                (*stream, *time, self.text.as_slice()) == (piece.stream, piece.time, piece.text)
+            }
+        };
+        same || piece.time < run.time
+    }
+
     /// Looks at the next piece of the read. A new one counts as taken.
     pub fn next(&mut self, piece: &Piece<'_>) -> Found {
         let run = self.run(piece);
@@ -231,6 +252,27 @@ mod tests {
                 let mut whole = Seek::behind(&end.place(), true);
                 taken.extend(read(&log, 0, &mut whole, log.len()).0);
                 prop_assert_eq!(taken, log);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_told_before_is_doubted_and_what_is_new_is_not() {
+        let mut seek = Seek::all();
+        let piece = |time, text| Piece { stream: Stream::Stdout, time, text };
+        let error = |time| Piece { stream: Stream::Stderr, time, text: b"e\n" };
+        for (piece, doubted) in [
+            (piece(5, b"a\n"), false),
+            (piece(5, b"a\n"), true),
+            (piece(5, b"b\n"), false),
+            (error(3), false),
+            (piece(4, b"c\n"), true),
+            (piece(6, b"b\n"), false),
+            (error(2), true),
+        ] {
+            assert_eq!(seek.doubts(&piece), doubted, "{piece:?}");
+            if !doubted {
+                assert_eq!(seek.next(&piece), Found::New);
             }
         }
     }

@@ -15,15 +15,20 @@
 //!            place known                    found; its end
 //!   ------> search (follow=0, tail=n) ---------------------> follow (follow=1)
 //!            ^  |  |  not found: n grows           |  |
-//!            |  |  +---- not in the whole log:     |  +--> ended
+//!            |  |  +---- not in the whole log:     |  +--> a last search --> ended
 //!            |  |        a gap, all is new ------> |
 //!            |  +-- n grows                        |
-//!            +----------- not found, or an error --+
+//!            +- not found, doubtful, or an error --+
 //! ```
 //!
 //! A search does not follow, because a log that is shorter than asked for tells
 //! its end only so. Following begins with the end of the log once more and finds
 //! what the search took last.
+//!
+//! What the engine tells a follower is not all true: when it rotates a log it
+//! tells pieces twice, and when a container ends it may leave out the last ones.
+//! So a piece that looks like one that was told before is looked up by a search,
+//! and the last thing that is done is a search.
 
 use std::{
     future::{Future, poll_fn},
@@ -77,6 +82,8 @@ pub struct EngineLog {
     tail: usize,
     /// Pieces that the connection told.
     told: u64,
+    /// The engine has ended following; only what it left out is still to come.
+    ending: bool,
     frames: Frames,
     seek: Seek,
     decoder: Decoder,
@@ -116,6 +123,7 @@ impl Engine {
             follow: false,
             tail: 0,
             told: 0,
+            ending: false,
             frames: Frames::new(tty),
             seek,
             decoder,
@@ -214,10 +222,11 @@ impl EngineLog {
 
     /// Takes the next bytes; `None` is the end of the answer.
     fn take(&mut self, chunk: Option<&Bytes>, out: &mut Batch, news: &mut u64) -> Result<()> {
-        let Self { frames, seek, decoder, told, .. } = self;
-        let mut unclear = false;
+        let Self { frames, seek, decoder, told, follow, .. } = self;
+        let (mut unclear, mut doubtful) = (false, false);
         let each = |piece: Piece<'_>| {
-            if unclear {
+            doubtful |= *follow && seek.doubts(&piece);
+            if unclear || doubtful {
                 return;
             }
             *told += 1;
@@ -239,7 +248,9 @@ impl EngineLog {
             other => errors::garbled(&self.address).because(other),
         })?;
         let told_all = TAILS.get(self.tail).is_some_and(|most| self.told >= *most);
-        if unclear || (self.follow && !self.seek.found() && told_all) {
+        if doubtful {
+            self.search(0);
+        } else if unclear || (self.follow && !self.seek.found() && told_all) {
             self.search(self.tail + 1);
         } else if chunk.is_none() {
             self.ended(out);
@@ -251,8 +262,12 @@ impl EngineLog {
     fn ended(&mut self, out: &mut Batch) {
         let told_all = TAILS.get(self.tail).is_some_and(|most| self.told >= *most);
         match (self.follow, self.seek.found()) {
-            (true, true) => self.link = Link::Ended,
+            (true, true) => {
+                self.ending = true;
+                self.search(0);
+            }
             (true, false) => self.search(0),
+            (false, true) if self.ending => self.link = Link::Ended,
             // The log grows in the meantime; so a little more of it is told.
             (false, true) => self.open(true, self.tail + 1),
             (false, false) if self.tail == WHOLE => {
@@ -266,7 +281,10 @@ impl EngineLog {
 
     /// Looks for the piece that was taken last; when none was, all is new.
     fn search(&mut self, tail: usize) {
-        if self.seek.at_start() { self.open(true, WHOLE) } else { self.open(false, tail) }
+        match self.seek.at_start() {
+            true => self.open(!self.ending, WHOLE),
+            false => self.open(false, tail),
+        }
     }
 
     /// Asks anew, on another connection.

@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     Progress,
-    rotation::{ANCHOR, Body, Sibling, digest, siblings},
+    rotation::{ANCHOR, Body, Sibling, digest, is_damage, siblings},
 };
 use crate::domain::logs::{Batch, Checkpoint, Decoder, GapReason, Place};
 
@@ -30,6 +30,8 @@ const TRIES: usize = 8;
 #[derive(Debug)]
 pub struct LogFiles {
     path: PathBuf,
+    /// How many files the engine keeps, when it throws any away.
+    kept: Option<usize>,
     /// Where to go on, until the file is found.
     resume: Option<Checkpoint>,
     open: Option<Open>,
@@ -61,12 +63,20 @@ impl LogFiles {
             },
             None => (None, Decoder::default()),
         };
-        Self { path: path.to_owned(), resume, open: None, before: None, decoder }
+        Self { path: path.to_owned(), kept: None, resume, open: None, before: None, decoder }
     }
 
-    /// True when the log is there and can be read.
+    /// Says how many files the engine keeps before it throws the oldest away.
+    #[must_use]
+    pub fn keeping(self, kept: Option<usize>) -> Self {
+        Self { kept, ..self }
+    }
+
+    /// False when the log is not there or may not be read here. Any other trouble
+    /// passes.
     pub fn readable(path: &Path) -> bool {
-        File::open(path).is_ok()
+        let never = [ErrorKind::NotFound, ErrorKind::PermissionDenied];
+        File::open(path).map_or_else(|error| !never.contains(&error.kind()), |_| true)
     }
 
     /// Where the reader stands; `None` when it has read nothing yet.
@@ -98,7 +108,7 @@ impl LogFiles {
     }
 
     /// Ends what is open, after all was read and nothing can follow any more. When
-    /// the log was removed before that, a gap says so.
+    /// the log may have been removed before that, and was, a gap says so.
     pub fn finish(&mut self, removed: bool, out: &mut Batch) {
         if removed && !self.open.as_ref().is_some_and(|open| open.was_current(&self.path)) {
             self.decoder.missing(GapReason::Removed, out);
@@ -127,7 +137,16 @@ impl LogFiles {
             Body::Packed { decoder, ahead } => {
                 let have = ahead.len();
                 let room = (CHUNK - have) as u64;
-                decoder.by_ref().take(room).read_to_end(ahead)?;
+                match decoder.by_ref().take(room).read_to_end(ahead) {
+                    // The engine was killed as it packed it.
+                    Err(error) if is_damage(&error) && ahead.len() == have => {
+                        self.decoder.missing(GapReason::Damaged, out);
+                        open.left = true;
+                        return Ok(false);
+                    }
+                    Err(error) if !is_damage(&error) => return Err(error),
+                    _ => {}
+                }
                 buffer.clone_from(ahead);
                 ahead.len() == CHUNK
             }
@@ -221,6 +240,20 @@ impl LogFiles {
         Ok(None)
     }
 
+    /// True when, at the first look, there are as many files as the engine keeps: it
+    /// may have thrown some away, and nobody can know.
+    fn may_lack_its_beginning(&self, files: &[Sibling]) -> io::Result<bool> {
+        let full = self.kept.is_some_and(|kept| files.len() >= kept);
+        if !full || self.decoder.last_time().is_some() {
+            return Ok(false);
+        }
+        match fs::metadata(&files[0].path) {
+            Ok(meta) => Ok(meta.len() > 0),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens the file in which to begin; false when there is none.
     fn find(&mut self, out: &mut Batch) -> io::Result<bool> {
         for _ in 0..TRIES {
@@ -231,6 +264,7 @@ impl LogFiles {
             if files.is_empty() {
                 return Ok(false);
             }
+            let mut begin = 0;
             if let Some(Checkpoint { place: Place::Files { inode, offset, anchor }, .. }) =
                 &self.resume
             {
@@ -248,12 +282,18 @@ impl LogFiles {
                         return Ok(true);
                     }
                 }
+                // It was cut: what is older was read, and is not read once more.
+                let cut = |file: &Sibling| file.inode == *inode && file.size < *offset;
+                begin = files.iter().position(cut).unwrap_or(0);
             }
-            let Some(body) = Body::open(&files[0])? else { continue };
-            if self.resume.take().is_some() {
+            let Some(body) = Body::open(&files[begin])? else { continue };
+            if let Some(resume) = self.resume.take() {
+                self.before = Some(resume.place);
+                self.decoder.missing(GapReason::Rotated, out);
+            } else if self.may_lack_its_beginning(&files)? {
                 self.decoder.missing(GapReason::Rotated, out);
             }
-            self.open = Some(Open::new(body, files[0].inode));
+            self.open = Some(Open::new(body, files[begin].inode));
             return Ok(true);
         }
         Ok(false)

@@ -25,6 +25,7 @@ pub(super) struct Sibling {
     /// 0 is the current one; the higher, the older.
     pub(super) age: u32,
     pub(super) inode: u64,
+    pub(super) size: u64,
     pub(super) compressed: bool,
     pub(super) path: PathBuf,
 }
@@ -49,8 +50,8 @@ pub(super) fn siblings(log: &Path) -> io::Result<Vec<Sibling>> {
         let Some(age) = age else { continue };
         match entry.metadata() {
             Ok(meta) if meta.is_file() => {
-                let (inode, path) = (meta.ino(), entry.path());
-                found.push(Sibling { age, inode, compressed, path });
+                let (inode, size, path) = (meta.ino(), meta.len(), entry.path());
+                found.push(Sibling { age, inode, size, compressed, path });
             }
             Ok(_) => {}
             // It was renamed or removed in this moment.
@@ -105,18 +106,27 @@ impl Body {
             Self::Plain(file) => file.read_exact_at(&mut bytes, offset - length),
             Self::Packed { decoder, .. } => {
                 let mut skip = decoder.by_ref().take(offset - length);
-                match io::copy(&mut skip, &mut io::sink())? == offset - length {
-                    true => decoder.read_exact(&mut bytes),
-                    false => return Ok(false),
+                match io::copy(&mut skip, &mut io::sink()) {
+                    Ok(skipped) if skipped == offset - length => decoder.read_exact(&mut bytes),
+                    Ok(_) => return Ok(false),
+                    Err(error) => Err(error),
                 }
             }
         };
         match read {
             Ok(()) => Ok(digest(&bytes) == anchor),
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) if is_damage(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }
+}
+
+/// True when a file ends too early, or is packed badly.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::InvalidInput
+    )
 }
 
 /// The anchor for these last bytes.

@@ -14,11 +14,12 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::{connect, failed, migrations, unusable};
+use super::{connect, migrations, unusable};
 use crate::domain::{
     Error, Kind, Result,
     logs::{Batch, Checkpoint, Selection},
@@ -126,6 +127,12 @@ struct Shared {
     permits: Arc<Semaphore>,
 }
 
+impl Shared {
+    fn set_trouble(&self, trouble: Option<Error>) {
+        *self.trouble.write().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+}
+
 impl LogStore {
     /// Opens or makes the database file, readable by its owner only.
     ///
@@ -195,7 +202,10 @@ impl LogStore {
 
     /// Makes sure that a container is known under these names.
     pub async fn know(&self, about: About) -> Result<Arc<Source>> {
-        self.write(move |writer| writer.know(about)).await
+        let known = self.write(move |writer| writer.know(about)).await;
+        // Before its first line is stored, this tells whether one can be.
+        self.shared.set_trouble(known.as_ref().err().cloned());
+        known
     }
 
     /// Notes that a log was read to the end of a run, or that more may come; and
@@ -209,9 +219,10 @@ impl LogStore {
     pub async fn append(
         &self,
         source: i64,
-        batch: Batch,
+        mut batch: Batch,
         checkpoint: Option<Checkpoint>,
     ) -> Result<()> {
+        batch.date_gaps(i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(0));
         let large = batch.text().len() >= PACK;
         let pack = move || {
             let columns = match large {
@@ -273,7 +284,7 @@ impl LogStore {
             let _ = answer.send(work(writer));
         }));
         self.jobs.send(job).await.map_err(|_| gone())?;
-        wait.await.map_err(|_| gone())?.map_err(|error| failed(&error))
+        wait.await.map_err(|_| gone())?.map_err(|error| failed(&error, &self.shared.path))
     }
 
     async fn read<T: Send + 'static>(
@@ -297,7 +308,7 @@ impl LogStore {
             }
             answer
         });
-        answer.await.map_err(|_| gone())?.map_err(|error| failed(&error))
+        answer.await.map_err(|_| gone())?.map_err(|error| failed(&error, &self.shared.path))
     }
 }
 
@@ -306,6 +317,22 @@ fn reader(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(Duration::from_secs(5))?;
     Ok(db)
+}
+
+fn failed(error: &rusqlite::Error, path: &Path) -> Error {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    match error.sqlite_error_code() {
+        Some(DatabaseCorrupt | NotADatabase) => Error::new(
+            Kind::Internal,
+            "LOG_STORE_DAMAGED",
+            format!(
+                "the log database {} is damaged: {error}; ask for other containers or times, \
+                 or stop the service and restore the file, or move it away to begin anew",
+                path.display()
+            ),
+        ),
+        _ => super::failed(error),
+    }
 }
 
 fn gone() -> Error {

@@ -1,6 +1,10 @@
 //! Takes away what is too old or too much, the oldest first.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rusqlite::{OptionalExtension as _, params};
 
@@ -10,8 +14,10 @@ use super::{
     writer::{Writer, sources_mut},
 };
 
-/// Segments that are remembered after they were taken.
-const REMEMBERED: usize = 4096;
+/// Runs of numbers that are remembered after their segments were taken.
+const REMEMBERED: usize = 1 << 18;
+/// Commits wait no longer than this for what is taken away at once.
+const BUDGET: Duration = Duration::from_millis(100);
 /// Nanoseconds after which ages are looked at again.
 const LOOK: u64 = 60_000_000_000;
 /// Pages that are given back to the disk at a time.
@@ -44,6 +50,8 @@ pub(super) struct Book {
     pub(super) sum: Retired,
     /// The last segments: which one ever, of which container, which entries.
     taken: VecDeque<(u64, i64, Runs)>,
+    /// How many runs of numbers these have.
+    runs: usize,
     /// Of entries up to this one it is not known any more which were taken.
     forgotten: u64,
 }
@@ -56,10 +64,12 @@ impl Book {
     fn note(&mut self, mark: u64, source: i64, place: &Place, runs: Runs) {
         self.sum.lines += place.lines;
         self.sum.raw_bytes += place.raw_bytes;
+        self.runs += runs.count();
         self.taken.push_back((mark, source, runs));
-        if self.taken.len() > REMEMBERED
+        while self.runs > REMEMBERED
             && let Some((_, _, old)) = self.taken.pop_front()
         {
+            self.runs -= old.count();
             self.forgotten = self.forgotten.max(old.numbers().last().unwrap_or(0));
         }
     }
@@ -72,9 +82,9 @@ impl Book {
         mark: u64,
     ) -> Option<u64> {
         let asked = |taken: &&(u64, i64, Runs)| taken.0 <= mark && sources.contains(&taken.1);
-        let numbers = self.taken.iter().filter(asked).flat_map(|(_, _, runs)| runs.numbers());
-        let missed = numbers.filter(|number| *number > after && *number <= through).count();
-        (after >= self.forgotten).then_some(missed as u64)
+        let taken = self.taken.iter().filter(asked);
+        let missed = taken.map(|(_, _, runs)| runs.between(after, through)).sum();
+        (after >= self.forgotten).then_some(missed)
     }
 }
 
@@ -83,46 +93,79 @@ impl Writer {
     pub(super) fn retain(&mut self, limits: &Limits, now: i64) -> rusqlite::Result<()> {
         let age = i64::try_from(limits.age.as_nanos()).unwrap_or(i64::MAX);
         let before = now.saturating_sub(age);
-        let mut total = 0;
-        let mut any = false;
+        let (mut total, mut any) = (0, false);
+        let deadline = Instant::now() + BUDGET;
         // Ages are looked up; sizes are known.
         let look = now.abs_diff(self.looked_at) >= LOOK;
         if look {
             self.looked_at = now;
         }
+        // One that is damaged must not keep the others.
+        let mut damaged = BTreeMap::new();
         let ids: Vec<i64> = sources_mut(&self.shared).keys().copied().collect();
         for id in ids {
-            if !look && self.stored(id) <= limits.bytes_each {
-                total += self.stored(id);
-                continue;
-            }
-            while let Some(oldest) = self.oldest(id)? {
-                let stored = self.stored(id);
-                if stored <= limits.bytes_each && oldest.max_time >= before {
-                    break;
+            if look || self.stored(id) > limits.bytes_each {
+                match self.retain_one(id, limits.bytes_each, before, deadline) {
+                    Ok(taken) => any |= taken,
+                    Err(error) => drop(damaged.insert(id, error)),
                 }
-                self.retire(id, &oldest)?;
-                any = true;
             }
             total += self.stored(id);
         }
-        while total > limits.bytes {
+        while total > limits.bytes && Instant::now() < deadline {
             let first = sources_mut(&self.shared)
                 .values()
-                .filter(|source| source.lines > 0)
+                .filter(|source| source.lines > 0 && !damaged.contains_key(&source.id))
                 .min_by_key(|source| source.seqs.0)
                 .map(|source| source.id);
             let Some(id) = first else { break };
-            let Some(oldest) = self.oldest(id)? else { break };
-            self.retire(id, &oldest)?;
-            total = total.saturating_sub(oldest.stored_bytes);
-            any = true;
+            let stored = self.stored(id);
+            match self.retire_oldest(id) {
+                Ok(false) => break,
+                Ok(true) => any = true,
+                Err(error) => drop(damaged.insert(id, error)),
+            }
+            total = total.saturating_sub(stored - self.stored(id));
         }
         self.forget_gone()?;
         if any {
-            self.db.execute_batch(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
+            // It frees a page for each step.
+            let mut vacuum = self.db.prepare(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
+            let mut steps = vacuum.query([])?;
+            while steps.next()?.is_some() {}
         }
-        Ok(())
+        if Instant::now() >= deadline {
+            // The rest is for the next time.
+            self.looked_at = i64::MIN;
+        }
+        damaged.into_values().next().map_or(Ok(()), Err)
+    }
+
+    /// The same for one container; true when something was taken.
+    fn retain_one(
+        &mut self,
+        id: i64,
+        bytes: u64,
+        before: i64,
+        deadline: Instant,
+    ) -> rusqlite::Result<bool> {
+        let mut any = false;
+        while Instant::now() < deadline
+            && let Some(oldest) = self.oldest(id)?
+        {
+            if self.stored(id) <= bytes && oldest.max_time >= before {
+                break;
+            }
+            self.retire(id, &oldest)?;
+            any = true;
+        }
+        Ok(any)
+    }
+
+    fn retire_oldest(&mut self, id: i64) -> rusqlite::Result<bool> {
+        let Some(oldest) = self.oldest(id)? else { return Ok(false) };
+        self.retire(id, &oldest)?;
+        Ok(true)
     }
 
     fn stored(&self, id: i64) -> u64 {

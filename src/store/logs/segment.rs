@@ -76,15 +76,19 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    /// As they are.
+    /// As they are, with a checksum.
     pub(super) fn plain(batch: &Batch) -> Self {
-        Self { codec: PLAIN, meta: batch.encode_meta(), text: batch.text().to_vec() }
+        let (mut meta, text) = (batch.encode_meta(), batch.text().to_vec());
+        meta.extend(checksum(&meta, &text));
+        Self { codec: PLAIN, meta, text }
     }
 
-    /// Compressed.
+    /// Compressed. zstd adds a checksum.
     pub(super) fn packed(batch: &Batch) -> std::io::Result<Self> {
-        let meta = zstd::bulk::compress(&batch.encode_meta(), LEVEL)?;
-        Ok(Self { codec: PACKED, meta, text: zstd::bulk::compress(batch.text(), LEVEL)? })
+        let mut packer = zstd::bulk::Compressor::new(LEVEL)?;
+        packer.include_checksum(true)?;
+        let meta = packer.compress(&batch.encode_meta())?;
+        Ok(Self { codec: PACKED, meta, text: packer.compress(batch.text())? })
     }
 
     fn stored(&self) -> u64 {
@@ -108,6 +112,20 @@ impl Runs {
         for (first, count) in &other.0 {
             self.push(*first, *count);
         }
+    }
+
+    /// How many runs there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// How many entries have a number after one place and up to another.
+    pub(super) fn between(&self, after: u64, through: u64) -> u64 {
+        let each = self.0.iter().map(|(first, count)| {
+            let (begin, end) = ((*first).max(after.saturating_add(1)), first + count);
+            end.min(through.saturating_add(1)).saturating_sub(begin)
+        });
+        each.sum()
     }
 
     /// The number of each entry, in order.
@@ -206,11 +224,22 @@ pub(super) fn load(db: &Connection, place: &Place) -> rusqlite::Result<(Runs, Ba
     let (meta, text) = (row.get_ref(1)?.as_blob()?, row.get_ref(2)?.as_blob()?);
     let whole = |bytes: &[u8]| zstd::bulk::decompress(bytes, capacity(bytes)).ok();
     let batch = match place.codec {
-        PLAIN => Batch::decode(text.to_vec(), meta),
+        PLAIN => meta
+            .split_last_chunk()
+            .filter(|(meta, sum)| **sum == checksum(meta, text))
+            .and_then(|(meta, _)| Batch::decode(text.to_vec(), meta)),
         _ => whole(meta).zip(whole(text)).and_then(|(meta, text)| Batch::decode(text, &meta)),
     };
     let batch = batch.filter(|batch| batch.len() as u64 == place.lines).ok_or_else(damaged)?;
     Ok((runs, batch))
+}
+
+/// Tells a damaged page from what was written.
+fn checksum(meta: &[u8], text: &[u8]) -> [u8; 4] {
+    let mut sum = flate2::Crc::new();
+    sum.update(meta);
+    sum.update(text);
+    sum.sum().to_le_bytes()
 }
 
 /// What zstd says the bytes unpack to, within reason.

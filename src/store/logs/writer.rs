@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard},
 };
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{
@@ -117,6 +117,9 @@ impl Writer {
                 next = queue.blocking_recv();
             }
         }
+        // The last connection that is closed empties the write-ahead log, which one
+        // that only reads cannot.
+        lock(&self.shared.idle).clear();
     }
 
     fn commit_all(&mut self, appends: Vec<Append>) {
@@ -126,9 +129,9 @@ impl Writer {
                 self.seal_or_warn(append.source);
             }
         }
-        let outcome = self.commit(&appends).map_err(|error| super::failed(&error));
-        *self.shared.trouble.write().unwrap_or_else(PoisonError::into_inner) =
-            outcome.as_ref().err().cloned();
+        let outcome = self.commit(&appends);
+        let outcome = outcome.map_err(|error| super::failed(&error, &self.shared.path));
+        self.shared.set_trouble(outcome.as_ref().err().cloned());
         let mut answers = Vec::with_capacity(appends.len());
         match &outcome {
             Ok(places) => {
@@ -284,18 +287,17 @@ impl Writer {
     /// Makes sure that a container is known under these names.
     pub(super) fn know(&mut self, about: About) -> rusqlite::Result<Arc<Source>> {
         let text = serde_json::to_string(&about).unwrap_or_default();
-        let id = self
-            .db
-            .query_row(
-                "INSERT INTO log_sources (container_id, about, next_position, complete, removed, retired_seq)
-                 VALUES (?1, ?2, 0, 0, 0, 0)
-                 ON CONFLICT (container_id) DO UPDATE SET about = ?2, removed = 0
-                 RETURNING id",
-                params![about.container_id, text],
-                |row| row.get(0),
-            )
-            .optional()?
-            .unwrap_or_default();
+        // A row is answered before it is committed, which can still fail.
+        let transaction = self.db.transaction()?;
+        let id = transaction.query_row(
+            "INSERT INTO log_sources (container_id, about, next_position, complete, removed, retired_seq)
+             VALUES (?1, ?2, 0, 0, 0, 0)
+             ON CONFLICT (container_id) DO UPDATE SET about = ?2, removed = 0
+             RETURNING id",
+            params![about.container_id, text],
+            |row| row.get(0),
+        )?;
+        transaction.commit()?;
         let mut sources = sources_mut(&self.shared);
         let source = Arc::make_mut(sources.entry(id).or_default());
         source.id = id;
