@@ -51,7 +51,7 @@ impl Joiner {
         let pending = slot.get_or_insert_with(|| Pending { time, text: Vec::new() });
         pending.text.extend_from_slice(text);
         while pending.text.len() > MAX_LINE {
-            let rest = pending.text.split_off(MAX_LINE);
+            let rest = pending.text.split_off(cut(&pending.text));
             out.push(stream, pending.time, true, &pending.text);
             *pending = Pending { time, text: rest };
         }
@@ -76,6 +76,12 @@ impl Joiner {
     pub fn is_open(&self) -> bool {
         self.stdout.is_some() || self.stderr.is_some()
     }
+}
+
+/// Where a text that is longer than `MAX_LINE` is cut: not within a character.
+fn cut(text: &[u8]) -> usize {
+    let begins = |at: &usize| text[*at] & 0b1100_0000 != 0b1000_0000;
+    (MAX_LINE - 3..=MAX_LINE).rev().find(begins).unwrap_or(MAX_LINE)
 }
 
 mod base64_bytes {
@@ -133,6 +139,27 @@ mod tests {
             lengths.iter().map(|(_, open)| *open).collect::<Vec<_>>(),
             [true, true, true, false]
         );
+    }
+
+    #[test]
+    fn an_endless_line_is_cut_between_characters_where_it_has_any() {
+        for (text, first) in [("é", MAX_LINE - 1), ("x", MAX_LINE)] {
+            let (mut joiner, mut out) = (Joiner::default(), Batch::default());
+            let piece = format!("y{}", text.repeat(PIECE));
+            for _ in 0..=MAX_LINE / piece.len() {
+                joiner.push(Stream::Stdout, 1, piece.as_bytes(), &mut out);
+            }
+            joiner.flush(&mut out);
+            let lengths = lines(&out);
+            assert!(lengths[0].0 <= MAX_LINE && lengths[0].0 >= first - 1, "{lengths:?}");
+            let whole = out.entries().all(|entry| str::from_utf8(entry.content).is_ok());
+            assert!(whole, "{text}");
+        }
+        let (mut joiner, mut out) = (Joiner::default(), Batch::default());
+        for _ in 0..=MAX_LINE / PIECE {
+            joiner.push(Stream::Stdout, 1, &[0x80; PIECE], &mut out);
+        }
+        assert_eq!(lines(&out), [(MAX_LINE, true)]);
     }
 
     #[test]

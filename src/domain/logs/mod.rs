@@ -12,6 +12,8 @@ mod join;
 mod record;
 mod seek;
 mod select;
+#[cfg(test)]
+mod vectors;
 
 pub use batch::{Batch, Entry, put_varint, take_varint};
 pub use checkpoint::{Checkpoint, Place};

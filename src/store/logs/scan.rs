@@ -6,6 +6,7 @@
 //! answer.
 
 use std::{
+    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
     time::{Duration, Instant},
@@ -58,9 +59,15 @@ pub struct Line {
 }
 
 impl Line {
-    /// About so many bytes go to the caller.
+    /// About so many bytes go to the caller. What is no UTF-8 goes twice: as text and
+    /// as it is.
     pub fn weight(&self) -> usize {
-        self.content.len() + 200
+        let exact = self.content.len();
+        let text = match String::from_utf8_lossy(&self.content) {
+            Cow::Borrowed(_) => 0,
+            Cow::Owned(text) => text.len(),
+        };
+        exact + text + 200
     }
 }
 

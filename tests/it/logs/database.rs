@@ -116,8 +116,8 @@ fn damage(database: &Path, container: &str) {
 }
 
 /// So much different text that a segment of it is not small.
-const MUCH: &str =
-    "for f in 1 2 3; do seq 1000000 7 1100000; done | sed 's/$/ is a line/'; exec sleep 1000";
+const MUCH: &str = "for f in 1 2 3; do seq 1000000 7 1100000; done \
+    | sed \"s/$/ is a line of $(hostname)/\"; exec sleep 1000";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_page_is_told_and_harms_no_other_container() {

@@ -108,6 +108,10 @@ async fn a_full_log_disk_stops_only_collection_and_everything_is_back_filled() {
         .await;
         let container = container(&engine);
         reaches(&service, &container.name, 100).await;
+        eventually("LogService serves", || async {
+            serves(&service, "LogService").await == ServingStatus::Serving
+        })
+        .await;
         disk.fill();
         container.exec("touch /tmp/go");
         container.ended().await;
