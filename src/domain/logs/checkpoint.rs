@@ -26,6 +26,10 @@ pub enum Place {
         offset: u64,
         /// sha256 of the last bytes before the offset, in hexadecimal digits.
         anchor: String,
+        /// The file is a copy of one that was then cut to nothing; what was written
+        /// between the two is in neither.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        copy: bool,
     },
     /// In what the engine's API tells.
     Engine {

@@ -50,6 +50,8 @@ struct Open {
     tail: Vec<u8>,
     /// The engine has gone on to another file: what is here is all.
     left: bool,
+    /// It is a copy of one that was then cut to nothing.
+    copy: bool,
 }
 
 impl LogFiles {
@@ -182,6 +184,9 @@ impl LogFiles {
         let inode = open.inode;
         for _ in 0..TRIES {
             let files = siblings(&self.path)?;
+            if !settled(&files, &self.path)? {
+                continue;
+            }
             let own = match files.iter().position(|file| file.inode == inode) {
                 Some(at) => Some(at),
                 // Compressed, it has another inode.
@@ -196,11 +201,25 @@ impl LogFiles {
             if own.is_none() {
                 self.decoder.missing(GapReason::Rotated, out);
             }
-            let left = self.open.replace(Open::new(body, next.inode));
-            self.before = left.and_then(|left| left.place()).or(self.before.take());
+            self.go_on_with(Open::new(body, next.inode), out);
             return Ok(true);
         }
-        Ok(false)
+        // The engine renames faster than its files can be listed. Only of the current
+        // one is it certain that nothing of it was read.
+        let files = siblings(&self.path)?;
+        let Some(last) = files.last() else { return Ok(false) };
+        let Some(body) = Body::open(last)? else { return Ok(true) };
+        self.decoder.missing(GapReason::Rotated, out);
+        self.go_on_with(Open::new(body, last.inode), out);
+        Ok(true)
+    }
+
+    fn go_on_with(&mut self, next: Open, out: &mut Batch) {
+        let left = self.open.replace(next);
+        if left.as_ref().is_some_and(|left| left.copy) {
+            self.decoder.missing(GapReason::Truncated, out);
+        }
+        self.before = left.and_then(|left| left.place()).or(self.before.take());
     }
 
     /// The open file was cut to nothing. What was not read of it may be in a copy.
@@ -212,7 +231,7 @@ impl LogFiles {
             Some((at, body)) => {
                 open.body = body;
                 open.inode = files[at].inode;
-                open.left = true;
+                (open.left, open.copy) = (true, true);
             }
             None => {
                 self.decoder.missing(GapReason::Truncated, out);
@@ -264,9 +283,13 @@ impl LogFiles {
             if files.is_empty() {
                 return Ok(false);
             }
+            if !settled(&files, &self.path)? {
+                continue;
+            }
             let mut begin = 0;
-            if let Some(Checkpoint { place: Place::Files { inode, offset, anchor }, .. }) =
-                &self.resume
+            if let Some(Checkpoint {
+                place: Place::Files { inode, offset, anchor, copy }, ..
+            }) = &self.resume
             {
                 // Its own inode first, then any file: it may have been copied or packed.
                 let mut ordered: Vec<_> = files.iter().collect();
@@ -277,6 +300,8 @@ impl LogFiles {
                     {
                         let mut open = Open::new(body, file.inode);
                         open.seek(*offset, &file.path)?;
+                        // The engine renames and packs; only others copy.
+                        open.copy = *copy || (file.inode != *inode && !file.compressed);
                         self.open = Some(open);
                         self.resume = None;
                         return Ok(true);
@@ -302,14 +327,14 @@ impl LogFiles {
 
 impl Open {
     fn new(body: Body, inode: u64) -> Self {
-        Self { body, inode, offset: 0, tail: Vec::new(), left: false }
+        Self { body, inode, offset: 0, tail: Vec::new(), left: false, copy: false }
     }
 
     /// `None` when nothing was read of it.
     fn place(&self) -> Option<Place> {
-        let Self { inode, offset, tail, .. } = self;
-        let anchor = digest(tail);
-        (*offset > 0).then_some(Place::Files { inode: *inode, offset: *offset, anchor })
+        let Self { inode, offset, tail, copy, .. } = self;
+        let (anchor, copy) = (digest(tail), *copy);
+        (*offset > 0).then_some(Place::Files { inode: *inode, offset: *offset, anchor, copy })
     }
 
     /// Goes on at an offset up to which the file was proven to be the right one.
@@ -348,6 +373,13 @@ impl Open {
             ahead.drain(..bytes.len());
         }
     }
+}
+
+/// False when the engine renamed while its files were listed: one may be left out.
+fn settled(files: &[Sibling], path: &Path) -> io::Result<bool> {
+    let again = siblings(path)?;
+    let inodes = |files: &[Sibling]| files.iter().map(|f| (f.age, f.inode)).collect::<Vec<_>>();
+    Ok(inodes(files) == inodes(&again))
 }
 
 /// True when what stands before an offset is still what was read there.

@@ -128,7 +128,9 @@ impl Writer {
             total = total.saturating_sub(stored - self.stored(id));
         }
         self.forget_gone()?;
-        if any {
+        self.sound &= damaged.is_empty();
+        // In a damaged database pages are better left where they are.
+        if any && self.sound {
             // It frees a page for each step.
             let mut vacuum = self.db.prepare(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
             let mut steps = vacuum.query([])?;

@@ -11,7 +11,7 @@ use crate::domain::logs::{Decoder, EntryKind, Filter, Matcher, Place, Stream};
 const FOREVER: Duration = Duration::from_secs(600);
 
 fn checkpoint(offset: u64) -> Option<Checkpoint> {
-    let place = Place::Files { inode: 1, offset, anchor: String::new() };
+    let place = Place::Files { inode: 1, offset, anchor: String::new(), copy: false };
     Some(Checkpoint { place, decoder: Decoder::default() })
 }
 

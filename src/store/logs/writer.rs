@@ -57,6 +57,8 @@ pub(super) struct Writer {
     tails: HashMap<i64, Tail>,
     /// When retention last looked at ages, in nanoseconds since 1970.
     pub(super) looked_at: i64,
+    /// No damage was met yet.
+    pub(super) sound: bool,
 }
 
 impl Writer {
@@ -85,7 +87,10 @@ impl Writer {
             idle: Mutex::default(),
             permits: Arc::new(Semaphore::new(READERS)),
         });
-        Ok((Self { db, shared: shared.clone(), next_seq, tails, looked_at: i64::MIN }, shared))
+        Ok((
+            Self { db, shared: shared.clone(), next_seq, tails, looked_at: i64::MIN, sound: true },
+            shared,
+        ))
     }
 
     /// Does one job after the other; appends that wait are committed together.

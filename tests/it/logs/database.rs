@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    ops::Range,
     os::unix::fs::FileExt as _,
     path::Path,
     process::Command,
@@ -93,9 +94,8 @@ async fn a_file_that_is_no_database_is_refused_and_left_alone() {
     assert!(fs::read(&database).expect("a file") == bytes, "left alone");
 }
 
-/// Overwrites the page of the database in which the middle of a container's
-/// largest segment lies.
-fn damage(database: &Path, container: &str) {
+/// Overwrites these bytes of each page in which a container's largest segment lies.
+fn damage(database: &Path, container: &str, bytes: Range<u64>) {
     let text: Vec<u8> = open(database)
         .query_row(
             "SELECT text FROM log_segments JOIN log_sources ON log_sources.id = source
@@ -104,14 +104,17 @@ fn damage(database: &Path, container: &str) {
             |row| row.get(0),
         )
         .expect("a segment");
-    assert!(text.len() > 12_000, "on several pages: {}", text.len());
-    let sample = &text[text.len() / 2..][..40];
+    let writer = File::options().read(true).write(true).open(database).expect("opened");
     let file = fs::read(database).expect("a file");
-    let writer = File::options().write(true).open(database).expect("opened");
-    // Pages that are free now may hold it too.
-    for at in memchr::memmem::find_iter(&file, sample) {
-        let page = at as u64 / 4096 * 4096;
-        writer.write_all_at(&[0xa5; 4096], page).expect("written");
+    // A long text goes on over pages that begin with the number of the next one.
+    let page = |page: &&[u8]| memchr::memmem::find(&text, &page[4..]).is_some();
+    let pages = file.chunks_exact(4096).enumerate().filter(|(_, bytes)| page(bytes));
+    let pages: Vec<_> = pages.map(|(at, _)| at as u64).collect();
+    assert!(!pages.is_empty(), "on several pages: {}", text.len());
+    for at in pages {
+        writer
+            .write_all_at(&vec![0xa5; (bytes.end - bytes.start) as usize], at * 4096 + bytes.start)
+            .expect("written");
     }
 }
 
@@ -128,7 +131,7 @@ async fn a_damaged_page_is_told_and_harms_no_other_container() {
         reaches(&service, &container.name, before).await;
     }
     let database = close(&mut service).await;
-    damage(&database, &hurt.id);
+    damage(&database, &hurt.id, 2000..2100);
     service.resume().await;
     let service = service.synced().await;
 
@@ -164,7 +167,8 @@ async fn a_damaged_page_does_not_keep_other_logs_from_being_retired() {
         reaches(&service, &container.name, 3 * 14286).await;
     }
     let database = close(&mut service).await;
-    damage(&database, &hurt.id);
+    // Also the number of the next page, so that the text cannot even be deleted.
+    damage(&database, &hurt.id, 0..4096);
     service.resume().await;
     let service = service.synced().await;
     for container in [&hurt, &well] {

@@ -128,6 +128,16 @@ async fn a_container_that_was_read_to_its_end_has_no_gap_when_it_is_removed() {
         let container = Foreign::run(&[], "seq 100");
         container.ended().await;
         reaches(&service, &container.name, 100).await;
+        let database = rusqlite::Connection::open(service.log_database()).expect("a database");
+        eventually("its log is read to the end", || async {
+            let complete = database.query_row(
+                "SELECT complete FROM log_sources WHERE container_id = ?1",
+                [&container.id],
+                |row| row.get::<_, bool>(0),
+            );
+            complete.expect("it is known")
+        })
+        .await;
         let name = container.name.clone();
         drop(container);
         eventually("its removal is seen", || async {
@@ -213,13 +223,13 @@ async fn an_endless_line_is_exact_in_bounded_memory() {
     const LENGTH: usize = 100 << 20;
     for source in SOURCES {
         let service = Service::program(|config| config.logs_source = source).await.synced().await;
-        let idle = service.most_memory() >> 10;
+        let idle = service.peak_kib();
         let container =
             Foreign::run(&[], &format!("head -c {LENGTH} /dev/zero | tr '\\0' x; echo; echo end"));
         container.ended().await;
         // Parts of 1 MiB, and the last line.
         reaches(&service, &container.name, 101).await;
-        let grown = (service.most_memory() >> 10) - idle;
+        let grown = service.peak_kib() - idle;
         assert!(grown <= 64 << 10, "{source}: {grown} KiB above idle");
         let got = joined(&all(&service, &container.name).await);
         assert_eq!(got.iter().map(Vec::len).collect::<Vec<_>>(), [LENGTH, 3], "{source}");

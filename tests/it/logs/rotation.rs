@@ -107,7 +107,9 @@ async fn a_log_that_is_copied_and_cut_is_followed() {
         let service = Service::with(|config| config.logs_source = source).await.synced().await;
         let container = Foreign::run(&[], &slowly(500));
         let log = container.log_file();
+        reaches(&service, &container.name, 1).await;
         let mut ticks = tokio::time::interval(Duration::from_millis(500));
+        ticks.tick().await;
         for _ in 0..4 {
             ticks.tick().await;
             fs::copy(&log, log.with_extension("log.1")).expect("copied");
