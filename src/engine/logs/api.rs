@@ -12,7 +12,7 @@
 //! would read its whole log for that answer, where the end of it is read quickly.
 //!
 //! ```text
-//!            place known                    found; its end
+//!                                           found; its end
 //!   ------> search (follow=0, tail=n) ---------------------> follow (follow=1)
 //!            ^  |  |  not found: n grows           |  |
 //!            |  |  +---- not in the whole log:     |  +--> a last search --> ended
@@ -57,6 +57,10 @@ use crate::{
 const TAILS: [u64; 3] = [1 << 10, 1 << 15, 1 << 20];
 /// Place in `TAILS` that means the whole log.
 const WHOLE: usize = TAILS.len();
+/// How often a piece is looked for that the whole log lacks, and how long before
+/// each: while the engine rotates and packs files, it does not tell all of them.
+const LOOKS: u32 = 3;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 type Opening = Pin<Box<dyn Future<Output = Result<Body>> + Send>>;
 
@@ -84,6 +88,10 @@ pub struct EngineLog {
     told: u64,
     /// The engine has ended following; only what it left out is still to come.
     ending: bool,
+    /// The search is the first, of a log of which nothing was taken.
+    first: bool,
+    /// How often the whole log lacked what is looked for.
+    missed: u32,
     frames: Frames,
     seek: Seek,
     decoder: Decoder,
@@ -124,6 +132,8 @@ impl Engine {
             tail: 0,
             told: 0,
             ending: false,
+            first: false,
+            missed: 0,
             frames: Frames::new(tty),
             seek,
             decoder,
@@ -261,6 +271,9 @@ impl EngineLog {
     /// What comes after an answer that was told to its end.
     fn ended(&mut self, out: &mut Batch) {
         let told_all = TAILS.get(self.tail).is_some_and(|most| self.told >= *most);
+        if self.seek.found() {
+            self.missed = 0;
+        }
         match (self.follow, self.seek.found()) {
             (true, true) => {
                 self.ending = true;
@@ -268,9 +281,20 @@ impl EngineLog {
             }
             (true, false) => self.search(0),
             (false, true) if self.ending => self.link = Link::Ended,
+            (false, true) if self.seek.at_start() => self.open(true, WHOLE),
+            // All was read for the first time; its end is enough to go on from.
+            (false, true) if self.first => {
+                self.first = false;
+                self.open(true, 0);
+            }
             // The log grows in the meantime; so a little more of it is told.
             (false, true) => self.open(true, self.tail + 1),
+            (false, false) if self.tail == WHOLE && self.missed + 1 < LOOKS => {
+                self.missed += 1;
+                self.search(WHOLE);
+            }
             (false, false) if self.tail == WHOLE => {
+                self.missed = 0;
                 self.decoder.missing(GapReason::Rotated, out);
                 self.seek = Seek::all();
                 self.search(0);
@@ -281,10 +305,8 @@ impl EngineLog {
 
     /// Looks for the piece that was taken last; when none was, all is new.
     fn search(&mut self, tail: usize) {
-        match self.seek.at_start() {
-            true => self.open(!self.ending, WHOLE),
-            false => self.open(false, tail),
-        }
+        self.first = self.seek.at_start();
+        self.open(false, if self.first { WHOLE } else { tail });
     }
 
     /// Asks anew, on another connection.
@@ -295,7 +317,13 @@ impl EngineLog {
         (self.follow, self.tail, self.told) = (follow, tail, 0);
         self.frames = Frames::new(self.tty);
         self.seek = Seek::behind(&self.seek.place(), tail == WHOLE);
-        self.link = Link::Opening(Box::pin(Body::get(self.address.clone(), path, self.timeout)));
+        let (address, timeout, again) = (self.address.clone(), self.timeout, self.missed > 0);
+        self.link = Link::Opening(Box::pin(async move {
+            if again {
+                tokio::time::sleep(BETWEEN_LOOKS).await;
+            }
+            Body::get(address, path, timeout).await
+        }));
     }
 
     fn be_patient(&mut self) {

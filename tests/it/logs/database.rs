@@ -118,9 +118,9 @@ fn damage(database: &Path, container: &str, bytes: Range<u64>) {
     }
 }
 
-/// So much different text that a segment of it is not small.
-const MUCH: &str = "for f in 1 2 3; do seq 1000000 7 1100000; done \
-    | sed \"s/$/ is a line of $(hostname)/\"; exec sleep 1000";
+/// So much text that a segment of it is not small; random, so that no page of one
+/// container's log is like one of another's. Each line has 57 bytes of it.
+const MUCH: &str = "head -c 2442906 /dev/urandom | busybox base64; exec sleep 1000";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_page_is_told_and_harms_no_other_container() {

@@ -12,6 +12,7 @@ use super::{
     foreign::{Foreign, SOURCES, told},
     *,
 };
+use crate::support::docker;
 
 /// Text that makes a record of the engine about 130 bytes long.
 const PAD: &str = "a line of a service that tells at some length what it does all day";
@@ -53,7 +54,9 @@ async fn slow_lines_are_all_there_over_many_rotations() {
         ] {
             let container = Foreign::run(options, &slowly(600));
             let lines = read_to_the_end(&service, &container, "600 ").await;
-            assert_eq!(told(&lines, 600), (600, 0), "{source} {options:?}");
+            // Where the engine was quicker than a busy machine, it is told.
+            let (count, gaps) = told(&lines, 600);
+            assert!(count == 600 || gaps > 0, "{source} {options:?}: {count} lines");
         }
     }
 }
@@ -96,28 +99,38 @@ async fn slow_lines_of_a_log_that_is_cut_when_full_are_there_or_told() {
         let options = ["--log-opt", "max-size=10k", "--log-opt", "max-file=1"];
         let container = Foreign::run(&options, &slowly(400));
         let lines = read_to_the_end(&service, &container, "400 ").await;
-        let (count, _) = told(&lines, 400);
-        assert!(count >= 300, "{source}: only {count} of 400");
+        let (count, gaps) = told(&lines, 400);
+        assert!(count == 400 || gaps > 0, "{source}: {count} of 400");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_is_copied_and_cut_is_followed() {
-    for source in SOURCES {
+    // Through its API the engine does not tell that its file was cut.
+    for source in [SourceChoice::Files] {
         let service = Service::with(|config| config.logs_source = source).await.synced().await;
         let container = Foreign::run(&[], &slowly(500));
         let log = container.log_file();
-        reaches(&service, &container.name, 1).await;
-        let mut ticks = tokio::time::interval(Duration::from_millis(500));
-        ticks.tick().await;
+        let mut ticks = tokio::time::interval(Duration::from_millis(300));
         for _ in 0..4 {
             ticks.tick().await;
+            // What is written between the copy and the cut nobody can read.
+            docker(&["pause", &container.id]);
+            eventually("what was written is read", || async {
+                let text = fs::read_to_string(&log).expect("the engine's log");
+                let Some(last) = text.lines().last() else { return true };
+                let body = format!(r#"{{"name":"{}","limit":1}}"#, container.name);
+                let (_, answer) = service.rest("POST", "/container-svc/logs", &body).await;
+                let stored = answer["logs"][0]["content"].as_str().unwrap_or("0 ").to_owned();
+                last.contains(&format!("\"log\":\"{stored}"))
+            })
+            .await;
             fs::copy(&log, log.with_extension("log.1")).expect("copied");
             File::options().write(true).open(&log).expect("opened").set_len(0).expect("cut");
+            docker(&["unpause", &container.id]);
         }
         let lines = read_to_the_end(&service, &container, "500 ").await;
-        let (count, _) = told(&lines, 500);
-        assert!(count >= 490, "{source}: only {count} of 500");
+        assert_eq!(told(&lines, 500).0, 500, "{source}");
     }
 }
 
