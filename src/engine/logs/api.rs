@@ -18,7 +18,7 @@
 //!            |  |  +---- not in the whole log:     |  +--> a last search --> ended
 //!            |  |        a gap, all is new ------> |
 //!            |  +-- n grows                        |
-//!            +- not found, doubtful, or an error --+
+//!            +- not found, doubtful, silent, error +
 //! ```
 //!
 //! A search does not follow, because a log that is shorter than asked for tells
@@ -26,9 +26,9 @@
 //! what the search took last.
 //!
 //! What the engine tells a follower is not all true: when it rotates a log it
-//! tells pieces twice, and when a container ends it may leave out the last ones.
-//! So a piece that looks like one that was told before is looked up by a search,
-//! and the last thing that is done is a search.
+//! tells pieces twice, or nothing any more, and when a container ends it may leave
+//! out the last ones. So a piece that looks like one that was told before is looked
+//! up by a search, so is a silence, and the last thing that is done is a search.
 
 use std::{
     future::{Future, poll_fn},
@@ -57,6 +57,9 @@ use crate::{
 const TAILS: [u64; 3] = [1 << 10, 1 << 15, 1 << 20];
 /// Place in `TAILS` that means the whole log.
 const WHOLE: usize = TAILS.len();
+/// After how long a silence it is looked whether it is one: at first, and at most,
+/// as each look doubles it.
+const SILENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// How often a piece is looked for that the whole log lacks, and how long before
 /// each: while the engine rotates and packs files, it does not tell all of them.
 const LOOKS: u32 = 3;
@@ -92,6 +95,8 @@ pub struct EngineLog {
     first: bool,
     /// How often the whole log lacked what is looked for.
     missed: u32,
+    /// How long the next silence may last before it is looked into, and its end.
+    silence: (Duration, Pin<Box<Sleep>>),
     frames: Frames,
     seek: Seek,
     decoder: Decoder,
@@ -134,6 +139,7 @@ impl Engine {
             ending: false,
             first: false,
             missed: 0,
+            silence: (SILENCE.0, Box::pin(tokio::time::sleep(SILENCE.0))),
             frames: Frames::new(tty),
             seek,
             decoder,
@@ -183,7 +189,11 @@ impl EngineLog {
         let (mut bytes, mut news) = (0, 0);
         while bytes < limit.max(1) {
             let (told, amid) = (self.told, self.frames.holds_back());
-            let Poll::Ready(step) = self.poll_step(out, &mut news, cx) else {
+            let step = self.poll_step(out, &mut news, cx);
+            if news > 0 {
+                self.expect_silence(SILENCE.0);
+            }
+            let Poll::Ready(step) = step else {
                 return match (news > 0, self.follow && self.seek.found()) {
                     (true, true) => Poll::Ready(Ok(Progress::CaughtUp)),
                     (true, false) => Poll::Ready(Ok(Progress::More)),
@@ -326,17 +336,30 @@ impl EngineLog {
         }));
     }
 
+    fn expect_silence(&mut self, time: Duration) {
+        self.silence.0 = time;
+        self.silence.1.as_mut().reset(Instant::now() + time);
+    }
+
     fn be_patient(&mut self) {
         self.patience.as_mut().reset(Instant::now() + self.timeout);
     }
 
-    /// A log may be silent for ever. But what the engine has already, it must
-    /// tell piece by piece within its time. On a terminal, last words have no end
+    /// A log may be silent for ever; but the engine also falls silent about one that
+    /// it rotates, so now and then a search looks. What the engine has already, it
+    /// must tell piece by piece within its time. On a terminal, last words have no end
     /// while the container runs.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Result<Progress>> {
         let live = self.follow && self.seek.found();
         let opening = matches!(self.link, Link::Opening(_));
-        if opening || (live && (self.tty || !self.frames.holds_back())) {
+        if live && !opening && !self.frames.holds_back() {
+            ready!(self.silence.1.as_mut().poll(cx));
+            self.expect_silence((self.silence.0 * 2).min(SILENCE.1));
+            self.search(0);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if opening || (live && self.tty) {
             return Poll::Pending;
         }
         ready!(self.patience.as_mut().poll(cx));

@@ -137,3 +137,25 @@ async fn a_connection_that_breaks_while_it_follows_goes_on_exactly() {
     while read(&mut log, ALL, &mut out).await.expect("lines") != Progress::Ended {}
     assert_numbered(&lines(&out), 20);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_the_engine_tells_nothing_looks_for_itself() {
+    let container = Container::run(false, "seq 1 5; seq 1 5 >&2; exec sleep 1000");
+    let tamper = Tamper::start();
+    let engine = Engine::new(&tamper.address(), Duration::from_secs(30));
+    tamper.set(Fault::Mute, 10);
+    let (mut log, mut out) = (container.follow(&engine, None).await, Batch::default());
+    for count in 5..=7 {
+        while out.len() < 2 * count {
+            read(&mut log, ALL, &mut out).await.expect("lines");
+        }
+        // The follower at hand has told all that it tells, the next one tells these.
+        tamper.set(Fault::Mute, 2 * count + 2);
+        let write = format!("echo {0} >/proc/1/fd/1; echo {0} >/proc/1/fd/2", count + 1);
+        docker(&["exec", &container.id, "sh", "-c", &write]);
+    }
+    while out.len() < 16 {
+        read(&mut log, ALL, &mut out).await.expect("lines");
+    }
+    assert_numbered(&lines(&out), 8);
+}

@@ -25,6 +25,8 @@ pub(super) enum Fault {
     Cut(usize),
     /// Silence, behind so many bytes of a frame.
     Hang(usize),
+    /// Silence towards a follower, and to nobody else.
+    Mute,
     /// The engine's word that it cannot read on.
     SystemError,
     /// Each byte by itself, with a pause.
@@ -78,7 +80,11 @@ async fn serve(mut client: UnixStream, fault: Fault, frames: usize) -> std::io::
     engine.write_all(head.replacen("HTTP/1.1", "HTTP/1.0", 1).as_bytes()).await?;
     let answer = self::head(&mut engine).await?;
     client.write_all(answer.as_bytes()).await?;
-    let fault = if head.contains("/logs?") { fault } else { Fault::None };
+    let wanted = match fault {
+        Fault::Mute => head.contains("follow=1"),
+        _ => head.contains("/logs?"),
+    };
+    let fault = if wanted { fault } else { Fault::None };
     if matches!(fault, Fault::None) {
         tokio::io::copy(&mut engine, &mut client).await?;
         return Ok(());
@@ -98,6 +104,8 @@ async fn serve(mut client: UnixStream, fault: Fault, frames: usize) -> std::io::
         Fault::SystemError => {
             client.write_all(b"\x03\0\0\0\0\0\0\x08it broke").await?;
         }
+        // Until the client leaves.
+        Fault::Mute => drop(client.read_u8().await?),
         Fault::Cut(bytes) | Fault::Hang(bytes) => {
             if let Some(frame) = frame(&mut engine).await? {
                 client.write_all(&frame[..bytes.min(frame.len() - 1)]).await?;
