@@ -260,7 +260,8 @@ impl LogFiles {
     }
 
     /// True when, at the first look, there are as many files as the engine keeps: it
-    /// may have thrown some away, and nobody can know.
+    /// may have thrown some away, and nobody can know. A log of a single file is
+    /// always such a one.
     fn may_lack_its_beginning(&self, files: &[Sibling]) -> io::Result<bool> {
         let full = self.kept.is_some_and(|kept| files.len() >= kept);
         if !full || self.decoder.last_time().is_some() {

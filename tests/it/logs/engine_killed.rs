@@ -63,7 +63,7 @@ async fn is_killed_mid_burst(live_restore: bool, source: SourceChoice) {
     let service = Service::with(|config| {
         config.engine = engine.address();
         config.logs_source = source;
-        (config.container_log_bytes, config.container_log_files) = (1 << 30, 1);
+        (config.container_log_bytes, config.container_log_files) = (1 << 30, 2);
     })
     .await
     .synced()

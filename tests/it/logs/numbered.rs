@@ -78,8 +78,9 @@ pub(super) struct Tally {
     pub(super) repeated: usize,
     /// Positions that do not follow the one before.
     pub(super) holes: usize,
-    /// Lines that nobody printed, or that came on the other stream, and gaps.
-    pub(super) strange: usize,
+    /// Lines that nobody printed, or that came on the other stream, and gaps; each
+    /// with its place, so that a failure shows them.
+    pub(super) strange: Vec<String>,
 }
 
 /// Reads lines in the order in which they are told.
@@ -111,7 +112,14 @@ impl Checker {
                 *lost += number.saturating_sub(*next);
                 *next = (number + 1).max(*next);
             }
-            None => *strange += 1,
+            None => strange.push(format!(
+                "{} of {:?} at {position:?} of {}: {:?}, gap {:?}",
+                log.id,
+                log.stream(),
+                log.container_id,
+                log.content,
+                log.gap
+            )),
         }
     }
 
@@ -130,7 +138,7 @@ impl Checker {
             tally.lost +=
                 burst.each + 1 - self.next.get(name).copied().unwrap_or(1).min(burst.each + 1);
         }
-        tally.strange += self.next.keys().filter(|name| !names.contains(*name)).count();
+        tally.strange.extend(self.next.keys().filter(|name| !names.contains(*name)).cloned());
         tally
     }
 }
