@@ -98,6 +98,10 @@ pub struct Config {
     pub container_log_bytes: u64,
     /// How many of these files it keeps, 1 to 100. Default 3.
     pub container_log_files: u32,
+    /// How long events are kept, 1 m to 3650 d. Default 90 d.
+    pub events_max_age: Duration,
+    /// How many events are kept, 100 to 1000000. Default 100000.
+    pub events_max_count: u64,
     /// How long open calls may go on after a stop signal, at most 1 h. Default 10 s.
     pub drain_timeout: Duration,
     /// How long one call to the engine may take, 1 s to 1 h; creating, starting and
@@ -188,6 +192,8 @@ impl Config {
                 10 << 20,
             )?,
             container_log_files: layers.or("container_log_files", parse::log_files, 3)?,
+            events_max_age: layers.or("events_max_age", parse::log_age, DAY * 90)?,
+            events_max_count: layers.or("events_max_count", parse::event_count, 100_000)?,
             drain_timeout: layers.or(
                 "drain_timeout",
                 |v| parse::duration_in(v, Duration::ZERO),

@@ -22,7 +22,7 @@ use tonic_web::GrpcWebLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
-    app::{self, App, Settings, logs::LogSettings, tasks::Tasks},
+    app::{self, App, Settings, events::EventLimits, logs::LogSettings, tasks::Tasks},
     config::{Config, Listen},
     domain::{Error, Result, metrics, ports::PortRange},
     engine::{Engine, LogFilesLimit},
@@ -54,6 +54,7 @@ pub async fn run(
     tasks.background("tracker", app::follow(app.clone()));
     tasks.background("logs", app::logs::collect(app.clone()));
     tasks.background("log retention", app::logs::retain(app.clone()));
+    tasks.background("event retention", app::events::retain(app.clone()));
 
     for listener in listeners {
         serve(listener, router.clone(), &tasks);
@@ -96,6 +97,7 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
             bytes: config.container_log_bytes,
             count: config.container_log_files,
         },
+        events: EventLimits { age: config.events_max_age, count: config.events_max_count },
     };
     let registry = Registry::new(RegistrySettings {
         insecure: config.insecure_registries.clone(),

@@ -13,6 +13,7 @@ use super::App;
 use crate::{
     domain::{
         Error, Kind, Result,
+        event::{Subject, What},
         image::ImageRef,
         spec::{PullPolicy, hex},
     },
@@ -257,6 +258,10 @@ impl App {
                 end = app.download(&image, credential, &sender) => Some(end),
                 () = unheard(&sender) => None,
             };
+            if let Some(Ok(Pulled { image_id, digest })) = &end {
+                let what = What::Pulled { image_id: image_id.clone(), digest: digest.clone() };
+                app.emit(Subject::image(&image.familiar()), what).await;
+            }
             app.images.downloads.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             if let Some(end) = end {
                 sender.send_modify(|progress| progress.end = Some(end));

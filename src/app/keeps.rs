@@ -4,11 +4,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::App;
+use super::{App, events};
 use crate::{
     domain::{
         Error, Kind, Result,
         container::{Container, Volume},
+        event::{Subject, What},
         keep::{self, labels},
         spec::RunSpec,
     },
@@ -87,11 +88,14 @@ impl App {
 
     /// Notes that the keeps of a spec are used now.
     pub(super) async fn used_keeps(&self, spec: &RunSpec) -> Result<()> {
-        let volumes = self.keep_volumes(spec);
-        if volumes.is_empty() {
+        if spec.keeps.is_empty() {
             return Ok(());
         }
-        self.store.use_keeps(volumes, Timestamp::now()).await
+        let keeps = self.keep_volumes(spec).into_iter().zip(&spec.keeps).map(|(volume, kept)| {
+            let what = What::KeepCreated { path: kept.path.clone(), volume: volume.clone() };
+            (volume, events::now(Subject::name(&spec.engine_name()), what))
+        });
+        self.store.use_keeps(keeps.collect(), Timestamp::now()).await
     }
 
     /// Lists keeps, by owner and path.
@@ -157,7 +161,8 @@ impl App {
             }
             other => other?,
         }
-        self.store.forget_keep(volume).await
+        let what = What::KeepRemoved { path, volume: volume.clone() };
+        self.store.forget_keep(volume, events::now(Subject::name(owner), what)).await
     }
 }
 

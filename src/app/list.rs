@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use super::{App, unknown};
-use crate::{
-    domain::{
-        Error, Result,
-        container::{Container, State},
-        page,
-    },
-    store::HistoryEntry,
+use crate::domain::{
+    Error, Result,
+    container::{Container, State},
+    event::Event,
+    page,
 };
 
 /// Largest page.
@@ -89,10 +87,10 @@ impl App {
     }
 
     /// One container and what was done with it.
-    pub async fn get(&self, selector: &Selector) -> Result<(Arc<Container>, Vec<HistoryEntry>)> {
+    pub async fn get(&self, selector: &Selector) -> Result<(Arc<Container>, Vec<Event>)> {
         let container = self.find(selector, "id, name or hash")?;
         let history = match self.is_ours(&container) {
-            true => self.store.history(container.name()).await?,
+            true => self.history(container.plain_name()).await?,
             false => Vec::new(),
         };
         Ok((container, history))

@@ -13,8 +13,15 @@ impl App {
     /// Everything that can be counted now.
     pub fn metrics(&self) -> Vec<Family> {
         // One function a subsystem. A new one is added here.
-        [service(), process(), self.container_figures(), self.engine_figures(), self.log_figures()]
-            .concat()
+        [
+            service(),
+            process(),
+            self.container_figures(),
+            self.engine_figures(),
+            self.log_figures(),
+            self.event_figures(),
+        ]
+        .concat()
     }
 
     fn container_figures(&self) -> Vec<Family> {
@@ -33,6 +40,15 @@ impl App {
             }
         }
         vec![family]
+    }
+
+    fn event_figures(&self) -> Vec<Family> {
+        let help = "Events since the service began, by kind.";
+        let family = Family::counter("container_svc_events_total", help);
+        let counts = self.store.event_counts();
+        vec![counts.fold(family, |family, (kind, count)| {
+            family.labelled(&[("kind", kind.word())], count as f64)
+        })]
     }
 
     fn engine_figures(&self) -> Vec<Family> {

@@ -2,16 +2,21 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use jiff::Timestamp;
-
 use crate::{
-    domain::{Error, Kind, Result, container::Container, ports::PortRange, spec::Defaults},
+    domain::{
+        Error, Kind, Result,
+        container::Container,
+        event::{Subject, What},
+        ports::PortRange,
+        spec::Defaults,
+    },
     engine::{Engine, LogFilesLimit},
     fetch::Registry,
-    store::{HistoryEntry, Record, Store, logs::LogStore},
+    store::{Store, logs::LogStore},
 };
 
 pub mod access;
+pub mod events;
 pub mod images;
 pub mod keeps;
 pub mod list;
@@ -49,6 +54,8 @@ pub struct Settings {
     pub logs: logs::LogSettings,
     /// How large the engine lets a log of our containers grow.
     pub log_files: LogFilesLimit,
+    /// How many events are kept.
+    pub events: events::EventLimits,
 }
 
 /// The application: adapters, the view of the node, and what guards them.
@@ -128,18 +135,19 @@ impl App {
         Ok(found)
     }
 
-    /// Writes a record with a line of history.
-    async fn record(&self, record: Record, action: &str, detail: String) -> Result<()> {
-        let entry = HistoryEntry { at: Timestamp::now(), action: action.to_owned(), detail };
-        self.store.put_record(record, entry).await
-    }
-
     /// Forgets records whose container is gone and which nobody works on.
     async fn forget_lost_records(&self) -> Result<()> {
         for record in self.store.records().await? {
             let there = !self.view.keyed(&self.settings.node_id, &record.key).is_empty();
             if !there && !self.locks.is_held(&record.key) {
-                self.store.delete_record(&record.key).await?;
+                let subject = Subject {
+                    name: record.name,
+                    container_id: record.container_id,
+                    spec_hash: record.spec_hash,
+                    ..Subject::default()
+                };
+                let gone = events::now(subject, What::Removed { by_service: false });
+                self.store.delete_record(&record.key, gone).await?;
             }
         }
         Ok(())

@@ -33,8 +33,7 @@ pub(super) async fn recover_all(app: &Arc<App>) {
 }
 
 fn is_leftover(container: &Container) -> bool {
-    let name = container.name();
-    name.ends_with(&successor("")) || name.ends_with(&predecessor(""))
+    container.plain_name() != container.name()
 }
 
 impl App {
@@ -44,12 +43,8 @@ impl App {
         if !all.iter().any(|container| is_leftover(container)) {
             return Ok(());
         }
-        let base = |container: &Container| {
-            let name = container.name();
-            let name = name.strip_suffix(&successor("")).unwrap_or(name);
-            name.strip_suffix(&predecessor("")).unwrap_or(name).to_owned()
-        };
-        let Some(name) = all.first().map(|container| base(container)) else { return Ok(()) };
+        let name = all.first().map(|container| container.plain_name().to_owned());
+        let Some(name) = name else { return Ok(()) };
         tracing::info!(name, "mending a replacement that was cut short");
         let called = |wanted: String| all.iter().find(move |container| container.name() == wanted);
         let (current, new, old) =

@@ -18,18 +18,23 @@ use super::{
     run::{Action, Outcome},
 };
 use crate::{
-    domain::{Result, container::Container, spec::RunSpec},
+    domain::{
+        Result,
+        container::{Container, PREDECESSOR, SUCCESSOR},
+        event::What,
+        spec::RunSpec,
+    },
     engine::PORT_IN_USE,
 };
 
 /// What the successor is called until it has the name.
 pub(super) fn successor(name: &str) -> String {
-    format!("{name}__new")
+    format!("{name}{SUCCESSOR}")
 }
 
 /// What the predecessor is called until the successor runs.
 pub(super) fn predecessor(name: &str) -> String {
-    format!("{name}__old")
+    format!("{name}{PREDECESSOR}")
 }
 
 impl App {
@@ -70,9 +75,10 @@ impl App {
             let new = self.create(spec, &successor(&name), image_id, &chosen).await?;
             match self.switch(&name, old, &new).await {
                 Ok(()) => {
-                    let detail = fields.join(", ");
+                    let (ports, predecessor) = (&chosen.host_ports, old.id.clone());
+                    let what = What::Replaced { fields: fields.clone(), predecessor };
                     let action = Action::Replaced(fields);
-                    let outcome = self.finish(spec, &new, &chosen.host_ports, action, detail).await;
+                    let outcome = self.finish(spec, &new, ports, action, what).await;
                     self.discard(&old.id).await;
                     return outcome;
                 }

@@ -3,13 +3,14 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    App,
+    App, events,
     ports::{Chosen, Lost},
 };
 use crate::{
     domain::{
         Error, Kind, Result,
         container::{Container, labels},
+        event::{Subject, What},
         ports::PublishedPort,
         spec::{PullPolicy, RunRequest, RunSpec, differing},
     },
@@ -98,7 +99,7 @@ impl App {
         match self.engine.start(&existing.id).await {
             Ok(()) => {
                 let ports = asked_ports(&spec, &existing);
-                self.finish(&spec, &existing.id, &ports, Action::Started, String::new()).await
+                self.finish(&spec, &existing.id, &ports, Action::Started, What::Started).await
             }
             // A chosen port was taken while it did not run: only a new
             // container can have another.
@@ -176,7 +177,7 @@ impl App {
             match self.engine.start(&id).await {
                 Ok(()) => {
                     return self
-                        .finish(spec, &id, &chosen.host_ports, Action::Created, String::new())
+                        .finish(spec, &id, &chosen.host_ports, Action::Created, What::Created)
                         .await;
                 }
                 Err(error) => {
@@ -240,7 +241,7 @@ impl App {
         id: &str,
         host_ports: &[u16],
         action: Action,
-        detail: String,
+        what: What,
     ) -> Result<Outcome> {
         let container = self.refresh(id).await?.ok_or_else(|| {
             Error::precondition(
@@ -260,19 +261,11 @@ impl App {
             host_ports: host_ports.to_vec(),
             wanted: true,
         };
-        self.record(record, word(&action), detail).await?;
+        let event = events::now(Subject::container(&container), what);
+        tracing::info!(name = container.name(), id, event = event.message(), "run");
+        self.store.put_record(record, event).await?;
         self.used_keeps(spec).await?;
-        tracing::info!(name = container.name(), id, action = word(&action), "run");
         Ok(outcome(action, spec, &container))
-    }
-}
-
-fn word(action: &Action) -> &'static str {
-    match action {
-        Action::Created => "created",
-        Action::Replaced(_) => "replaced",
-        Action::Started => "started",
-        Action::Unchanged => "unchanged",
     }
 }
 

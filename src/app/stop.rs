@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{App, list::Selector, unknown};
-use crate::domain::{Error, Result, container::Container};
+use super::{App, events, list::Selector, unknown};
+use crate::domain::{
+    Error, Result,
+    container::Container,
+    event::{Subject, What},
+};
 
 impl App {
     /// Stops a container; one that does not run is left as it is.
@@ -11,12 +15,14 @@ impl App {
         let app = self.clone();
         let work = async move {
             let (container, _guards) = app.find_and_lock(&selector).await?;
-            if !container.is_running() {
-                return app.note_stopped(&container).await;
+            if container.is_running() {
+                app.engine.stop(&container.id).await?;
+                app.refresh(&container.id).await?;
+                tracing::info!(name = container.name(), "stopped");
+                if !app.is_ours(&container) {
+                    app.emit(Subject::container(&container), What::Stopped).await;
+                }
             }
-            app.engine.stop(&container.id).await?;
-            app.refresh(&container.id).await?;
-            tracing::info!(name = container.name(), "stopped");
             app.note_stopped(&container).await
         };
         self.tasks.to_the_end(work).await
@@ -48,7 +54,9 @@ impl App {
             app.engine.remove(&container.id).await?;
             app.view.remove(&container.id);
             tracing::info!(name, "removed");
-            app.store.delete_record(container.key()).await
+            let what = What::Removed { by_service: true };
+            let event = events::now(Subject::container(&container), what);
+            app.store.delete_record(container.key(), event).await
         };
         self.tasks.to_the_end(work).await
     }
@@ -80,7 +88,8 @@ impl App {
         match records.into_iter().find(|record| record.key == container.key() && record.wanted) {
             Some(mut record) => {
                 record.wanted = false;
-                self.record(record, "stopped", String::new()).await
+                let event = events::now(Subject::container(container), What::Stopped);
+                self.store.put_record(record, event).await
             }
             None => Ok(()),
         }

@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::StreamExt as _;
 
-use super::App;
+use super::{App, events::deaths::Deaths};
 use crate::{
     domain::{Error, Kind, Result},
     engine::{ENGINE_UNREACHABLE, Event},
@@ -59,7 +59,9 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
     let listed = app.engine.list().await?;
     let ids: BTreeSet<String> = listed.iter().map(|container| container.id.clone()).collect();
     app.view.replace(listed, ticket);
-    let mut slow = inspect_all(app, ids).await?;
+    let mut deaths = Deaths::begin(app, &ids).await?;
+    let mut slow = inspect_all(app, ids, &mut deaths).await?;
+    deaths.write(app).await;
     app.forget_lost_records().await?;
     *wait = RETRY.0;
     app.view.set_synced();
@@ -71,7 +73,6 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
         let batch = match tokio::time::timeout(AGAIN, events.next()).await {
             Ok(Some(batch)) => batch,
             Ok(None) => return Ok(()),
-            Err(_) if slow.is_empty() => continue,
             Err(_) => Vec::new(),
         };
         let mut dirty = std::mem::take(&mut slow);
@@ -81,19 +82,30 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
                 Event::Container(id) => {
                     dirty.insert(id);
                 }
+                Event::Died(death) => {
+                    dirty.insert(death.container.id.clone());
+                    deaths.died(*death);
+                }
+                Event::OutOfMemory(id) => {
+                    deaths.out_of_memory(&id);
+                    dirty.insert(id);
+                }
                 Event::Started(container) => {
+                    deaths.started(&container.id, container.started_at);
                     dirty.insert(container.id.clone());
                     started.insert(container.id.clone(), *container);
                 }
                 Event::Gone(id) => {
                     dirty.remove(&id);
+                    deaths.gone(&id);
                     app.view.remove_started(&id, started.remove(&id));
                     gone = true;
                 }
                 Event::Images => app.images.forget_names(),
             }
         }
-        slow = inspect_all(app, dirty).await?;
+        slow = inspect_all(app, dirty, &mut deaths).await?;
+        deaths.write(app).await;
         started.retain(|id, _| slow.contains(id) || !app.view.has(id));
         if gone {
             app.forget_lost_records().await?;
@@ -103,7 +115,11 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
 
 /// Asks about containers and answers with those that the engine was too slow
 /// for: one that hangs must not blind us to the others.
-async fn inspect_all(app: &Arc<App>, ids: BTreeSet<String>) -> Result<BTreeSet<String>> {
+async fn inspect_all(
+    app: &Arc<App>,
+    ids: BTreeSet<String>,
+    deaths: &mut Deaths,
+) -> Result<BTreeSet<String>> {
     let mut slow = BTreeSet::new();
     let mut answers = futures_util::stream::iter(ids)
         .map(|id| async move {
@@ -118,7 +134,11 @@ async fn inspect_all(app: &Arc<App>, ids: BTreeSet<String>) -> Result<BTreeSet<S
                 tracing::warn!(?error, id, "a container cannot be inspected; trying again");
                 slow.insert(id);
             }
-            Ok(Ok(_)) => {}
+            Ok(Ok(found)) => {
+                if let Some(container) = found {
+                    deaths.inspected(&container);
+                }
+            }
             Err(_) => {
                 tracing::warn!(id, "the engine is slow to tell of a container; trying again");
                 slow.insert(id);

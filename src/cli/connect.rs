@@ -14,9 +14,9 @@ use tonic::{
 use crate::{
     config::default_data_dir,
     rpc::pb::{
-        container_service_client::ContainerServiceClient, image_service_client::ImageServiceClient,
-        log_service_client::LogServiceClient, node_service_client::NodeServiceClient,
-        token_service_client::TokenServiceClient,
+        container_service_client::ContainerServiceClient, event_service_client::EventServiceClient,
+        image_service_client::ImageServiceClient, log_service_client::LogServiceClient,
+        node_service_client::NodeServiceClient, token_service_client::TokenServiceClient,
     },
 };
 
@@ -52,6 +52,11 @@ impl Session {
     /// The client for containers.
     pub(super) fn containers(&self) -> ContainerServiceClient<Wire> {
         ContainerServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// The client for events.
+    pub(super) fn events(&self) -> EventServiceClient<Wire> {
+        EventServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
     /// The client for images.

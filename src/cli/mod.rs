@@ -2,6 +2,7 @@
 
 mod completions;
 mod connect;
+mod events;
 mod failure;
 mod info;
 mod inspect;
@@ -90,6 +91,8 @@ enum Command {
     Pull(pull::Args),
     /// Print what containers wrote
     Logs(Box<logs::Args>),
+    /// Print what happened: created, replaced, died, pulled and so on
+    Events(events::Args),
     /// Print containers and their changes as they happen
     Watch(watch::Args),
     /// Describe the node, its engine and the service
@@ -122,6 +125,7 @@ impl Cli {
             Command::Inspect(args) => inspect::inspect(&args, session().await?, out).await,
             Command::Pull(args) => pull::pull(args, session().await?, out).await,
             Command::Logs(args) => logs::logs(*args, session().await?, out).await,
+            Command::Events(args) => events::events(args, session().await?, out).await,
             Command::Watch(args) => watch::watch(args, session().await?, out).await,
             Command::Info => info::info(session().await?, out).await,
             Command::Token(args) => token::token(args, session().await?, out).await,

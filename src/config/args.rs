@@ -92,6 +92,12 @@ pub struct ServeArgs {
     /// How many of these files it keeps [default: 3]
     #[arg(long, value_name = "COUNT")]
     pub container_log_files: Option<String>,
+    /// How long events are kept [default: 90d]
+    #[arg(long, value_name = "TIME")]
+    pub events_max_age: Option<String>,
+    /// How many events are kept [default: 100000]
+    #[arg(long, value_name = "COUNT")]
+    pub events_max_count: Option<String>,
     /// How long open calls may go on after a stop signal [default: 10s]
     #[arg(long, value_name = "TIME")]
     pub drain_timeout: Option<String>,
@@ -129,6 +135,8 @@ impl ServeArgs {
             ("logs_max_bytes", one(&self.logs_max_bytes)),
             ("container_log_bytes", one(&self.container_log_bytes)),
             ("container_log_files", one(&self.container_log_files)),
+            ("events_max_age", one(&self.events_max_age)),
+            ("events_max_count", one(&self.events_max_count)),
             ("drain_timeout", one(&self.drain_timeout)),
             ("engine_timeout", one(&self.engine_timeout)),
         ])

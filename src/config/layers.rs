@@ -33,6 +33,8 @@ const KEYS: &[&str] = &[
     "logs_max_bytes",
     "container_log_bytes",
     "container_log_files",
+    "events_max_age",
+    "events_max_count",
     "drain_timeout",
     "engine_timeout",
 ];

@@ -187,6 +187,11 @@ pub(super) fn log_files(text: &str) -> Parsed<u32> {
     count.ok_or_else(|| "is not a number of files; choose from 1 to 100".to_owned())
 }
 
+pub(super) fn event_count(text: &str) -> Parsed<u64> {
+    let count = text.parse().ok().filter(|count| (100..=1_000_000).contains(count));
+    count.ok_or_else(|| "is not a number of events; choose from 100 to 1000000".to_owned())
+}
+
 pub(super) fn boolean(text: &str) -> Parsed<bool> {
     match text {
         "true" | "1" => Ok(true),

@@ -175,6 +175,8 @@ fn limits_of_logs_are_sizes_and_times_within_reason() {
         ("LOGS_MAX_AGE", "1s", "1m to 3650d"),
         ("LOGS_SOURCE", "disk", "auto, files or engine"),
         ("CONTAINER_LOG_FILES", "0", "1 to 100"),
+        ("EVENTS_MAX_AGE", "forever", "is not"),
+        ("EVENTS_MAX_COUNT", "99", "100 to 1000000"),
         ("CONTAINER_LOG_BYTES", "1", "from 4KiB"),
     ] {
         let told = message(with(key, value));

@@ -9,6 +9,7 @@ pub const PERMISSIONS: &[&str] = &[
     "container-svc:image:pull",
     "container-svc:image:build",
     "container-svc:log:view",
+    "container-svc:event:view",
     "container-svc:keep:view",
     "container-svc:keep:remove",
     "container-svc:token:manage",
@@ -34,7 +35,11 @@ pub fn grant_set(name: &str) -> Option<&'static [&'static str]> {
             "container-svc:log:view",
             "container-svc:image:build",
         ]),
-        "viewer" => Some(&["container-svc:container:view", "container-svc:log:view"]),
+        "viewer" => Some(&[
+            "container-svc:container:view",
+            "container-svc:log:view",
+            "container-svc:event:view",
+        ]),
         _ => None,
     }
 }

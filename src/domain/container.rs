@@ -48,6 +48,11 @@ pub enum State {
     Dead,
 }
 
+/// What a name ends with while its container waits to take a predecessor's place.
+pub const SUCCESSOR: &str = "__new";
+/// What a name ends with while its container waits for its successor to run.
+pub const PREDECESSOR: &str = "__old";
+
 impl State {
     /// Every state.
     pub const ALL: [Self; 7] = [
@@ -143,6 +148,8 @@ pub struct Container {
     pub started_at: Option<Timestamp>,
     /// Last end, while it does not run.
     pub finished_at: Option<Timestamp>,
+    /// End of the last run that ended, also while it runs again.
+    pub ended_at: Option<Timestamp>,
     /// Exit code of the last run, while it does not run.
     pub exit_code: Option<i32>,
     /// The last run ended for want of memory.
@@ -166,6 +173,16 @@ impl Container {
     /// The engine's name.
     pub fn name(&self) -> &str {
         self.names.first().map_or("", String::as_str)
+    }
+
+    /// The name that it was run under: the engine's name, which is another one for a
+    /// moment while a container of ours is replaced.
+    pub fn plain_name(&self) -> &str {
+        let name = self.name();
+        if self.key().is_empty() {
+            return name;
+        }
+        [SUCCESSOR, PREDECESSOR].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
     }
 
     /// The caller's hash, else the computed one, else empty.

@@ -2,7 +2,9 @@
 
 pub mod access;
 pub mod container;
+pub mod cursor;
 pub mod error;
+pub mod event;
 pub mod image;
 pub mod keep;
 pub mod logs;

@@ -63,6 +63,7 @@ pub(super) fn inspected(answer: ContainerInspectResponse) -> Result<Container> {
         created_at: time(answer.created.as_deref()).unwrap_or(Timestamp::UNIX_EPOCH),
         started_at,
         finished_at: time(state.finished_at.as_deref()).filter(|_| !running),
+        ended_at: time(state.finished_at.as_deref()),
         exit_code: state
             .exit_code
             .and_then(|code| i32::try_from(code).ok())
@@ -110,6 +111,7 @@ pub(super) fn summarised(row: ContainerSummary) -> Option<Container> {
             .unwrap_or(Timestamp::UNIX_EPOCH),
         started_at: None,
         finished_at: None,
+        ended_at: None,
         exit_code: None,
         oom_killed: false,
         tty: false,
@@ -145,6 +147,7 @@ pub(super) fn started(
         created_at: at,
         started_at: Some(at),
         finished_at: None,
+        ended_at: None,
         exit_code: None,
         oom_killed: false,
         tty: false,

@@ -1,6 +1,9 @@
 //! The engine's event stream, reduced to what our view needs.
 
-use bollard::{models::EventMessageTypeEnum, query_parameters::EventsOptions};
+use bollard::{
+    models::{EventMessage, EventMessageTypeEnum},
+    query_parameters::EventsOptions,
+};
 use futures_util::{Stream, StreamExt as _};
 use jiff::Timestamp;
 
@@ -14,10 +17,25 @@ pub enum Event {
     Container(String),
     /// A container was started; what the event tells of it. Ask for the rest.
     Started(Box<Container>),
+    /// A run of a container ended; what the event tells of it. Ask for the rest.
+    Died(Box<Death>),
+    /// A container is short of memory, and may die of it.
+    OutOfMemory(String),
     /// A container is gone.
     Gone(String),
     /// Image names may mean other content than before.
     Images,
+}
+
+/// The end of a run, as the engine's event tells it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Death {
+    /// The container, of which only the names, labels and image are known.
+    pub container: Container,
+    /// When it ended.
+    pub at: Timestamp,
+    /// Exit code.
+    pub exit_code: Option<i32>,
 }
 
 impl Engine {
@@ -31,25 +49,16 @@ impl Engine {
         let now = info.system_time.and_then(|time| time.parse::<Timestamp>().ok());
         let since = now.map(|now| now.as_second().to_string());
         let stream = docker.events(Some(EventsOptions { since, ..Default::default() }));
+        // `since` has whole seconds: what happened earlier in this one comes again.
+        let mut replay = now;
         let stream = stream.filter_map(move |message| {
             let event = match message {
                 Err(error) => Some(Err(super::errors::convert(&address, error))),
                 Ok(message) => {
-                    let actor = message.actor.unwrap_or_default();
-                    let action = message.action.unwrap_or_default();
-                    match (message.typ, actor.id) {
-                        (Some(EventMessageTypeEnum::CONTAINER), Some(id)) if action == "start" => {
-                            let at = message.time_nano.map(i128::from);
-                            let at = at.and_then(|at| Timestamp::from_nanosecond(at).ok());
-                            let what = actor.attributes.unwrap_or_default();
-                            Some(Ok(Event::Started(convert::started(id, what, at).into())))
-                        }
-                        (Some(EventMessageTypeEnum::CONTAINER), Some(id)) => {
-                            container(&action, id).map(Ok)
-                        }
-                        (Some(EventMessageTypeEnum::IMAGE), _) => Some(Ok(Event::Images)),
-                        _ => None,
-                    }
+                    let at = time(&message);
+                    let old = at.is_some_and(|at| is_replayed(at, replay));
+                    replay = replay.filter(|_| old);
+                    event(message, at).filter(|_| !old).map(Ok)
                 }
             };
             std::future::ready(event)
@@ -59,10 +68,44 @@ impl Engine {
     }
 }
 
+fn time(message: &EventMessage) -> Option<Timestamp> {
+    Timestamp::from_nanosecond(message.time_nano?.into()).ok()
+}
+
+/// Only the second of the subscription is repeated: a time before it is of a clock
+/// that was put back.
+fn is_replayed(at: Timestamp, until: Option<Timestamp>) -> bool {
+    until.is_some_and(|until| at < until && at.as_second() == until.as_second())
+}
+
+fn event(message: EventMessage, at: Option<Timestamp>) -> Option<Event> {
+    let actor = message.actor.unwrap_or_default();
+    let action = message.action.unwrap_or_default();
+    match (message.typ, actor.id) {
+        (Some(EventMessageTypeEnum::CONTAINER), Some(id)) => {
+            let mut told = actor.attributes.unwrap_or_default();
+            match action.as_str() {
+                "start" => Some(Event::Started(convert::started(id, told, at).into())),
+                "die" => {
+                    let exit_code = told.remove("exitCode").and_then(|code| code.parse().ok());
+                    told.remove("execDuration");
+                    let at = at.unwrap_or(Timestamp::UNIX_EPOCH);
+                    let container = convert::started(id, told, None);
+                    Some(Event::Died(Death { container, at, exit_code }.into()))
+                }
+                _ => container(&action, id),
+            }
+        }
+        (Some(EventMessageTypeEnum::IMAGE), _) => Some(Event::Images),
+        _ => None,
+    }
+}
+
 /// Commands run inside a container change nothing that we show.
 fn container(action: &str, id: String) -> Option<Event> {
     match action.split(':').next().unwrap_or_default() {
         "destroy" => Some(Event::Gone(id)),
+        "oom" => Some(Event::OutOfMemory(id)),
         "exec_create" | "exec_start" | "exec_die" | "exec_detach" | "attach" | "detach" | "top"
         | "resize" | "copy" | "archive-path" | "extract-to-dir" | "export" | "commit" => None,
         _ => Some(Event::Container(id)),
@@ -76,7 +119,39 @@ mod tests {
     #[test]
     fn health_checks_do_not_wake_us_and_ends_do() {
         assert_eq!(container("exec_start: true", "a".into()), None);
-        assert_eq!(container("die", "a".into()), Some(Event::Container("a".into())));
+        assert_eq!(container("stop", "a".into()), Some(Event::Container("a".into())));
         assert_eq!(container("destroy", "a".into()), Some(Event::Gone("a".into())));
+    }
+
+    #[test]
+    fn an_end_is_told_with_its_code_name_and_labels() {
+        let told = [("exitCode", "137"), ("name", "web"), ("image", "nginx"), ("team", "a")];
+        let told = told.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let message = EventMessage {
+            typ: Some(EventMessageTypeEnum::CONTAINER),
+            action: Some("die".into()),
+            actor: Some(bollard::models::EventActor {
+                id: Some("a".into()),
+                attributes: Some(told.into()),
+            }),
+            time_nano: Some(5),
+            ..Default::default()
+        };
+        let at = time(&message);
+        let Some(Event::Died(death)) = event(message, at) else { panic!("no death") };
+        assert_eq!((death.exit_code, death.at.as_nanosecond()), (Some(137), 5));
+        assert_eq!((death.container.name(), death.container.image.as_str()), ("web", "nginx"));
+        assert!(death.container.has_label("team=a") && !death.container.has_label("exitCode"));
+    }
+
+    #[test]
+    fn only_the_second_of_the_subscription_is_a_replay() {
+        let at = |nanos| Timestamp::from_nanosecond(nanos).expect("a time");
+        let until = at(10_500_000_000);
+        for (time, old) in [(10_400_000_000, true), (10_600_000_000, false), (9_999_999_999, false)]
+        {
+            assert_eq!(is_replayed(at(time), Some(until)), old, "{time}");
+        }
+        assert!(!is_replayed(at(1), None));
     }
 }

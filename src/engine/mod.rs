@@ -18,7 +18,7 @@ mod volumes;
 
 pub use containers::{LogFilesLimit, NewContainer};
 pub use errors::{ENGINE_UNREACHABLE, PORT_IN_USE, conflicting_port};
-pub use events::Event;
+pub use events::{Death, Event};
 pub use images::{Credential, LocalImage, PullStep};
 pub use logs::{LogFiles, Progress, Wake, Wakes};
 pub use volumes::Volume;

@@ -63,10 +63,10 @@ impl ContainerService for Service {
     ) -> Answer<pb::GetContainerResponse> {
         let pb::GetContainerRequest { id, name, hash } = request.into_inner();
         let (found, history) = self.0.get(&Selector { id, name, hash }).await?;
-        let history = history.into_iter().map(|entry| pb::ContainerEvent {
-            at: Some(timestamp(entry.at)),
-            action: entry.action,
-            detail: entry.detail,
+        let history = history.into_iter().map(|event| pb::ContainerEvent {
+            at: Some(timestamp(event.at)),
+            action: event.what.kind().word().to_owned(),
+            detail: event.what.detail(),
         });
         Ok(Response::new(pb::GetContainerResponse {
             container: Some(container(&found, &self.0)),

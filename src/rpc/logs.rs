@@ -15,8 +15,8 @@ use crate::{
         logs::{Line, LogQuery, SlowReader, Source, Start, TailItem, TailQuery, Wanted},
     },
     domain::{
-        Error, Result,
-        logs::{self, EntryKind, Gap, Origin, Selection, cursor},
+        Error, Result, cursor,
+        logs::{self, EntryKind, Gap, Origin, Selection},
     },
 };
 
@@ -190,11 +190,7 @@ impl TryFrom<pb::TailLogsRequest> for TailQuery {
                 return Err(Error::field("cursor", why));
             }
         };
-        let heartbeat = match super::convert::duration(request.heartbeat) {
-            None => HEARTBEAT,
-            Some(Ok(given)) if HEARTBEATS.contains(&given) => given,
-            Some(_) => return Err(Error::field("heartbeat", "is out of range; use 1s to 3600s")),
-        };
+        let heartbeat = heartbeat(request.heartbeat)?;
         let max_lag = match request.max_lag {
             0 => LAG,
             given @ 1..=MOST_LAG => given,
@@ -219,6 +215,15 @@ impl TryFrom<pb::TailLogsRequest> for TailQuery {
     }
 }
 
+/// How often a stream sends something.
+pub(super) fn heartbeat(asked: Option<prost_types::Duration>) -> Result<Duration> {
+    match super::convert::duration(asked) {
+        None => Ok(HEARTBEAT),
+        Some(Ok(given)) if HEARTBEATS.contains(&given) => Ok(given),
+        Some(_) => Err(Error::field("heartbeat", "is out of range; use 1s to 3600s")),
+    }
+}
+
 fn streams(asked: impl Iterator<Item = pb::LogStream>) -> Result<Vec<logs::Stream>> {
     asked
         .map(|stream| match stream {
@@ -232,7 +237,7 @@ fn streams(asked: impl Iterator<Item = pb::LogStream>) -> Result<Vec<logs::Strea
         .collect()
 }
 
-fn nanos(field: &str, at: prost_types::Timestamp) -> Result<i64> {
+pub(super) fn nanos(field: &str, at: prost_types::Timestamp) -> Result<i64> {
     let valid = (0..1_000_000_000).contains(&at.nanos);
     let nanos = at.seconds.checked_mul(1_000_000_000);
     nanos

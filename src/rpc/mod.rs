@@ -9,6 +9,7 @@ use crate::app::App;
 mod auth;
 mod containers;
 mod convert;
+mod events;
 pub mod health;
 mod images;
 mod keeps;
@@ -35,6 +36,10 @@ pub fn routes(app: &Arc<App>) -> Routes {
     routes
         .add_service(
             pb::container_service_server::ContainerServiceServer::new(service())
+                .max_decoding_message_size(MAX_REQUEST),
+        )
+        .add_service(
+            pb::event_service_server::EventServiceServer::new(service())
                 .max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(
@@ -66,6 +71,7 @@ pub const LOGS: &str = pb::log_service_server::SERVICE_NAME;
 /// Names of the services, for health.
 pub const SERVICES: &[&str] = &[
     pb::container_service_server::SERVICE_NAME,
+    pb::event_service_server::SERVICE_NAME,
     pb::image_service_server::SERVICE_NAME,
     pb::keep_service_server::SERVICE_NAME,
     LOGS,

@@ -6,20 +6,25 @@ use jiff::Timestamp;
 use rusqlite::params;
 
 use super::Store;
-use crate::domain::Result;
+use crate::domain::{Result, event::Event};
 
 impl Store {
-    /// Notes that volumes are used now.
-    pub async fn use_keeps(&self, volumes: Vec<String>, at: Timestamp) -> Result<()> {
-        self.run(move |db| {
-            let change = db.transaction()?;
-            for volume in volumes {
-                change.execute(
-                    "INSERT OR REPLACE INTO keeps VALUES (?1, ?2)",
+    /// Notes that volumes are used now. One that was not known is new, and its event
+    /// tells so.
+    pub async fn use_keeps(&self, keeps: Vec<(String, Event)>, at: Timestamp) -> Result<()> {
+        self.with_events(Vec::new(), move |change, events| {
+            for (volume, event) in keeps {
+                let known = change.execute(
+                    "UPDATE keeps SET last_used_at = ?2 WHERE volume = ?1",
                     params![volume, at.to_string()],
                 )?;
+                if known == 0 {
+                    let values = params![volume, at.to_string()];
+                    change.execute("INSERT INTO keeps VALUES (?1, ?2)", values)?;
+                    events.push(event);
+                }
             }
-            change.commit()
+            Ok(())
         })
         .await
     }
@@ -39,10 +44,12 @@ impl Store {
         .await
     }
 
-    /// Forgets a volume.
-    pub async fn forget_keep(&self, volume: String) -> Result<()> {
-        self.run(move |db| db.execute("DELETE FROM keeps WHERE volume = ?1", [volume]))
-            .await
-            .map(drop)
+    /// Forgets a volume, and says what happened in the same transaction.
+    pub async fn forget_keep(&self, volume: String, event: Event) -> Result<()> {
+        self.with_events(vec![event], move |change, _| {
+            change.execute("DELETE FROM keeps WHERE volume = ?1", [volume])
+        })
+        .await
+        .map(drop)
     }
 }

@@ -43,6 +43,38 @@ pub(super) const RECORDS: &[&str] = &[
         last_used_at TEXT NOT NULL      -- RFC 3339
     ) STRICT;
 ",
+    "
+    CREATE TABLE events (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- a number is never used again
+        at INTEGER NOT NULL,            -- nanoseconds since 1970
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,             -- of the container, as are the next five
+        aliases TEXT NOT NULL,          -- separated by commas
+        container_id TEXT NOT NULL,
+        hash TEXT NOT NULL,
+        spec_hash TEXT NOT NULL,
+        image TEXT NOT NULL,
+        what TEXT NOT NULL              -- the kind with its details, JSON
+    ) STRICT;
+    CREATE INDEX events_by_name ON events (name, seq);
+    INSERT INTO events (at, kind, name, aliases, container_id, hash, spec_hash, image, what)
+        SELECT CAST(strftime('%s', substr(at, 1, 19)) AS INTEGER) * 1000000000
+                + CASE WHEN instr(at, '.') > 0
+                    THEN CAST(substr(rtrim(substr(at, 21), 'Z') || '000000000', 1, 9) AS INTEGER)
+                    ELSE 0 END,
+            action, name, '', '', '', '', '',
+            CASE action WHEN 'replaced'
+                THEN json_object('kind', action, 'fields',
+                    json('[\"' || replace(detail, ', ', '\",\"') || '\"]'))
+                ELSE json_object('kind', action) END
+        FROM history ORDER BY id;
+    DROP TABLE history;
+    CREATE TABLE lives (
+        container_id TEXT PRIMARY KEY,
+        ended INTEGER NOT NULL          -- deaths up to then were told; nanoseconds since 1970
+    ) STRICT;
+    INSERT INTO meta VALUES ('events_id', lower(hex(randomblob(8))));
+",
 ];
 
 /// Brings a schema up to date, in one transaction a step. The version is kept in

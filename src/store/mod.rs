@@ -1,22 +1,25 @@
 //! The only place with rusqlite: what must outlive the process.
 //!
 //! One thread owns the connection and does one job after the other; callers
-//! wait for its answer through a bounded queue.
+//! wait for its answer through a bounded queue. A second one only reads events,
+//! so that no run waits for a long search.
 
-use std::{path::Path, thread};
+use std::{path::Path, sync::Arc, thread};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::{Error, Kind, Result};
 
+mod events;
 mod keeps;
 pub mod logs;
 mod migrations;
 mod records;
 mod tokens;
 
-pub use records::{HistoryEntry, Record};
+pub use events::{EventPage, EventQuery, StoredEvent, nanos};
+pub use records::Record;
 pub use tokens::StoredToken;
 
 /// Jobs that may wait; callers beyond that wait for room.
@@ -28,6 +31,8 @@ type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 #[derive(Debug, Clone)]
 pub struct Store {
     jobs: mpsc::Sender<Job>,
+    reads: mpsc::Sender<Job>,
+    events: Arc<events::State>,
 }
 
 impl Store {
@@ -45,16 +50,13 @@ impl Store {
         };
         let mut connection = open().map_err(|error| unusable(path, &error))?;
         migrations::run(&mut connection, path, migrations::RECORDS)?;
-        let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
-        thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || {
-                while let Some(job) = queue.blocking_recv() {
-                    job(&mut connection);
-                }
-            })
-            .map_err(|error| Error::internal("the store's thread cannot start").because(error))?;
-        Ok(Self { jobs })
+        let state = events::State::read(&connection).map_err(|error| unusable(path, &error))?;
+        let reader = reader(path).map_err(|error| unusable(path, &error))?;
+        Ok(Self {
+            jobs: worker("store", connection)?,
+            reads: worker("store reader", reader)?,
+            events: Arc::new(state),
+        })
     }
 
     /// Shows that the store still writes.
@@ -71,15 +73,44 @@ impl Store {
         &self,
         job: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (answer, wait) = oneshot::channel();
-        let job: Job = Box::new(move |db| {
-            // Nobody waits any more when the caller has left.
-            let _ = answer.send(job(db));
-        });
-        let gone = || Error::internal("the store has ended");
-        self.jobs.send(job).await.map_err(|_| gone())?;
-        wait.await.map_err(|_| gone())?.map_err(|error| failed(&error))
+        run_on(&self.jobs, job).await
     }
+
+    /// Runs one job that only reads.
+    async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        run_on(&self.reads, job).await
+    }
+}
+
+/// A thread that owns a connection and does the jobs that it is sent.
+fn worker(name: &str, mut connection: Connection) -> Result<mpsc::Sender<Job>> {
+    let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            while let Some(job) = queue.blocking_recv() {
+                job(&mut connection);
+            }
+        })
+        .map_err(|error| Error::internal("the store's thread cannot start").because(error))?;
+    Ok(jobs)
+}
+
+async fn run_on<T: Send + 'static>(
+    jobs: &mpsc::Sender<Job>,
+    job: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+) -> Result<T> {
+    let (answer, wait) = oneshot::channel();
+    let job: Job = Box::new(move |db| {
+        // Nobody waits any more when the caller has left.
+        let _ = answer.send(job(db));
+    });
+    let gone = || Error::internal("the store has ended");
+    jobs.send(job).await.map_err(|_| gone())?;
+    wait.await.map_err(|_| gone())?.map_err(|error| failed(&error))
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
@@ -96,6 +127,13 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     // Has an effect only on a database that is new.
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
+    Ok(connection)
+}
+
+fn reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
     Ok(connection)
 }
 

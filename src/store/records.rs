@@ -1,13 +1,10 @@
-//! Our containers and what was done with them.
+//! Our containers, each change with the event that tells of it.
 
 use jiff::Timestamp;
 use rusqlite::{Row, params};
 
 use super::Store;
-use crate::domain::{Result, spec::Canonical};
-
-/// History entries kept for one name.
-const HISTORY: u32 = 100;
+use crate::domain::{Result, event::Event, spec::Canonical};
 
 /// What is kept of one container that we made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,17 +25,6 @@ pub struct Record {
     pub wanted: bool,
 }
 
-/// One thing that was done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HistoryEntry {
-    /// When.
-    pub at: Timestamp,
-    /// What.
-    pub action: String,
-    /// More about it.
-    pub detail: String,
-}
-
 impl Store {
     /// All records.
     pub async fn records(&self) -> Result<Vec<Record>> {
@@ -52,10 +38,9 @@ impl Store {
         .await
     }
 
-    /// Writes a record and a line of history in one transaction.
-    pub async fn put_record(&self, record: Record, entry: HistoryEntry) -> Result<()> {
-        self.run(move |db| {
-            let change = db.transaction()?;
+    /// Writes a record and what happened in one transaction.
+    pub async fn put_record(&self, record: Record, event: Event) -> Result<()> {
+        self.with_events(vec![event], move |change, _| {
             change.execute(
                 "INSERT OR REPLACE INTO containers VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 params![
@@ -67,48 +52,21 @@ impl Store {
                     serde_json::to_string(&record.host_ports).unwrap_or_default(),
                     record.wanted,
                 ],
-            )?;
-            append(&change, &record.name, &entry)?;
-            change.commit()
+            )
         })
         .await
+        .map(drop)
     }
 
-    /// Forgets a container.
-    pub async fn delete_record(&self, key: &str) -> Result<()> {
+    /// Forgets a container, and says what happened in the same transaction.
+    pub async fn delete_record(&self, key: &str, event: Event) -> Result<()> {
         let key = key.to_owned();
-        self.run(move |db| db.execute("DELETE FROM containers WHERE key = ?1", [key]))
-            .await
-            .map(drop)
-    }
-
-    /// History of a name, newest first.
-    pub async fn history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
-        let name = name.to_owned();
-        self.run(move |db| {
-            db.prepare(
-                "SELECT at, action, detail FROM history WHERE name = ?1 ORDER BY id DESC LIMIT ?2",
-            )?
-            .query_map(params![name, HISTORY], |row| {
-                Ok(HistoryEntry { at: parsed(row, 0)?, action: row.get(1)?, detail: row.get(2)? })
-            })?
-            .collect()
+        self.with_events(vec![event], move |change, _| {
+            change.execute("DELETE FROM containers WHERE key = ?1", [key])
         })
         .await
+        .map(drop)
     }
-}
-
-fn append(db: &rusqlite::Connection, name: &str, entry: &HistoryEntry) -> rusqlite::Result<()> {
-    db.execute(
-        "INSERT INTO history (name, at, action, detail) VALUES (?1, ?2, ?3, ?4)",
-        params![name, entry.at.to_string(), entry.action, entry.detail],
-    )?;
-    db.execute(
-        "DELETE FROM history WHERE name = ?1 AND id <= (
-             SELECT id FROM history WHERE name = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-        params![name, HISTORY],
-    )?;
-    Ok(())
 }
 
 fn record(row: &Row<'_>) -> rusqlite::Result<Record> {

@@ -3,10 +3,23 @@
 use jiff::Timestamp;
 
 use super::*;
-use crate::domain::spec::Canonical;
+use crate::domain::{
+    event::{Event, EventKind, Subject, What},
+    spec::Canonical,
+};
 
-fn entry(action: &str) -> HistoryEntry {
-    HistoryEntry { at: Timestamp::UNIX_EPOCH, action: action.into(), detail: String::new() }
+fn event(second: i64, name: &str, what: What) -> Event {
+    let at = Timestamp::from_second(second).expect("a time");
+    let aliases = vec![format!("{name}-a"), format!("{name}-b")];
+    Event { at, subject: Subject { aliases, ..Subject::name(name) }, what }
+}
+
+fn all() -> EventQuery {
+    EventQuery { limit: 1000, bytes: 1 << 20, ..EventQuery::default() }
+}
+
+async fn numbers(store: &Store, query: EventQuery) -> Vec<u64> {
+    store.events(query).await.expect("events").events.iter().map(|event| event.seq).collect()
 }
 
 fn record(key: &str) -> Record {
@@ -22,20 +35,121 @@ fn record(key: &str) -> Record {
 }
 
 #[tokio::test]
-async fn records_and_history_outlive_the_process() {
+async fn records_and_their_events_outlive_the_process() {
     let dir = tempfile::tempdir().expect("dir");
     let path = dir.path().join("db");
     let store = Store::open(&path).expect("open");
+    let id = store.events_id();
     for turn in 0..105 {
-        store.put_record(record("k"), entry(&turn.to_string())).await.expect("put");
+        store.put_record(record("k"), event(turn, "web", What::Created)).await.expect("put");
     }
     drop(store);
     let store = Store::open(&path).expect("again");
+    assert_eq!((store.events_id(), *store.latest_event().borrow()), (id, 105));
     assert_eq!(store.records().await.expect("records"), [record("k")]);
-    let history = store.history("web").await.expect("history");
-    assert_eq!((history.len(), history[0].action.as_str()), (100, "104"));
-    store.delete_record("k").await.expect("delete");
+    let newest = EventQuery { newest_first: true, limit: 1, ..all() };
+    let page = store.events(newest).await.expect("events");
+    assert_eq!(page.events[0].event, event(104, "web", What::Created));
+    assert!(page.more && (page.oldest, page.latest) == (1, 105));
+    let removed = event(105, "web", What::Removed { by_service: true });
+    store.delete_record("k", removed).await.expect("delete");
     assert_eq!(store.records().await.expect("records"), []);
+    assert_eq!(numbers(&store, EventQuery { after: 105, ..all() }).await, [106]);
+}
+
+#[tokio::test]
+async fn events_are_found_by_container_kind_and_time_both_ways() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = Store::open(&dir.path().join("db")).expect("open");
+    let died = || What::Died { exit_code: Some(1), oom_killed: false };
+    let mut events = vec![
+        event(1, "a", What::Created),
+        event(2, "b", What::Created),
+        event(3, "a", died()),
+        event(4, "b", died()),
+    ];
+    events[2].subject.container_id = "abcdef".into();
+    events[3].subject.hash = "h".into();
+    store.append_events(events).await.expect("append");
+    let named = |name: &str| EventQuery { name: name.into(), ..all() };
+    assert_eq!(numbers(&store, named("a")).await, [1, 3]);
+    assert_eq!(numbers(&store, named("b-b")).await, [2, 4]);
+    assert_eq!(numbers(&store, EventQuery { no_aliases: true, ..named("b-b") }).await, [0; 0]);
+    assert_eq!(numbers(&store, EventQuery { newest_first: true, ..all() }).await, [4, 3, 2, 1]);
+    let kinds = vec![EventKind::Died, EventKind::BackingOff];
+    assert_eq!(numbers(&store, EventQuery { kinds, ..all() }).await, [3, 4]);
+    assert_eq!(numbers(&store, EventQuery { container_id: "abc".into(), ..all() }).await, [3]);
+    assert_eq!(numbers(&store, EventQuery { hash: "h".into(), ..all() }).await, [4]);
+    let second = 1_000_000_000;
+    let times = EventQuery { since: Some(2 * second), until: Some(4 * second), ..all() };
+    assert_eq!(numbers(&store, times).await, [2, 3]);
+    assert_eq!(numbers(&store, EventQuery { after: 1, before: 4, ..all() }).await, [2, 3]);
+    let few = store.events(EventQuery { bytes: 1, ..all() }).await.expect("events");
+    assert!(few.more && few.events.len() == 1, "at least one, whatever the bytes");
+}
+
+#[tokio::test]
+async fn retention_takes_the_oldest_and_no_number_comes_back() {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("db");
+    let store = Store::open(&path).expect("open");
+    // The clock went back in between: what was written later stays longer.
+    for second in [1, 2, 50, 3, 51] {
+        store.append_events(vec![event(second, "a", What::Created)]).await.expect("append");
+    }
+    assert!(!store.retain_events(10_000_000_000, 100).await.expect("retain"));
+    assert_eq!(numbers(&store, all()).await, [3, 4, 5]);
+    store.retain_events(0, 2).await.expect("retain");
+    assert_eq!(numbers(&store, all()).await, [4, 5]);
+    store.retain_events(i64::MAX, 2).await.expect("retain");
+    let empty = store.events(all()).await.expect("events");
+    assert_eq!((empty.events.len(), empty.oldest, empty.latest), (0, 6, 5));
+    drop(store);
+    let store = Store::open(&path).expect("again");
+    store.append_events(vec![event(1, "a", What::Created)]).await.expect("append");
+    assert_eq!(numbers(&store, all()).await, [6]);
+}
+
+#[tokio::test]
+async fn the_history_of_an_older_schema_becomes_events() {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("db");
+    let mut old = connect(&path).expect("open");
+    migrations::run(&mut old, &path, &migrations::RECORDS[..2]).expect("the older schema");
+    old.execute_batch(
+        "INSERT INTO history (name, at, action, detail) VALUES
+            ('web', '2026-01-31T12:00:00.123456Z', 'created', ''),
+            ('web', '2026-01-31T12:00:01Z', 'replaced', 'envs, imageId')",
+    )
+    .expect("rows");
+    drop(old);
+    let store = Store::open(&path).expect("the newer schema");
+    let page = store.events(all()).await.expect("events");
+    let [first, second] = &page.events[..] else { panic!("{page:?}") };
+    assert_eq!(first.event.at.to_string(), "2026-01-31T12:00:00.123456Z");
+    assert_eq!((&first.event.what, first.event.subject.name.as_str()), (&What::Created, "web"));
+    let fields = vec!["envs".to_owned(), "imageId".to_owned()];
+    assert_eq!(second.event.what, What::Replaced { fields, predecessor: String::new() });
+}
+
+#[tokio::test]
+async fn a_keep_is_new_once_and_deaths_are_noted() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = Store::open(&dir.path().join("db")).expect("open");
+    let made = || What::KeepCreated { path: "/a".into(), volume: "v".into() };
+    for _ in 0..2 {
+        let keeps = vec![("v".to_owned(), event(1, "a", made()))];
+        store.use_keeps(keeps, Timestamp::UNIX_EPOCH).await.expect("used");
+    }
+    assert_eq!(numbers(&store, all()).await, [1]);
+    let counted: u64 = store.event_counts().map(|(_, count)| count).sum();
+    assert_eq!(counted, 1);
+    assert_eq!(store.lives().await.expect("lives"), None);
+    let ended = vec![("one".to_owned(), 5), ("two".to_owned(), 6)];
+    store.tell_deaths(Vec::new(), ended, Vec::new()).await.expect("told");
+    store.tell_deaths(Vec::new(), Vec::new(), vec!["two".to_owned()]).await.expect("told");
+    let lives = store.lives().await.expect("lives").expect("began");
+    assert_eq!(lives, [("one".to_owned(), 5)].into());
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod bad_input;
 mod bridge;
 mod cli;
 mod clients;
+mod events;
 mod faults;
 mod images;
 mod keeps;

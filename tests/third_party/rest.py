@@ -69,6 +69,18 @@ class Rest(unittest.TestCase):
 
     # The paths that are documented.
 
+    def test_events_are_listed_and_watched(self):
+        self.good("PUT", "/container", spec())
+        page = self.good("POST", "/events", {"name": NAME, "pageSize": 1, "order": "EVENT_ORDER_OLDEST_FIRST"})
+        self.assertEqual(set(page), {"events", "nextPageToken"})
+        event = page["events"][0]
+        named = {"id", "nodeId", "at", "kind", "name", "containerId", "hash", "image", "message"}
+        self.assertLessEqual(named, set(event))
+        path = f"/events/watch?name={NAME}&last=1&noFollow=true"
+        lines = call("GET", path).text.splitlines()
+        self.assertEqual(json.loads(lines[0])["result"]["type"], "EVENT_MESSAGE_TYPE_EVENT")
+        self.bad(400, "pageSize", "POST", "/events", {"pageSize": 5000})
+
     def test_put_and_post_run_a_container(self):
         for method in ("PUT", "POST"):
             answer = self.good(method, "/container", spec())

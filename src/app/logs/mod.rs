@@ -16,10 +16,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
-use super::{
-    App,
-    replace::{predecessor, successor},
-};
+use super::App;
 use crate::{
     domain::{
         Error, Result,
@@ -191,11 +188,8 @@ impl Logs {
 fn about(container: &Container) -> About {
     let hashes = [container.hash(), container.spec_hash()];
     let mut names = container.names.clone();
-    if let Some(name) = names.first_mut().filter(|_| !container.key().is_empty()) {
-        let base = [successor(""), predecessor("")]
-            .iter()
-            .find_map(|end| name.strip_suffix(end.as_str()).map(str::to_owned));
-        *name = base.unwrap_or_else(|| std::mem::take(name));
+    if let Some(name) = names.first_mut() {
+        container.plain_name().clone_into(name);
     }
     About {
         container_id: container.id.clone(),

@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use super::{App, Wanted, list};
 use crate::{
     domain::{
-        Error, Kind, Result,
-        logs::{Filter, Selection, cursor},
+        Error, Kind, Result, cursor,
+        logs::{Filter, Selection},
     },
     store::logs::{Ask, Committed, Line, Source},
 };

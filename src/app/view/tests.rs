@@ -19,6 +19,7 @@ fn container(id: &str, name: &str, state: State) -> Container {
         created_at: Timestamp::UNIX_EPOCH,
         started_at: None,
         finished_at: None,
+        ended_at: None,
         exit_code: None,
         oom_killed: false,
         tty: false,

@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 mod batch;
 mod checkpoint;
-pub mod cursor;
 mod decoder;
 mod filter;
 mod frames;

@@ -1,8 +1,8 @@
-//! A place among all lines of the node, as text.
+//! A place among all lines, or all events, of the node, as text.
 
 use crate::domain::{Error, Result};
 
-/// Makes the text: the store's own number and the line's.
+/// Makes the text: the number of the store and that of the line or event.
 pub fn write(store: u64, seq: u64) -> String {
     format!("{store:x}-{seq:x}")
 }
@@ -17,7 +17,7 @@ pub fn read(field: &str, cursor: &str, store: u64) -> Result<u64> {
     let parts = cursor.split_once('-').and_then(|(of, seq)| Some((number(of)?, number(seq)?)));
     match parts {
         Some((of, seq)) if of == store => Ok(seq),
-        Some(_) => Err(wrong("is of a log store that is gone")),
+        Some(_) => Err(wrong("is of a store that is gone")),
         None => Err(wrong("is no cursor")),
     }
 }

@@ -1,0 +1,423 @@
+//! Events: what the service did and saw, as a closed set of kinds.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::container::Container;
+
+/// Longest text of a detail, in bytes, and most items of a list.
+const LONGEST_TEXT: usize = 4096;
+const LONGEST_LIST: usize = 64;
+
+/// One thing that was done or seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// When it happened.
+    pub at: Timestamp,
+    /// To whom.
+    pub subject: Subject,
+    /// What.
+    pub what: What,
+}
+
+/// What an event is about. A text is empty where it does not apply.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Subject {
+    /// The container's name.
+    pub name: String,
+    /// Its further names.
+    pub aliases: Vec<String>,
+    /// Its engine id.
+    pub container_id: String,
+    /// The caller's hash, else the computed one.
+    pub hash: String,
+    /// The computed hash.
+    pub spec_hash: String,
+    /// Image, as it was asked for.
+    pub image: String,
+}
+
+/// What happened, with what is to be known of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum What {
+    /// A container was made and started.
+    Created,
+    /// A container took another's place, for these fields.
+    Replaced {
+        /// JSON names of the fields that differed.
+        fields: Vec<String>,
+        /// Id of the container before it.
+        #[serde(default)]
+        predecessor: String,
+    },
+    /// A container that did not run was started.
+    Started,
+    /// A container was stopped because a caller asked for it.
+    Stopped,
+    /// A container is gone.
+    Removed {
+        /// Because a caller of this service asked for it.
+        by_service: bool,
+    },
+    /// A container ended, whoever ended it.
+    Died {
+        /// Exit code, where it is known.
+        exit_code: Option<i32>,
+        /// For want of memory.
+        oom_killed: bool,
+    },
+    /// A container was started again by its restart policy.
+    Restarted {
+        /// Number of the try, from 1.
+        attempt: u32,
+        /// Why.
+        reason: String,
+    },
+    /// The next try to start it again waits.
+    BackingOff {
+        /// Number of the next try.
+        attempt: u32,
+        /// When it will be.
+        next_try: Timestamp,
+        /// Why.
+        reason: String,
+    },
+    /// It is not started again any more.
+    GaveUp {
+        /// Why.
+        reason: String,
+        /// Exit code of the last run, where it is known.
+        exit_code: Option<i32>,
+        /// The last run ended for want of memory.
+        oom_killed: bool,
+        /// The last lines that it wrote.
+        last_lines: Vec<String>,
+    },
+    /// Its health check holds again, or for the first time.
+    Healthy,
+    /// Its health check failed too often.
+    Unhealthy {
+        /// What the last check said.
+        output: String,
+    },
+    /// An image was fetched.
+    Pulled {
+        /// Content id.
+        image_id: String,
+        /// Digest in its registry.
+        digest: String,
+    },
+    /// An image was built.
+    Built {
+        /// Content id.
+        image_id: String,
+    },
+    /// An image could not be built.
+    BuildFailed {
+        /// Why.
+        error: String,
+    },
+    /// A keep was made.
+    KeepCreated {
+        /// Path in the container.
+        path: String,
+        /// Its volume.
+        volume: String,
+    },
+    /// A keep was removed with its data.
+    KeepRemoved {
+        /// Path in the container.
+        path: String,
+        /// Its volume.
+        volume: String,
+    },
+    /// The data of a keep were replaced by those of an archive.
+    KeepImported {
+        /// Path in the container.
+        path: String,
+        /// Its volume.
+        volume: String,
+        /// Bytes of the archive.
+        bytes: u64,
+    },
+    /// A file was fetched.
+    AssetFetched {
+        /// Where from.
+        url: String,
+        /// What it is.
+        sha256: String,
+        /// How large it is.
+        bytes: u64,
+    },
+    /// A fetched file was removed.
+    AssetRemoved {
+        /// Where it had come from.
+        url: String,
+        /// How large it was.
+        bytes: u64,
+    },
+}
+
+/// The kind of an event, without its details.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each is the variant of What of the same name")]
+pub enum EventKind {
+    Created,
+    Replaced,
+    Started,
+    Stopped,
+    Removed,
+    Died,
+    Restarted,
+    BackingOff,
+    GaveUp,
+    Healthy,
+    Unhealthy,
+    Pulled,
+    Built,
+    BuildFailed,
+    KeepCreated,
+    KeepRemoved,
+    KeepImported,
+    AssetFetched,
+    AssetRemoved,
+}
+
+impl EventKind {
+    /// Every kind.
+    pub const ALL: [Self; 19] = [
+        Self::Created,
+        Self::Replaced,
+        Self::Started,
+        Self::Stopped,
+        Self::Removed,
+        Self::Died,
+        Self::Restarted,
+        Self::BackingOff,
+        Self::GaveUp,
+        Self::Healthy,
+        Self::Unhealthy,
+        Self::Pulled,
+        Self::Built,
+        Self::BuildFailed,
+        Self::KeepCreated,
+        Self::KeepRemoved,
+        Self::KeepImported,
+        Self::AssetFetched,
+        Self::AssetRemoved,
+    ];
+
+    /// What this service did with a container, which its history tells.
+    pub const DEEDS: [Self; 7] = [
+        Self::Created,
+        Self::Replaced,
+        Self::Started,
+        Self::Stopped,
+        Self::Removed,
+        Self::Restarted,
+        Self::GaveUp,
+    ];
+
+    /// Its word, which is also how the store knows it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Replaced => "replaced",
+            Self::Started => "started",
+            Self::Stopped => "stopped",
+            Self::Removed => "removed",
+            Self::Died => "died",
+            Self::Restarted => "restarted",
+            Self::BackingOff => "backing_off",
+            Self::GaveUp => "gave_up",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+            Self::Pulled => "pulled",
+            Self::Built => "built",
+            Self::BuildFailed => "build_failed",
+            Self::KeepCreated => "keep_created",
+            Self::KeepRemoved => "keep_removed",
+            Self::KeepImported => "keep_imported",
+            Self::AssetFetched => "asset_fetched",
+            Self::AssetRemoved => "asset_removed",
+        }
+    }
+}
+
+impl What {
+    /// The kind.
+    pub fn kind(&self) -> EventKind {
+        match self {
+            Self::Created => EventKind::Created,
+            Self::Replaced { .. } => EventKind::Replaced,
+            Self::Started => EventKind::Started,
+            Self::Stopped => EventKind::Stopped,
+            Self::Removed { .. } => EventKind::Removed,
+            Self::Died { .. } => EventKind::Died,
+            Self::Restarted { .. } => EventKind::Restarted,
+            Self::BackingOff { .. } => EventKind::BackingOff,
+            Self::GaveUp { .. } => EventKind::GaveUp,
+            Self::Healthy => EventKind::Healthy,
+            Self::Unhealthy { .. } => EventKind::Unhealthy,
+            Self::Pulled { .. } => EventKind::Pulled,
+            Self::Built { .. } => EventKind::Built,
+            Self::BuildFailed { .. } => EventKind::BuildFailed,
+            Self::KeepCreated { .. } => EventKind::KeepCreated,
+            Self::KeepRemoved { .. } => EventKind::KeepRemoved,
+            Self::KeepImported { .. } => EventKind::KeepImported,
+            Self::AssetFetched { .. } => EventKind::AssetFetched,
+            Self::AssetRemoved { .. } => EventKind::AssetRemoved,
+        }
+    }
+
+    /// What is to be known of it, in few words; empty when the kind says it all.
+    pub fn detail(&self) -> String {
+        let end = |exit_code: &Option<i32>, oom_killed: &bool| {
+            let code =
+                exit_code.map_or("exit code unknown".to_owned(), |c| format!("exit code {c}"));
+            format!("{code}{}", if *oom_killed { ", out of memory" } else { "" })
+        };
+        match self {
+            Self::Created | Self::Started | Self::Stopped | Self::Healthy => String::new(),
+            Self::Replaced { fields, .. } => fields.join(", "),
+            Self::Removed { by_service: true } => String::new(),
+            Self::Removed { by_service: false } => "not by this service".to_owned(),
+            Self::Died { exit_code, oom_killed } => end(exit_code, oom_killed),
+            Self::Restarted { attempt, reason } => format!("try {attempt}: {reason}"),
+            Self::BackingOff { attempt, next_try, reason } => {
+                format!("try {attempt} at {next_try}: {reason}")
+            }
+            Self::GaveUp { reason, exit_code, oom_killed, .. } => {
+                format!("{reason}; {}", end(exit_code, oom_killed))
+            }
+            Self::Unhealthy { output } => output.clone(),
+            Self::Pulled { image_id, .. } | Self::Built { image_id } => image_id.clone(),
+            Self::BuildFailed { error } => error.clone(),
+            Self::KeepCreated { path, .. } | Self::KeepRemoved { path, .. } => path.clone(),
+            Self::KeepImported { path, bytes, .. } => format!("{path}, {bytes} bytes"),
+            Self::AssetFetched { url, bytes, .. } | Self::AssetRemoved { url, bytes } => {
+                format!("{url}, {bytes} bytes")
+            }
+        }
+    }
+
+    /// The same with all that others wrote cut to a bounded size.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        match &mut self {
+            Self::Restarted { reason: text, .. }
+            | Self::BackingOff { reason: text, .. }
+            | Self::Unhealthy { output: text }
+            | Self::BuildFailed { error: text }
+            | Self::AssetFetched { url: text, .. }
+            | Self::AssetRemoved { url: text, .. } => clip(text, LONGEST_TEXT),
+            Self::Replaced { fields, .. } => fields.truncate(LONGEST_LIST),
+            Self::GaveUp { reason, last_lines, .. } => {
+                clip(reason, LONGEST_TEXT);
+                last_lines.truncate(LONGEST_LIST);
+                last_lines.iter_mut().for_each(|line| clip(line, LONGEST_TEXT / 8));
+            }
+            // The rest is ours, or bounded where it comes from.
+            Self::Created
+            | Self::Started
+            | Self::Stopped
+            | Self::Removed { .. }
+            | Self::Died { .. }
+            | Self::Healthy
+            | Self::Pulled { .. }
+            | Self::Built { .. }
+            | Self::KeepCreated { .. }
+            | Self::KeepRemoved { .. }
+            | Self::KeepImported { .. } => {}
+        }
+        self
+    }
+}
+
+impl Event {
+    /// What happened in one line, without to whom.
+    pub fn message(&self) -> String {
+        let word = self.what.kind().word().replace('_', " ");
+        match self.what.detail().as_str() {
+            "" => word,
+            detail => format!("{word}: {detail}"),
+        }
+    }
+}
+
+impl Subject {
+    /// A container.
+    pub fn container(container: &Container) -> Self {
+        Self {
+            name: container.plain_name().to_owned(),
+            aliases: container.names.get(1..).unwrap_or_default().to_vec(),
+            container_id: container.id.clone(),
+            hash: container.hash().to_owned(),
+            spec_hash: container.spec_hash().to_owned(),
+            image: container.image.clone(),
+        }
+    }
+
+    /// The name of a container, which need not be there.
+    pub fn name(name: &str) -> Self {
+        Self { name: name.to_owned(), ..Self::default() }
+    }
+
+    /// An image.
+    pub fn image(image: &str) -> Self {
+        Self { image: image.to_owned(), ..Self::default() }
+    }
+}
+
+fn clip(text: &mut String, most: usize) {
+    if text.len() > most {
+        let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_knows_a_kind_by_its_word() {
+        let samples = [
+            What::Created,
+            What::Replaced { fields: vec!["envs".into()], predecessor: "abc".into() },
+            What::Died { exit_code: Some(137), oom_killed: true },
+            What::BackingOff { attempt: 2, next_try: Timestamp::UNIX_EPOCH, reason: "died".into() },
+            What::KeepImported { path: "/a".into(), volume: "v".into(), bytes: 7 },
+        ];
+        for what in samples {
+            let json = serde_json::to_value(&what).expect("JSON");
+            assert_eq!(json["kind"], what.kind().word());
+            assert_eq!(serde_json::from_value::<What>(json).expect("read back"), what);
+        }
+        let words: std::collections::BTreeSet<_> = EventKind::ALL.map(EventKind::word).into();
+        assert_eq!(words.len(), EventKind::ALL.len());
+    }
+
+    #[test]
+    fn what_others_wrote_is_cut_between_characters() {
+        let What::Unhealthy { output } =
+            What::Unhealthy { output: "ä".repeat(LONGEST_TEXT) }.bounded()
+        else {
+            panic!("another kind")
+        };
+        assert!(output.len() <= LONGEST_TEXT + 3 && output.ends_with("ä…"));
+    }
+
+    #[test]
+    fn a_death_is_told_with_its_code() {
+        let event = |exit_code, oom_killed| Event {
+            at: Timestamp::UNIX_EPOCH,
+            subject: Subject::default(),
+            what: What::Died { exit_code, oom_killed },
+        };
+        assert_eq!(event(Some(137), true).message(), "died: exit code 137, out of memory");
+        assert_eq!(event(None, false).message(), "died: exit code unknown");
+    }
+}
