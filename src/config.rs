@@ -66,6 +66,9 @@ pub struct Config {
     /// Docker config file, or the directory of its `config.json`, that holds the
     /// credentials of registries. Default: where the docker command looks.
     pub docker_config: Option<PathBuf>,
+    /// Folders below which builds may read their contexts and Dockerfiles, absolute.
+    /// Default: none, so that no build reads this machine's files.
+    pub build_roots: Vec<PathBuf>,
     /// Registries, `host` or `host:port`, that are spoken to without TLS. Default: none.
     pub insecure_registries: Vec<String>,
     /// Origins whose web pages may call the API, as in `https://ui.example.com`, or
@@ -165,6 +168,7 @@ impl Config {
             port_range: layers.or("port_range", parse::port_range, (20_000, 29_999))?,
             port_address: layers.or("port_address", parse::ip, [0, 0, 0, 0].into())?,
             docker_config: layers.one("docker_config", parse::path)?,
+            build_roots: layers.many("build_roots", parse::path)?.unwrap_or_default(),
             insecure_registries: layers
                 .many("insecure_registries", parse::registry)?
                 .unwrap_or_default(),

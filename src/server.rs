@@ -85,6 +85,7 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
         network: config.network.clone(),
         port_range: PortRange { first: config.port_range.0, last: config.port_range.1 },
         port_address: config.port_address,
+        build_roots: config.build_roots.clone(),
         logs: LogSettings {
             source: config.logs_source,
             limits: Limits {

@@ -1,6 +1,6 @@
 //! The use cases, free of transport.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use crate::{
     domain::{
@@ -16,6 +16,7 @@ use crate::{
 };
 
 pub mod access;
+pub mod builds;
 pub mod events;
 pub mod images;
 pub mod keeps;
@@ -50,6 +51,8 @@ pub struct Settings {
     pub port_range: PortRange,
     /// Host address of published ports.
     pub port_address: IpAddr,
+    /// Folders that builds may read.
+    pub build_roots: Vec<PathBuf>,
     /// How logs are collected and kept.
     pub logs: logs::LogSettings,
     /// How large the engine lets a log of our containers grow.
@@ -79,6 +82,8 @@ pub struct App {
     ports: ports::Reserved,
     /// Images and downloads.
     pub images: images::Images,
+    /// Builds that go on.
+    builds: builds::Builds,
     /// Facts about the node.
     pub node: node::Facts,
     /// Who may call.
@@ -108,6 +113,7 @@ impl App {
             locks: locks::Locks::default(),
             ports: ports::Reserved::default(),
             images: images::Images::default(),
+            builds: builds::Builds::default(),
             node: node::Facts::default(),
             access,
             tasks,

@@ -46,6 +46,9 @@ pub struct ServeArgs {
     /// Docker config file or directory with the credentials of registries
     #[arg(long, value_name = "PATH")]
     pub docker_config: Option<String>,
+    /// Folder below which builds may read; repeatable [default: none]
+    #[arg(long = "build-roots", alias = "build-root", value_name = "DIR")]
+    pub build_roots: Vec<String>,
     /// Registry that is spoken to without TLS, host or host:port; repeatable
     #[arg(long = "insecure-registries", alias = "insecure-registry", value_name = "HOST")]
     pub insecure_registries: Vec<String>,
@@ -122,6 +125,7 @@ impl ServeArgs {
             ("port_range", one(&self.port_range)),
             ("port_address", one(&self.port_address)),
             ("docker_config", one(&self.docker_config)),
+            ("build_roots", self.build_roots.clone()),
             ("insecure_registries", self.insecure_registries.clone()),
             ("cors_origins", self.cors_origins.clone()),
             ("max_body_bytes", one(&self.max_body_bytes)),

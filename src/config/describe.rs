@@ -19,6 +19,8 @@ pub(super) fn describe(config: &Config) -> String {
     text.string("port_range", format_args!("{first}-{last}"));
     text.string("port_address", config.port_address);
     text.maybe("docker_config", config.docker_config.as_ref().map(|path| path.display()));
+    let roots: Vec<_> = config.build_roots.iter().map(|path| path.display()).collect();
+    text.list("build_roots", &roots);
     text.list("insecure_registries", &config.insecure_registries);
     text.list("cors_origins", &config.cors_origins);
     text.bare("max_body_bytes", config.max_body_bytes);

@@ -20,6 +20,7 @@ const KEYS: &[&str] = &[
     "port_range",
     "port_address",
     "docker_config",
+    "build_roots",
     "insecure_registries",
     "cors_origins",
     "max_body_bytes",

@@ -1,10 +1,13 @@
 //! Pure rules: no I/O, no clock, nothing else of the crate.
 
 pub mod access;
+pub mod build;
 pub mod container;
 pub mod cursor;
+pub mod dockerfile;
 pub mod error;
 pub mod event;
+pub mod ignore;
 pub mod image;
 pub mod keep;
 pub mod logs;

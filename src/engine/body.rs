@@ -10,9 +10,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, header};
+use http::{HeaderValue, Method, Request, header};
 use http_body::Body as _;
-use http_body_util::Empty;
+use http_body_util::{BodyExt as _, Empty, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -34,7 +34,10 @@ const LONGEST_ERROR: usize = 64 * 1024;
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
-type Connection = http1::Connection<TokioIo<Box<dyn Socket>>, Empty<Bytes>>;
+/// What is sent along with a question.
+pub(super) type Sent = UnsyncBoxBody<Bytes, std::io::Error>;
+
+type Connection = http1::Connection<TokioIo<Box<dyn Socket>>, Sent>;
 
 /// A body. It is read only when it is polled, so a slow reader slows the engine
 /// and fills no memory. Dropping it closes the connection.
@@ -50,7 +53,23 @@ impl Body {
     /// whole.
     pub(super) async fn get(address: String, path: String, limit: Duration) -> Result<Self> {
         let late = || errors::timeout(&address, limit);
-        tokio::time::timeout(limit, ask(&address, &path)).await.map_err(|_| late())?
+        let nothing = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let question = Request::get(path).body(nothing).map_err(broken)?;
+        tokio::time::timeout(limit, ask(&address, question)).await.map_err(|_| late())?
+    }
+
+    /// Sends something and waits for the head of the answer, however long that takes.
+    pub(super) async fn post(
+        address: String,
+        question: http::request::Builder,
+        sent: Sent,
+    ) -> Result<Self> {
+        ask(&address, question.method(Method::POST).body(sent).map_err(broken)?).await
+    }
+
+    /// The next bytes; `None` at the end.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        poll_fn(|cx| self.poll_chunk(cx)).await
     }
 
     /// The next bytes; `None` at the end.
@@ -94,21 +113,23 @@ impl Body {
     }
 }
 
-async fn ask(address: &str, path: &str) -> Result<Body> {
+fn broken(error: http::Error) -> Error {
+    Error::internal("a question to the engine is broken").because(error)
+}
+
+async fn ask(address: &str, mut question: Request<Sent>) -> Result<Body> {
     let unreachable = || errors::unreachable(address);
     let (socket, host) = connect(address).await.map_err(|error| unreachable().because(error))?;
     let (mut sender, mut connection) = http1::Builder::new()
         .max_buf_size(READ_AHEAD)
-        .handshake::<_, Empty<Bytes>>(TokioIo::new(socket))
+        .handshake::<_, Sent>(TokioIo::new(socket))
         .await
         .map_err(|error| unreachable().because(error))?;
-    let request = Request::get(path)
-        .header(header::HOST, host)
-        .header(header::CONNECTION, "close")
-        .body(Empty::new())
-        .map_err(|error| Error::internal("a question to the engine is broken").because(error))?;
+    let host = HeaderValue::try_from(host).map_err(|error| broken(error.into()))?;
+    question.headers_mut().insert(header::HOST, host);
+    question.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 
-    let mut answer = pin!(sender.send_request(request));
+    let mut answer = pin!(sender.send_request(question));
     let mut open = true;
     let answer = poll_fn(|cx| {
         if let Poll::Ready(answer) = answer.as_mut().poll(cx) {

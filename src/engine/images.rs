@@ -39,24 +39,31 @@ pub struct LocalImage {
     pub id: String,
     /// Digest under which its registry gave it, empty when built here.
     pub digest: String,
+    /// Bytes with all its layers.
+    pub size: u64,
 }
 
 impl Engine {
     /// The image that a name means on the node now.
     pub async fn image(&self, image: &ImageRef) -> Result<Option<LocalImage>> {
-        let docker = self.docker().await?;
-        match self.within(self.timeout, docker.inspect_image(&image.familiar())).await {
-            Ok(found) => {
-                let digests = found.repo_digests.unwrap_or_default();
-                let digest = digests.iter().find_map(|name| name.split_once('@'));
-                Ok(Some(LocalImage {
-                    id: found.id.unwrap_or_default(),
-                    digest: digest.map(|(_, digest)| digest.to_owned()).unwrap_or_default(),
-                }))
-            }
+        match self.image_by_id(&image.familiar()).await {
+            Ok(found) => Ok(Some(found)),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The image with this id; NOT_FOUND when there is none.
+    pub async fn image_by_id(&self, id: &str) -> Result<LocalImage> {
+        let docker = self.docker().await?;
+        let found = self.within(self.timeout, docker.inspect_image(id)).await?;
+        let digests = found.repo_digests.unwrap_or_default();
+        let digest = digests.iter().find_map(|name| name.split_once('@'));
+        Ok(LocalImage {
+            id: found.id.unwrap_or_default(),
+            digest: digest.map(|(_, digest)| digest.to_owned()).unwrap_or_default(),
+            size: found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+        })
     }
 
     /// Fetches an image; dropping the stream gives up.

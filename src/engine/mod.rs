@@ -7,7 +7,9 @@ use bollard::{ClientVersion, Docker};
 use crate::domain::{Error, Result};
 
 mod body;
+pub mod builds;
 mod containers;
+pub mod context;
 mod convert;
 mod errors;
 mod events;

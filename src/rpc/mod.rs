@@ -7,6 +7,7 @@ use tonic::service::Routes;
 use crate::app::App;
 
 mod auth;
+mod builds;
 mod containers;
 mod convert;
 mod events;
@@ -34,6 +35,10 @@ pub fn routes(app: &Arc<App>) -> Routes {
     let service = || Service(app.clone());
     let mut routes = Routes::builder();
     routes
+        .add_service(
+            pb::build_service_server::BuildServiceServer::new(service())
+                .max_decoding_message_size(MAX_REQUEST),
+        )
         .add_service(
             pb::container_service_server::ContainerServiceServer::new(service())
                 .max_decoding_message_size(MAX_REQUEST),
@@ -70,6 +75,7 @@ pub const LOGS: &str = pb::log_service_server::SERVICE_NAME;
 
 /// Names of the services, for health.
 pub const SERVICES: &[&str] = &[
+    pb::build_service_server::SERVICE_NAME,
     pb::container_service_server::SERVICE_NAME,
     pb::event_service_server::SERVICE_NAME,
     pb::image_service_server::SERVICE_NAME,

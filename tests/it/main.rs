@@ -7,6 +7,7 @@
 mod access;
 mod bad_input;
 mod bridge;
+mod builds;
 mod cli;
 mod clients;
 mod events;

@@ -1,0 +1,305 @@
+//! Builds: each caller has its own, and it ends when the caller leaves.
+
+use std::{
+    convert::Infallible,
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::sync::mpsc;
+
+use super::{App, images::Credential};
+use crate::{
+    domain::{
+        Error, Kind, Result,
+        build::{BuildEvent, BuildRequest, BuildSpec, Builder, Built, Failure},
+        dockerfile::{self, base_images},
+        image::ImageRef,
+    },
+    engine::{
+        ENGINE_UNREACHABLE,
+        builds::{Building, NewBuild, Next, build_error, refused},
+        context::{Context, Sending, State},
+    },
+};
+
+/// Most builds at once.
+const MOST: usize = 16;
+/// Events that wait for a caller. One that reads slowly slows its own build.
+const AHEAD: usize = 64;
+/// How often it is told how much of the context was sent.
+const TELL: Duration = Duration::from_millis(250);
+/// How long a step's container is looked for after the engine went away.
+const SWEEP: Duration = Duration::from_secs(300);
+/// Output of a failing step that an error repeats.
+const LAST_OUTPUT: usize = 2048;
+
+type Events = mpsc::Sender<Result<BuildEvent>>;
+
+/// Builds that go on.
+#[derive(Debug, Default)]
+pub struct Builds(Arc<AtomicUsize>);
+
+/// One of them.
+struct Place(Arc<AtomicUsize>);
+
+impl Builds {
+    fn enter(&self) -> Result<Place> {
+        let place = Place(self.0.clone());
+        if self.0.fetch_add(1, Ordering::Relaxed) < MOST {
+            return Ok(place);
+        }
+        let told = format!("{MOST} builds are under way; try again when one has ended");
+        Err(Error::new(Kind::ResourceExhausted, "TOO_MANY_BUILDS", told))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl App {
+    /// Builds an image and tells how it goes; the last event is `Finished`, or an
+    /// error. Dropping the stream ends the build.
+    pub async fn build(
+        self: &Arc<Self>,
+        request: BuildRequest,
+    ) -> Result<impl Stream<Item = Result<BuildEvent>> + Send + use<>> {
+        let spec = BuildSpec::resolve(request)?;
+        let builder = choose(&spec)?;
+        let place = self.builds.enter()?;
+        let context = self.open_context(&spec).await?;
+        let (events, receiver) = mpsc::channel(AHEAD);
+        let app = self.clone();
+        self.tasks.background("build", async move {
+            let _place = place;
+            let work = app.work(&spec, builder, context, &events);
+            let end = tokio::select! {
+                end = work => end,
+                () = events.closed() => return,
+            };
+            // A caller that left needs no answer.
+            let _ = events.send(end).await;
+        });
+        Ok(stream::unfold((receiver, false), |(mut receiver, ended)| async move {
+            if ended {
+                return None;
+            }
+            let stopped =
+                || Error::new(Kind::Cancelled, "STOPPING", "the service stops; try again later");
+            let next = receiver.recv().await.unwrap_or_else(|| Err(stopped()));
+            let ended = matches!(next, Err(_) | Ok(BuildEvent::Finished(_)));
+            Some((next, (receiver, ended)))
+        }))
+    }
+
+    /// Builds an image to its end. An error repeats the last that the failing step
+    /// wrote; warnings come with the image.
+    pub async fn build_to_end(
+        self: &Arc<Self>,
+        request: BuildRequest,
+    ) -> Result<(Built, Vec<String>)> {
+        let mut events = Box::pin(self.build(request).await?);
+        let (mut warnings, mut output) = (Vec::new(), Vec::new());
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(BuildEvent::Finished(built)) => return Ok((built, warnings)),
+                Ok(BuildEvent::Warning(warning)) if warnings.len() < AHEAD => {
+                    warnings.push(warning);
+                }
+                Ok(BuildEvent::Step(_)) => output.clear(),
+                Ok(BuildEvent::Log { data, .. }) => {
+                    output.extend_from_slice(&data);
+                    let over = output.len().saturating_sub(LAST_OUTPUT);
+                    output.drain(..over);
+                }
+                Ok(_) => {}
+                Err(error) if output.is_empty() => return Err(error),
+                Err(error) => {
+                    let last = String::from_utf8_lossy(&output).into_owned();
+                    return Err(error.and(&format!("it wrote last:\n{}", last.trim_end())));
+                }
+            }
+        }
+        Err(Error::internal("a build ended without saying how"))
+    }
+
+    async fn open_context(&self, spec: &BuildSpec) -> Result<Context> {
+        let roots = self.settings.build_roots.clone();
+        if roots.is_empty() {
+            return Err(Error::precondition(
+                "NO_BUILD_ROOTS",
+                "this service builds from none of its node's folders; name those that it may read in build_roots",
+            ));
+        }
+        Context::open(roots, spec.context_path.clone(), spec.dockerfile_path.clone()).await
+    }
+
+    async fn work(
+        self: &Arc<Self>,
+        spec: &BuildSpec,
+        builder: Builder,
+        context: Context,
+        events: &Events,
+    ) -> Result<BuildEvent> {
+        let began = Instant::now();
+        tell(events, BuildEvent::Started(builder)).await;
+        let text = context.dockerfile.clone();
+        let path = context.dockerfile_path.clone();
+        let instructions = dockerfile::instructions(&text);
+        let credentials = self.credentials(&base_images(&instructions)).await?;
+        let Sending { archive, mut warnings, state } = context.send();
+        let new =
+            NewBuild { spec, dockerfile_path: &path, instructions, credentials: &credentials };
+        let building = tokio::select! {
+            building = self.engine.build(new, archive) => building,
+            never = sending(events, &mut warnings, &state) => match never {},
+        };
+        // What is wrong with the context explains what the engine says of it.
+        let mut building = building.map_err(|error| match state.failure() {
+            Some(failure) => failure,
+            None => refused(error, &text),
+        })?;
+        while let Ok(warning) = warnings.try_recv() {
+            tell(events, BuildEvent::Warning(warning)).await;
+        }
+        let sent = state.sent();
+        tell(events, context_progress(sent, sent)).await;
+        let image_id = self.follow_build(&mut building, events).await?;
+        let found = self.engine.image_by_id(&image_id).await?;
+        self.images.forget_names();
+        Ok(BuildEvent::Finished(Built {
+            digest: found.digest,
+            size: found.size,
+            took: began.elapsed(),
+            builder,
+            image_id,
+        }))
+    }
+
+    /// Passes on what happens until there is an image.
+    async fn follow_build(
+        self: &Arc<Self>,
+        building: &mut Building,
+        events: &Events,
+    ) -> Result<String> {
+        loop {
+            match building.next().await {
+                Ok(Some(Next::Event(event))) => tell(events, event).await,
+                Ok(Some(Next::Made(id))) => return Ok(id),
+                Ok(Some(Next::Failed(failure))) => {
+                    tell(events, BuildEvent::Failed(failure.clone())).await;
+                    return Err(build_error(&failure));
+                }
+                Ok(None) => {
+                    let failure = Failure {
+                        message: "the engine ended the build without an image".to_owned(),
+                        ..Failure::default()
+                    };
+                    return Err(build_error(&failure));
+                }
+                Err(error) => {
+                    if error.reason() == ENGINE_UNREACHABLE
+                        && let Some(container) = building.container()
+                    {
+                        self.sweep(container.to_owned());
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Removes the container of a step, which an engine that was killed kept.
+    fn sweep(self: &Arc<Self>, container: String) {
+        let app = self.clone();
+        self.tasks.background("build sweep", async move {
+            let until = Instant::now() + SWEEP;
+            while Instant::now() < until {
+                // It runs again, and has read what it kept.
+                if app.view.freshness().synced && app.engine.remove(&container).await.is_ok() {
+                    return;
+                }
+                tokio::time::sleep(TELL).await;
+            }
+            tracing::warn!(container, "a container that a build left could not be removed");
+        });
+    }
+
+    async fn credentials(&self, images: &[&str]) -> Result<Vec<(ImageRef, Credential)>> {
+        let mut found: Vec<(ImageRef, Credential)> = Vec::new();
+        for image in images.iter().filter_map(|image| ImageRef::parse(image).ok()) {
+            if found.iter().any(|(other, _)| other.registry() == image.registry()) {
+                continue;
+            }
+            if let Some(credential) = self.registry.credential_for(&image).await? {
+                let credential = Credential {
+                    username: credential.username,
+                    password: credential.password,
+                    identity_token: credential.identity_token,
+                };
+                found.push((image, credential));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// What shall build, or why it cannot.
+fn choose(spec: &BuildSpec) -> Result<Builder> {
+    if !spec.secrets.is_empty() {
+        return Err(Error::precondition(
+            "BUILDER_CANNOT",
+            "secrets need BuildKit, which this version does not use yet; leave secrets out",
+        ));
+    }
+    match spec.builder {
+        None | Some(Builder::Classic) => Ok(Builder::Classic),
+        Some(Builder::BuildKit) => Err(Error::precondition(
+            "BUILDER_CANNOT",
+            "this version does not use BuildKit yet; leave builder out, or ask for the classic one",
+        )),
+    }
+}
+
+async fn tell(events: &Events, event: BuildEvent) {
+    // That nobody listens ends the build elsewhere.
+    let _ = events.send(Ok(event)).await;
+}
+
+/// Tells how the sending goes; never resolves.
+async fn sending(
+    events: &Events,
+    warnings: &mut mpsc::Receiver<String>,
+    state: &State,
+) -> Infallible {
+    let mut ticks = tokio::time::interval(TELL);
+    let mut before = 0;
+    loop {
+        tokio::select! {
+            warning = warnings.recv() => match warning {
+                Some(warning) => tell(events, BuildEvent::Warning(warning)).await,
+                None => return pending().await,
+            },
+            _ = ticks.tick() => {
+                let sent = state.sent();
+                if sent > before {
+                    before = sent;
+                    tell(events, context_progress(sent, 0)).await;
+                }
+            }
+        }
+    }
+}
+
+fn context_progress(current: u64, total: u64) -> BuildEvent {
+    let (id, status) = ("context".to_owned(), "Sending the context".to_owned());
+    BuildEvent::Progress { id, status, current, total }
+}

@@ -1,0 +1,164 @@
+//! Where each instruction of a Dockerfile stands, to tell a failing step's line.
+//!
+//! Not a parser: the engine is. This finds the lines of the steps that it counts,
+//! and the images that it will fetch.
+
+/// Longest text of an instruction that is kept.
+const LONGEST: usize = 1024;
+
+/// One instruction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instruction {
+    /// Line on which it begins, from 1.
+    pub line: usize,
+    /// Its text on one line, cut where it is long.
+    pub text: String,
+}
+
+/// The instructions, in their order.
+pub fn instructions(dockerfile: &str) -> Vec<Instruction> {
+    let dockerfile = dockerfile.trim_start_matches('\u{feff}');
+    let escape = escape_of(dockerfile);
+    let mut found: Vec<Instruction> = Vec::new();
+    let (mut goes_on, mut ends) = (false, Vec::<String>::new());
+    for (at, line) in dockerfile.lines().enumerate() {
+        if let Some(end) = ends.first() {
+            if line.trim_start_matches('\t') == end {
+                ends.remove(0);
+            }
+            continue;
+        }
+        let text = line.trim();
+        // Comments and empty lines do not end an instruction that goes on.
+        if text.is_empty() || text.starts_with('#') {
+            continue;
+        }
+        let (text, more) = match text.strip_suffix(escape) {
+            Some(rest) => (rest, true),
+            None => (text, false),
+        };
+        match found.last_mut().filter(|_| goes_on) {
+            Some(instruction) => add(&mut instruction.text, text),
+            None => {
+                let mut instruction = Instruction { line: at + 1, text: String::new() };
+                add(&mut instruction.text, text);
+                found.push(instruction);
+            }
+        }
+        goes_on = more;
+        if !more && let Some(instruction) = found.last() {
+            ends = heredocs(&instruction.text);
+        }
+    }
+    found
+}
+
+/// The images that its stages begin with, as they are written, each once.
+pub fn base_images(instructions: &[Instruction]) -> Vec<&str> {
+    let (mut images, mut stages) = (Vec::new(), Vec::new());
+    for instruction in instructions {
+        let mut words = instruction.text.split_whitespace();
+        if !words.next().is_some_and(|word| word.eq_ignore_ascii_case("FROM")) {
+            continue;
+        }
+        let mut words = words.filter(|word| !word.starts_with("--"));
+        let Some(image) = words.next() else { continue };
+        let known = stages.iter().any(|stage: &&str| stage.eq_ignore_ascii_case(image));
+        if !known && image != "scratch" && !images.contains(&image) {
+            images.push(image);
+        }
+        if words.next().is_some_and(|word| word.eq_ignore_ascii_case("AS")) {
+            stages.extend(words.next());
+        }
+    }
+    images
+}
+
+/// The frontend that a `# syntax=` line asks for.
+pub fn syntax(dockerfile: &str) -> Option<&str> {
+    directive(dockerfile, "syntax").filter(|value| !value.is_empty())
+}
+
+fn escape_of(dockerfile: &str) -> char {
+    match directive(dockerfile, "escape") {
+        Some("`") => '`',
+        _ => '\\',
+    }
+}
+
+/// A directive stands in a comment above everything else.
+fn directive<'a>(dockerfile: &'a str, wanted: &str) -> Option<&'a str> {
+    let comments = dockerfile.trim_start_matches('\u{feff}').lines();
+    let comments = comments.map_while(|line| line.trim().strip_prefix('#'));
+    let mut directives = comments.map_while(|comment| comment.split_once('='));
+    let found = directives.find(|(key, _)| key.trim().eq_ignore_ascii_case(wanted));
+    found.map(|(_, value)| value.trim())
+}
+
+fn add(to: &mut String, text: &str) {
+    let text = text.trim();
+    if !to.is_empty() && !text.is_empty() {
+        to.push(' ');
+    }
+    let room = LONGEST.saturating_sub(to.len());
+    to.extend(text.chars().take(room));
+}
+
+/// The words that end the heredocs of an instruction, in their order.
+fn heredocs(text: &str) -> Vec<String> {
+    let keyword = text.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
+    if !["RUN", "COPY", "ADD"].contains(&keyword.as_str()) {
+        return Vec::new();
+    }
+    let words = text.split_whitespace().filter_map(|word| word.strip_prefix("<<"));
+    let words = words.map(|word| word.trim_start_matches('-').trim_matches(['"', '\'']));
+    let is_name = |word: &&str| {
+        !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    words.filter(is_name).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lines(dockerfile: &str) -> Vec<(usize, String)> {
+        instructions(dockerfile).into_iter().map(|found| (found.line, found.text)).collect()
+    }
+
+    #[test]
+    fn each_step_has_the_line_on_which_it_begins() {
+        let dockerfile =
+            "# syntax=x\n\nFROM a\n  # why\nRUN one && \\\n  # not this\n\n  two\nCOPY . /\n";
+        let expected = [(3, "FROM a"), (5, "RUN one && two"), (9, "COPY . /")];
+        assert_eq!(lines(dockerfile), expected.map(|(line, text)| (line, text.to_owned())));
+        assert_eq!(lines("# escape=`\nRUN a `\n b\nRUN c\\\nRUN d").len(), 3);
+        let heredoc = "FROM a\nRUN <<EOF\nFROM b\nEOF\nCOPY <<-\"x\" /x\nRUN y\n\tx\nRUN z";
+        assert_eq!(lines(heredoc).iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2, 5, 8]);
+    }
+
+    #[test]
+    fn base_images_are_those_that_are_fetched() {
+        let dockerfile = "ARG v=1\nfrom --platform=linux/amd64 a:1 AS one\nFROM One as two\nFROM scratch\nFROM a:1\nFROM b";
+        assert_eq!(base_images(&instructions(dockerfile)), ["a:1", "b"]);
+    }
+
+    #[test]
+    fn a_frontend_is_asked_for_above_everything_else_only() {
+        assert_eq!(syntax("# syntax = docker/dockerfile:1\nFROM a"), Some("docker/dockerfile:1"));
+        assert_eq!(syntax("# a comment\n# syntax=x\nFROM a"), None);
+        assert_eq!(syntax("FROM a\n# syntax=x"), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC*|([A-Z]{0,4} ?[a<\\\\#`=\"-]{0,6}\n){0,8}") {
+            base_images(&instructions(&text));
+            syntax(&text);
+        }
+    }
+}

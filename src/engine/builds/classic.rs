@@ -1,0 +1,227 @@
+//! The words of the engine's older builder, read as events.
+//!
+//! What a step's program writes comes in the same stream as the builder's own
+//! words. So these count only where the builder would say them.
+
+use super::{Message, Next};
+use crate::domain::{
+    build::{BuildEvent, Failure, Step},
+    dockerfile::Instruction,
+};
+
+/// How the engine colours what was written to stderr.
+const RED: &str = "\u{1b}[91m";
+const PLAIN: &str = "\u{1b}[0m";
+
+pub(super) struct Classic {
+    instructions: Vec<Instruction>,
+    step: Option<Step>,
+    /// Nothing came after the head of the step yet.
+    fresh: bool,
+    container: Option<String>,
+    image: Option<String>,
+}
+
+impl Classic {
+    pub(super) fn new(instructions: Vec<Instruction>) -> Self {
+        Self { instructions, step: None, fresh: false, container: None, image: None }
+    }
+
+    pub(super) fn container(&self) -> Option<&str> {
+        self.container.as_deref()
+    }
+
+    pub(super) fn message(&mut self, message: Message) -> Option<Next> {
+        if let Some(detail) = message.error_detail {
+            return Some(Next::Failed(Failure {
+                exit_code: (detail.code != 0).then_some(detail.code),
+                message: detail.message,
+                step: self.step.clone(),
+            }));
+        }
+        if let Some(id) = message.aux.get("ID").and_then(|id| id.as_str()) {
+            self.image = Some(id.to_owned());
+            return None;
+        }
+        if !message.status.is_empty() {
+            let bytes = |count: i64| u64::try_from(count).unwrap_or(0);
+            let detail = message.progress_detail.unwrap_or_default();
+            return Some(Next::Event(BuildEvent::Progress {
+                id: message.id,
+                status: message.status,
+                current: bytes(detail.current),
+                total: bytes(detail.total),
+            }));
+        }
+        self.text(&message.stream)
+    }
+
+    fn text(&mut self, text: &str) -> Option<Next> {
+        if text.is_empty() {
+            return None;
+        }
+        if let Some(step) = self.step_of(text) {
+            self.step = Some(step.clone());
+            (self.fresh, self.container) = (true, None);
+            return Some(Next::Event(BuildEvent::Step(step)));
+        }
+        if self.image.is_some() {
+            return self.end(text);
+        }
+        if self.fresh && text == "\n" {
+            return None;
+        }
+        let said = text.strip_prefix(" ---> ").and_then(|rest| rest.strip_suffix('\n'));
+        match said {
+            Some("Using cache") if self.fresh => {
+                self.fresh = false;
+                return Some(Next::Event(BuildEvent::Cached { vertex: self.vertex() }));
+            }
+            Some(said) if self.container.is_none() => {
+                let container = said.strip_prefix("Running in ").filter(|id| is_id(id));
+                if let Some(container) = container.filter(|_| self.fresh) {
+                    (self.fresh, self.container) = (false, Some(container.to_owned()));
+                    return None;
+                }
+                if is_id(said) {
+                    self.fresh = false;
+                    return None;
+                }
+            }
+            _ => {}
+        }
+        if let Some(container) = &self.container
+            && text == format!("Removing intermediate container {container}\n")
+        {
+            self.container = None;
+            return None;
+        }
+        self.fresh = false;
+        let inside = text.strip_prefix(RED).and_then(|rest| rest.strip_suffix(PLAIN));
+        Some(Next::Event(BuildEvent::Log {
+            vertex: self.vertex(),
+            stderr: inside.is_some(),
+            data: inside.unwrap_or(text).as_bytes().to_vec(),
+        }))
+    }
+
+    /// What follows the image: warnings, and that it is done.
+    fn end(&mut self, text: &str) -> Option<Next> {
+        if let Some(warning) = text.strip_prefix("[Warning] ") {
+            return Some(Next::Event(BuildEvent::Warning(warning.trim().to_owned())));
+        }
+        let done = text.starts_with("Successfully built ");
+        self.image.clone().filter(|_| done).map(Next::Made)
+    }
+
+    /// `Step 2/5 : RUN …`, when the second is due.
+    fn step_of(&self, text: &str) -> Option<Step> {
+        let (count, name) = text.strip_prefix("Step ")?.split_once(" : ")?;
+        let (number, total) = count.split_once('/')?;
+        let (number, total): (u32, u32) = (number.parse().ok()?, total.parse().ok()?);
+        let due = match &self.step {
+            Some(step) => number == step.number + 1 && total == step.total,
+            None => number == 1,
+        };
+        let done = self.container.is_none() && self.image.is_none();
+        if !due || !done || number > total {
+            return None;
+        }
+        let at = usize::try_from(number - 1).ok()?;
+        let line = self.instructions.get(at).and_then(|found| u32::try_from(found.line).ok());
+        Some(Step {
+            vertex: number.to_string(),
+            name: name.trim_end().chars().take(1024).collect(),
+            number,
+            total,
+            line: line.unwrap_or(0),
+        })
+    }
+
+    fn vertex(&self) -> String {
+        self.step.as_ref().map(|step| step.vertex.clone()).unwrap_or_default()
+    }
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::dockerfile::instructions;
+
+    fn read(dockerfile: &str, stream: &[&str]) -> Vec<Next> {
+        let mut classic = Classic::new(instructions(dockerfile));
+        let message = |text: &&str| match text.starts_with('{') {
+            true => serde_json::from_str(text).unwrap(),
+            false => Message { stream: (*text).to_owned(), ..Default::default() },
+        };
+        stream.iter().filter_map(|text| classic.message(message(text))).collect()
+    }
+
+    #[test]
+    fn a_build_is_told_as_steps_logs_and_an_image() {
+        let told = read(
+            "FROM a\n\nRUN x\nRUN y\n",
+            &[
+                "Step 1/3 : FROM a",
+                "\n",
+                r#"{"status":"Downloading","id":"l","progressDetail":{"current":1,"total":2}}"#,
+                " ---> 970f85668e83\n",
+                "Step 2/3 : RUN x",
+                "\n",
+                " ---> Using cache\n",
+                " ---> d316fa2b8b4d\n",
+                "Step 3/3 : RUN y",
+                "\n",
+                " ---> Running in ca5809c1f124\n",
+                "out",
+                "\u{1b}[91merr\n\u{1b}[0m",
+                "Step 4/3 : fake",
+                "Removing intermediate container 000000000000\n",
+                "Removing intermediate container ca5809c1f124\n",
+                " ---> 0b98d1830727\n",
+                r#"{"aux":{"ID":"sha256:0b98"}}"#,
+                "[Warning] One or more build-args [BAR] were not consumed\n",
+                "Successfully built 0b98d1830727\n",
+                "Successfully tagged a:1\n",
+            ],
+        );
+        let mut text = String::new();
+        for next in told {
+            text += &match next {
+                Next::Event(BuildEvent::Step(step)) => {
+                    format!("{}/{}@{} {}|", step.number, step.total, step.line, step.name)
+                }
+                Next::Event(BuildEvent::Cached { vertex }) => format!("cached {vertex}|"),
+                Next::Event(BuildEvent::Log { vertex, stderr, data }) => {
+                    format!("{vertex} {stderr} {:?}|", String::from_utf8(data).unwrap())
+                }
+                Next::Event(BuildEvent::Progress { id, current, total, .. }) => {
+                    format!("{id} {current}/{total}|")
+                }
+                Next::Event(BuildEvent::Warning(warning)) => format!("{warning}|"),
+                Next::Made(id) => id,
+                other => format!("{other:?}"),
+            };
+        }
+        assert_eq!(
+            text,
+            "1/3@1 FROM a|l 1/2|2/3@3 RUN x|cached 2|3/3@4 RUN y|3 false \"out\"|3 true \"err\\n\"|\
+             3 false \"Step 4/3 : fake\"|3 false \"Removing intermediate container 000000000000\\n\"|\
+             One or more build-args [BAR] were not consumed|sha256:0b98"
+        );
+    }
+
+    #[test]
+    fn a_failure_names_its_step_and_exit_code() {
+        let told = read(
+            "FROM a",
+            &["Step 1/1 : FROM a", r#"{"errorDetail":{"code":3,"message":"no"},"error":"no"}"#],
+        );
+        let [_, Next::Failed(failure)] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((failure.exit_code, failure.step.as_ref().unwrap().number), (Some(3), 1));
+    }
+}

@@ -1,0 +1,257 @@
+//! Builds: a context goes to the engine, what happens comes back as events.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE};
+use bytes::BytesMut;
+use futures_util::TryStreamExt as _;
+use http::{Request, header};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Credential, Engine, body::Body, context::Archived, errors};
+use crate::domain::{
+    Error, Kind, Result,
+    build::{BuildEvent, BuildSpec, Failure},
+    dockerfile::Instruction,
+    image::ImageRef,
+};
+
+mod classic;
+
+use classic::Classic;
+
+/// Longest message of the engine.
+const LONGEST: usize = 16 << 20;
+/// How docker.io is called where credentials are given.
+const DOCKER_IO: &str = "https://index.docker.io/v1/";
+
+/// A build that the engine does.
+pub struct Building {
+    address: String,
+    body: Body,
+    buffer: BytesMut,
+    classic: Classic,
+}
+
+/// What the engine needs beside the context.
+pub struct NewBuild<'a> {
+    /// What was asked for.
+    pub spec: &'a BuildSpec,
+    /// Where the Dockerfile is in the archive.
+    pub dockerfile_path: &'a str,
+    /// Its instructions.
+    pub instructions: Vec<Instruction>,
+    /// For the registries of its images.
+    pub credentials: &'a [(ImageRef, Credential)],
+}
+
+/// One message of the engine.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Message {
+    stream: String,
+    status: String,
+    id: String,
+    progress_detail: Option<Progress>,
+    error_detail: Option<Detail>,
+    aux: serde_json::Value,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Progress {
+    current: i64,
+    total: i64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Detail {
+    code: i32,
+    message: String,
+}
+
+/// How a build goes on.
+#[derive(Debug)]
+pub enum Next {
+    /// Something happened.
+    Event(BuildEvent),
+    /// It failed.
+    Failed(Failure),
+    /// The image of this id was made.
+    Made(String),
+}
+
+impl Engine {
+    /// Builds; dropping the answer, or this call, ends the build.
+    pub async fn build(&self, new: NewBuild<'_>, archive: Archived) -> Result<Building> {
+        let version = self.docker().await?.client_version();
+        let (major, minor) = (version.major_version, version.minor_version);
+        let question = Request::builder()
+            .uri(format!("/v{major}.{minor}/build?{}", query(&new)))
+            .header(header::CONTENT_TYPE, "application/x-tar")
+            .header("X-Registry-Config", registries(new.credentials));
+        let sent = StreamBody::new(archive.map_ok(Frame::data)).boxed_unsync();
+        let body = Body::post(self.address.clone(), question, sent).await?;
+        Ok(Building {
+            address: self.address.clone(),
+            body,
+            buffer: BytesMut::new(),
+            classic: Classic::new(new.instructions),
+        })
+    }
+}
+
+impl Building {
+    /// What happens next; `None` when the engine has nothing more to say.
+    pub async fn next(&mut self) -> Result<Option<Next>> {
+        loop {
+            while let Some(end) = memchr::memchr(b'\n', &self.buffer) {
+                let line = self.buffer.split_to(end + 1);
+                if let Some(next) = self.line(&line)? {
+                    return Ok(Some(next));
+                }
+            }
+            if self.buffer.len() > LONGEST {
+                return Err(errors::garbled(&self.address));
+            }
+            match self.body.chunk().await? {
+                Some(bytes) => self.buffer.extend_from_slice(&bytes),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => self.buffer.extend_from_slice(b"\n"),
+            }
+        }
+    }
+
+    /// The container in which a step runs now.
+    pub fn container(&self) -> Option<&str> {
+        self.classic.container()
+    }
+
+    fn line(&mut self, line: &[u8]) -> Result<Option<Next>> {
+        let line = line.trim_ascii();
+        if line.is_empty() {
+            return Ok(None);
+        }
+        let message: Message = serde_json::from_slice(line)
+            .map_err(|error| errors::garbled(&self.address).because(error))?;
+        Ok(self.classic.message(message))
+    }
+}
+
+/// The error for a build that failed.
+pub fn build_error(failure: &Failure) -> Error {
+    let at = failure.step.as_ref().map(|step| {
+        let line = if step.line > 0 { format!(", line {}", step.line) } else { String::new() };
+        format!("at step {} of {}{line} ({}): ", step.number, step.total, step.name)
+    });
+    let told = failure.message.trim();
+    let fetches = failure.step.as_ref().is_some_and(|step| {
+        step.name.get(..5).is_some_and(|word| word.eq_ignore_ascii_case("FROM "))
+    });
+    let (kind, reason) = if told.contains("no space left on device") {
+        (Kind::ResourceExhausted, "NO_SPACE")
+    } else if fetches {
+        let fetched = errors::streamed(told);
+        (fetched.kind(), fetched.reason())
+    } else {
+        (Kind::FailedPrecondition, "BUILD_FAILED")
+    };
+    let message = format!("the build failed {}{told}", at.unwrap_or_default());
+    let mut error = Error::new(kind, reason, message);
+    if let Some(step) = &failure.step {
+        error = error.with("step", step.number.to_string()).with("line", step.line.to_string());
+    }
+    match failure.exit_code {
+        Some(code) => error.with("exitCode", code.to_string()),
+        None => error,
+    }
+}
+
+/// Tells where the Dockerfile is wrong, when that is what the engine says.
+pub fn refused(error: Error, dockerfile: &str) -> Error {
+    const MARK: &str = "dockerfile parse error";
+    let Some(at) = error.message().find(MARK) else { return error };
+    let told = error.message()[at + MARK.len()..].trim().trim_start_matches("on ").to_owned();
+    let rest = told.strip_prefix("line ").unwrap_or(&told);
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let line: Option<usize> = rest[..digits].parse().ok();
+    let text = line.and_then(|line| dockerfile.lines().nth(line.checked_sub(1)?));
+    let why = rest[digits..].trim_start_matches(':').trim();
+    let message = match (line, text) {
+        (Some(line), Some(text)) => {
+            let text: String = text.trim().chars().take(200).collect();
+            format!("the Dockerfile is wrong on line {line}, {text:?}: {why}")
+        }
+        _ => format!("the Dockerfile is wrong: {told}"),
+    };
+    let line = line.map(|line| line.to_string()).unwrap_or_default();
+    Error::new(Kind::InvalidArgument, "DOCKERFILE_SYNTAX", message)
+        .with("line", line)
+        .with("text", text.unwrap_or_default().trim())
+}
+
+fn query(new: &NewBuild<'_>) -> String {
+    let spec = new.spec;
+    let json = |value: serde_json::Value| value.to_string();
+    // Containers of steps are removed, also of the one that fails.
+    let mut pairs = vec![
+        ("dockerfile", new.dockerfile_path.to_owned()),
+        ("rm", "1".to_owned()),
+        ("forcerm", "1".to_owned()),
+    ];
+    pairs.extend(spec.names.iter().map(|name| ("t", name.familiar())));
+    let mut set = |key, value: Option<String>| pairs.extend(value.map(|value| (key, value)));
+    set("nocache", spec.no_cache.then(|| "1".to_owned()));
+    set("pull", spec.pull.then(|| "1".to_owned()));
+    set("target", Some(spec.target.clone()).filter(|target| !target.is_empty()));
+    set("platform", Some(spec.platform.clone()).filter(|platform| !platform.is_empty()));
+    set("buildargs", (!spec.args.is_empty()).then(|| json(json!(spec.args))));
+    set("labels", (!spec.labels.is_empty()).then(|| json(json!(spec.labels))));
+    let images: Vec<_> = spec.cache_from.iter().map(ImageRef::familiar).collect();
+    set("cachefrom", (!images.is_empty()).then(|| json(json!(images))));
+    let pair = |(key, value): &(&str, String)| {
+        format!("{key}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))
+    };
+    pairs.iter().map(pair).collect::<Vec<_>>().join("&")
+}
+
+fn registries(credentials: &[(ImageRef, Credential)]) -> String {
+    let mut all = serde_json::Map::new();
+    for (image, credential) in credentials {
+        let host = match image.registry() {
+            "docker.io" => DOCKER_IO,
+            host => host,
+        };
+        let login = json!({
+            "username": credential.username,
+            "password": credential.password,
+            "identitytoken": credential.identity_token.clone().unwrap_or_default(),
+            "serveraddress": host,
+        });
+        all.insert(host.to_owned(), login);
+    }
+    URL_SAFE.encode(serde_json::Value::Object(all).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_syntax_error_tells_the_line_and_its_text() {
+        for words in ["dockerfile parse error line 2: x", "dockerfile parse error on line 2: x"] {
+            let error = refused(errors::answered(400, words), "FROM a\n RUUN b\n");
+            assert_eq!(error.message(), "the Dockerfile is wrong on line 2, \"RUUN b\": x");
+            assert_eq!(
+                (error.kind(), error.reason()),
+                (Kind::InvalidArgument, "DOCKERFILE_SYNTAX")
+            );
+            assert_eq!(error.metadata()["line"], "2");
+        }
+        let other = refused(errors::answered(400, "failed to reach build target x"), "FROM a");
+        assert_eq!(other.reason(), "ENGINE_REFUSED");
+    }
+}

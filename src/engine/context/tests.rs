@@ -1,0 +1,191 @@
+//! What is sent of a tree, and what never is.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::domain::Kind;
+
+fn tree(files: &[(&str, &str)]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (path, content) in files {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    dir
+}
+
+async fn opened(root: &Path, folder: &Path, dockerfile: &str) -> Result<Context> {
+    let folder = folder.to_str().unwrap().to_owned();
+    Context::open(vec![root.to_owned()], folder, dockerfile.to_owned()).await
+}
+
+/// What is sent, as GNU tar reads it, and the warnings.
+async fn sent(context: Context) -> Result<(Vec<u8>, Vec<String>)> {
+    let Sending { mut archive, mut warnings, state } = context.send();
+    let mut bytes = Vec::new();
+    while let Some(piece) = archive.next().await {
+        match piece {
+            Ok(piece) => bytes.extend_from_slice(&piece),
+            Err(_) => return Err(state.failure().unwrap()),
+        }
+    }
+    let mut told = Vec::new();
+    while let Some(warning) = warnings.recv().await {
+        told.push(warning);
+    }
+    assert_eq!(state.sent(), bytes.len() as u64);
+    Ok((bytes, told))
+}
+
+fn tar(bytes: &[u8], args: &[&str]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.tar");
+    fs::write(&file, bytes).unwrap();
+    let out = Command::new("tar").args(args).arg("-f").arg(file).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+async fn listed(dir: &TempDir) -> Vec<String> {
+    let context = opened(dir.path(), dir.path(), "").await.unwrap();
+    let (bytes, _) = sent(context).await.unwrap();
+    tar(&bytes, &["-t"]).lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_tree_is_sent_sorted_with_its_modes_and_links() {
+    let dir = tree(&[("Dockerfile", "FROM a"), ("b/z", "zz"), ("b/a", "a"), ("a.b", "")]);
+    let at = |path: &str| dir.path().join(path);
+    fs::set_permissions(at("b/z"), fs::Permissions::from_mode(0o4755)).unwrap();
+    std::os::unix::fs::symlink("/etc/shadow", at("out")).unwrap();
+    std::os::unix::fs::symlink("../../..", at("b/up")).unwrap();
+    fs::hard_link(at("b/a"), at("c")).unwrap();
+    let long = "l".repeat(200);
+    fs::write(at(&long), "long").unwrap();
+    assert!(Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+
+    let context = opened(dir.path(), dir.path(), "").await.unwrap();
+    let (bytes, warnings) = sent(context).await.unwrap();
+    let names = tar(&bytes, &["-t"]);
+    let expected =
+        ["Dockerfile", "a.b", "b/", "b/a", "b/up", "b/z", "c", "fifo", long.as_str(), "out"];
+    assert_eq!(names.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(warnings, ["the socket \"socket\" is left out"]);
+    let told = tar(&bytes, &["-tv", "--numeric-owner"]);
+    for part in ["-rwsr-xr-x 0/0", "out -> /etc/shadow", "up -> ../../..", "c link to b/a", "prw"] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    assert_eq!(tar(&bytes, &["-xO", &long]), "long");
+
+    let again = opened(dir.path(), dir.path(), "").await.unwrap();
+    assert!(sent(again).await.unwrap().0 == bytes, "the same tree is the same bytes");
+}
+
+#[tokio::test]
+async fn what_is_listed_stays_out_but_for_what_the_build_needs() {
+    let dir = tree(&[
+        ("Dockerfile", "FROM a"),
+        (".dockerignore", "*\n!a\n!b/keep\n"),
+        ("a/x", ""),
+        ("b/keep", ""),
+        ("b/drop", ""),
+        ("c", ""),
+    ]);
+    assert_eq!(listed(&dir).await, [".dockerignore", "Dockerfile", "a/", "a/x", "b/keep"]);
+}
+
+#[tokio::test]
+async fn a_list_of_the_dockerfiles_own_wins_and_its_dockerfile_comes_beside() {
+    let dir = tree(&[
+        ("Dockerfile", "FROM a"),
+        ("Dockerfile.dockerignore", "Dockerfile*\n.dockerignore\n"),
+        (".dockerignore", "*"),
+        ("a", ""),
+    ]);
+    let context = opened(dir.path(), dir.path(), "").await.unwrap();
+    let name = context.dockerfile_path.clone();
+    let (bytes, _) = sent(context).await.unwrap();
+    assert_eq!(tar(&bytes, &["-t"]), format!("a\n.dockerignore\n{name}\n"));
+    assert_eq!(tar(&bytes, &["-xO", ".dockerignore"]), format!(".dockerignore\n{name}\n"));
+    assert_eq!(tar(&bytes, &["-xO", &name]), "FROM a");
+}
+
+#[tokio::test]
+async fn a_dockerfile_outside_of_the_context_comes_beside() {
+    let dir = tree(&[("ctx/a", ""), ("ctx/.dockerignore", "b"), ("other/Dockerfile", "FROM a")]);
+    let folder = dir.path().join("ctx");
+    for path in ["../other/Dockerfile", dir.path().join("other/Dockerfile").to_str().unwrap()] {
+        let context = opened(dir.path(), &folder, path).await.unwrap();
+        let name = context.dockerfile_path.clone();
+        let (bytes, _) = sent(context).await.unwrap();
+        assert_eq!(tar(&bytes, &["-t"]), format!("a\n.dockerignore\n{name}\n"));
+        assert_eq!(tar(&bytes, &["-xO", ".dockerignore"]), format!("b\n!.dockerignore\n{name}\n"));
+    }
+}
+
+#[tokio::test]
+async fn nothing_outside_of_the_roots_is_opened_or_told() {
+    let (inside, outside) = (tree(&[("ctx/Dockerfile", "FROM a")]), tree(&[("Dockerfile", "x")]));
+    let (root, ctx) = (inside.path(), inside.path().join("ctx"));
+    let link = inside.path().join("link");
+    std::os::unix::fs::symlink(outside.path(), &link).unwrap();
+    std::os::unix::fs::symlink(outside.path().join("Dockerfile"), ctx.join("Out")).unwrap();
+    std::os::unix::fs::symlink(ctx.join("Dockerfile"), ctx.join("In")).unwrap();
+    let beyond = format!("{}/../..", root.display());
+    for (folder, dockerfile, words) in [
+        (outside.path(), "", "lies outside"),
+        (Path::new("/nowhere/at/all"), "", "lies outside"),
+        (Path::new(&beyond), "", "lies outside"),
+        (Path::new("relative"), "", "not absolute"),
+        (&link, "", "leads by a link out"),
+        (&root.join("missing"), "", "nothing at"),
+        (&ctx.join("Dockerfile"), "", "no folder"),
+        (&ctx, "Missing", "no Dockerfile at"),
+        (&ctx, "../../../../etc/passwd", "lies outside"),
+        (&ctx, "/etc/passwd", "lies outside"),
+        (&ctx, "Out", "leads by a link out"),
+        (&ctx, "../ctx", "cannot be used"),
+        (root, "", "no Dockerfile at"),
+    ] {
+        let error = opened(root, folder, dockerfile).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
+        assert!(error.message().contains(words), "{words} in {error}");
+    }
+    assert_eq!(opened(root, &ctx, "In").await.unwrap().dockerfile_path, "Dockerfile");
+}
+
+#[tokio::test]
+async fn a_file_that_shrinks_while_it_is_read_fails_and_one_that_grows_does_not() {
+    use std::{io::Write as _, sync::atomic::AtomicBool};
+    let dir = tree(&[("Dockerfile", "FROM a")]);
+    let path = dir.path().join("grows");
+    fs::write(&path, vec![b'x'; 8 << 20]).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (ends, grows) = (stop.clone(), path.clone());
+    let writer = std::thread::spawn(move || {
+        let mut file = fs::OpenOptions::new().append(true).open(grows).unwrap();
+        while !ends.load(Ordering::Relaxed) {
+            file.write_all(b"more").unwrap();
+        }
+    });
+    let context = opened(dir.path(), dir.path(), "").await.unwrap();
+    let (bytes, _) = sent(context).await.unwrap();
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    assert_eq!(tar(&bytes, &["-t"]), "Dockerfile\ngrows\n", "the archive is sound");
+
+    // Nobody reads on until the file is short: the pieces that wait are bounded.
+    fs::write(&path, vec![b'x'; 8 << 20]).unwrap();
+    let Sending { mut archive, state, .. } =
+        opened(dir.path(), dir.path(), "").await.unwrap().send();
+    archive.next().await.unwrap().unwrap();
+    fs::write(&path, "short").unwrap();
+    while archive.next().await.is_some() {}
+    let error = state.failure().unwrap();
+    assert_eq!((error.kind(), error.reason()), (Kind::FailedPrecondition, "CONTEXT_UNUSABLE"));
+    assert!(error.message().contains("grows") && error.message().contains("shorter"), "{error}");
+}

@@ -1,0 +1,122 @@
+//! Images are built from a folder of the node, as the command line builds them.
+
+#![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
+
+use std::{fs, path::Path};
+
+use container_svc::rpc::pb::{
+    self, build_image_stream_response::Event, build_service_client::BuildServiceClient,
+};
+use prost::Message as _;
+use tempfile::TempDir;
+use tonic::{Request, Status, Streaming, metadata::MetadataValue, transport::Channel};
+
+use super::support::{Service, docker, image, unique};
+
+mod bad_input;
+mod beside_docker;
+mod ends;
+mod tells;
+
+/// A folder with these files, the only one that its service may read; and the
+/// images that were built of it, which go with it.
+pub(crate) struct Tree {
+    dir: TempDir,
+    name: String,
+}
+
+impl Tree {
+    /// A Dockerfile, after a FROM of the test image, and further files.
+    pub(crate) fn new(dockerfile: &str, files: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let tree = Self { dir, name: format!("{}:1", unique("built")) };
+        tree.write("ctx/Dockerfile", &format!("FROM {}\n{dockerfile}", image()));
+        for (path, content) in files {
+            tree.write(&format!("ctx/{path}"), content);
+        }
+        tree
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn path(&self, below: &str) -> String {
+        self.root().join(below).display().to_string()
+    }
+
+    pub(crate) fn write(&self, path: &str, content: &str) {
+        let path = self.root().join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::write(path, content).expect("a file");
+    }
+
+    /// A service that may read it.
+    pub(crate) async fn service(&self) -> Service {
+        let root = self.root().to_owned();
+        Service::with(|config| config.build_roots = vec![root]).await.synced().await
+    }
+
+    pub(crate) fn request(&self) -> pb::BuildImageRequest {
+        pb::BuildImageRequest {
+            name: self.name.clone(),
+            context_path: self.path("ctx"),
+            ..Default::default()
+        }
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        docker(&["rmi", "-f", &self.name]);
+    }
+}
+
+/// Begins a build.
+pub(crate) async fn begin(
+    service: &Service,
+    build: pb::BuildImageRequest,
+) -> Result<Streaming<pb::BuildImageStreamResponse>, Status> {
+    let channel = Channel::from_shared(service.url.clone()).expect("a url").connect().await;
+    let mut client = BuildServiceClient::new(channel.expect("it listens"));
+    // Both requests have the same fields.
+    let build = pb::BuildImageStreamRequest::decode(&*build.encode_to_vec()).expect("the same");
+    let mut request = Request::new(build);
+    let bearer: MetadataValue<_> = format!("Bearer {}", service.token).parse().expect("ascii");
+    request.metadata_mut().insert("authorization", bearer);
+    Ok(client.build_image_stream(request).await?.into_inner())
+}
+
+/// All events of a build, and how it failed.
+pub(crate) async fn build(
+    service: &Service,
+    request: pb::BuildImageRequest,
+) -> (Vec<Event>, Option<Status>) {
+    let mut stream = match begin(service, request).await {
+        Ok(stream) => stream,
+        Err(status) => return (Vec::new(), Some(status)),
+    };
+    let mut events = Vec::new();
+    loop {
+        match stream.message().await {
+            Ok(Some(message)) => events.push(message.event.expect("an event")),
+            Ok(None) => return (events, None),
+            Err(status) => return (events, Some(status)),
+        }
+    }
+}
+
+/// The image, when the build made one.
+pub(crate) fn finished(told: &(Vec<Event>, Option<Status>)) -> pb::BuildImageResponse {
+    match told {
+        (events, None) => match events.last() {
+            Some(Event::Finished(image)) => image.clone(),
+            other => panic!("it ended with {other:?}"),
+        },
+        (events, Some(status)) => panic!("it failed: {status:?} after {events:?}"),
+    }
+}
+
+pub(crate) fn count(events: &[Event], is: impl Fn(&Event) -> bool) -> usize {
+    events.iter().filter(|event| is(event)).count()
+}
