@@ -105,6 +105,9 @@ pub struct Config {
     pub events_max_age: Duration,
     /// How many events are kept, 100 to 1000000. Default 100000.
     pub events_max_count: u64,
+    /// NVIDIA's management library: a name that the loader finds, or an absolute path.
+    /// Default `libnvidia-ml.so.1`. A node without it has no GPU.
+    pub nvml_library: String,
     /// How long open calls may go on after a stop signal, at most 1 h. Default 10 s.
     pub drain_timeout: Duration,
     /// How long one call to the engine may take, 1 s to 1 h; creating, starting and
@@ -198,6 +201,7 @@ impl Config {
             container_log_files: layers.or("container_log_files", parse::log_files, 3)?,
             events_max_age: layers.or("events_max_age", parse::log_age, DAY * 90)?,
             events_max_count: layers.or("events_max_count", parse::event_count, 100_000)?,
+            nvml_library: layers.or("nvml_library", parse::library, "libnvidia-ml.so.1".into())?,
             drain_timeout: layers.or(
                 "drain_timeout",
                 |v| parse::duration_in(v, Duration::ZERO),

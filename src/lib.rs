@@ -7,7 +7,7 @@
 //! - [`cli`]: the client subcommands.
 //! - [`gateway`]: the JSON bridge; [`rpc`]: the gRPC services.
 //! - [`app`]: the use cases, free of transport.
-//! - [`engine`], [`store`], [`fetch`]: the adapters to Docker, SQLite and HTTP.
+//! - [`engine`], [`store`], [`gpu`], [`fetch`]: the adapters to Docker, SQLite, NVML and HTTP.
 //! - [`domain`]: the rules, free of everything.
 
 pub mod app;
@@ -17,6 +17,7 @@ pub mod domain;
 pub mod engine;
 pub mod fetch;
 pub mod gateway;
+pub mod gpu;
 pub mod rpc;
 pub mod server;
 pub mod store;

@@ -28,6 +28,7 @@ use crate::{
     engine::{Engine, LogFilesLimit},
     fetch::{Registry, RegistrySettings},
     gateway::Gateway,
+    gpu::Gpus,
     rpc::{self, Auth, Permissions, pb},
     store::{
         Store,
@@ -53,6 +54,7 @@ pub async fn run(
     write_admin_token(&config, &app).await?;
     tasks.background("tracker", app::follow(app.clone()));
     tasks.background("logs", app::logs::collect(app.clone()));
+    tasks.background("gpus", app::gpus::sample(app.clone()));
     tasks.background("log retention", app::logs::retain(app.clone()));
     tasks.background("event retention", app::events::retain(app.clone()));
 
@@ -106,7 +108,7 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
         timeout: config.engine_timeout,
     })?;
     let engine = Engine::new(&config.engine, config.engine_timeout);
-    App::new(settings, engine, store, logs, registry, tasks).await
+    App::new(settings, engine, store, logs, registry, Gpus::new(&config.nvml_library)?, tasks).await
 }
 
 /// Everything that the one port serves.

@@ -5,7 +5,11 @@ use procfs::{WithCurrentSystemInfo as _, process::Process};
 
 use super::App;
 use crate::{
-    domain::{container::State, metrics::Family},
+    domain::{
+        container::State,
+        gpu::{Device, Inventory},
+        metrics::Family,
+    },
     store::logs::Source,
 };
 
@@ -20,6 +24,7 @@ impl App {
             self.engine_figures(),
             self.log_figures(),
             self.event_figures(),
+            gpu_figures(&self.gpus.last()),
         ]
         .concat()
     }
@@ -110,6 +115,39 @@ impl App {
             ),
         ]
     }
+}
+
+/// As they were seen last; a scrape does not ask the driver.
+fn gpu_figures(seen: &Inventory) -> Vec<Family> {
+    let each = |name, help, value: fn(&Device) -> Option<f64>| {
+        let told = seen.devices.iter().filter_map(|device| Some((device, value(device)?)));
+        told.fold(Family::gauge(name, help), |family, (device, value)| {
+            let labels = [("gpu", device.index.to_string()), ("uuid", device.uuid.clone())];
+            let labels = labels.each_ref().map(|(key, value)| (*key, value.as_str()));
+            family.labelled(&labels, value)
+        })
+    };
+    vec![
+        Family::gauge("container_svc_gpus", "GPUs of the node.").value(seen.devices.len() as f64),
+        each("container_svc_gpu_usable", "1 while the GPU answers its driver.", |gpu| {
+            Some(flag(gpu.lost.is_none()))
+        }),
+        each("container_svc_gpu_memory_total_bytes", "Memory of the GPU.", |gpu| {
+            gpu.memory.map(|memory| memory.total as f64)
+        }),
+        each("container_svc_gpu_memory_used_bytes", "Memory that processes have.", |gpu| {
+            gpu.memory.map(|memory| memory.used as f64)
+        }),
+        each("container_svc_gpu_utilization_ratio", "How busy the GPU was, 0 to 1.", |gpu| {
+            gpu.utilization.map(|percent| f64::from(percent) / 100.0)
+        }),
+        each("container_svc_gpu_temperature_celsius", "Temperature of the GPU.", |gpu| {
+            gpu.temperature.map(f64::from)
+        }),
+        each("container_svc_gpu_power_watts", "What the GPU draws.", |gpu| {
+            gpu.power.map(|milliwatts| f64::from(milliwatts) / 1000.0)
+        }),
+    ]
 }
 
 fn service() -> Vec<Family> {

@@ -12,12 +12,14 @@ use crate::{
     },
     engine::{Engine, LogFilesLimit},
     fetch::Registry,
+    gpu::Gpus,
     store::{Store, logs::LogStore},
 };
 
 pub mod access;
 pub mod builds;
 pub mod events;
+pub mod gpus;
 pub mod images;
 pub mod keeps;
 pub mod list;
@@ -74,6 +76,8 @@ pub struct App {
     pub logs: logs::Logs,
     /// Registries.
     pub registry: Registry,
+    /// GPUs of the node.
+    pub gpus: Gpus,
     /// What is known of the node.
     pub view: view::View,
     /// Who works on which name.
@@ -100,6 +104,7 @@ impl App {
         store: Store,
         logs: LogStore,
         registry: Registry,
+        gpus: Gpus,
         tasks: tasks::Tasks,
     ) -> Result<Arc<Self>> {
         let access = access::Tokens::load(&store).await?;
@@ -109,6 +114,7 @@ impl App {
             engine,
             store,
             registry,
+            gpus,
             view: view::View::default(),
             locks: locks::Locks::default(),
             ports: ports::Reserved::default(),

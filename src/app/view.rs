@@ -187,6 +187,11 @@ impl View {
         self.read().by_id.contains_key(id)
     }
 
+    /// The one with this whole id.
+    pub fn by_id(&self, id: &str) -> Option<Arc<Container>> {
+        self.read().by_id.get(id).map(|entry| entry.container.clone())
+    }
+
     /// Those with this name or alias; the holder of the name itself first.
     pub fn named(&self, name: &str) -> Vec<Arc<Container>> {
         let inner = self.read();

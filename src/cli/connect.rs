@@ -15,8 +15,9 @@ use crate::{
     config::default_data_dir,
     rpc::pb::{
         container_service_client::ContainerServiceClient, event_service_client::EventServiceClient,
-        image_service_client::ImageServiceClient, log_service_client::LogServiceClient,
-        node_service_client::NodeServiceClient, token_service_client::TokenServiceClient,
+        gpu_service_client::GpuServiceClient, image_service_client::ImageServiceClient,
+        log_service_client::LogServiceClient, node_service_client::NodeServiceClient,
+        token_service_client::TokenServiceClient,
     },
 };
 
@@ -57,6 +58,11 @@ impl Session {
     /// The client for events.
     pub(super) fn events(&self) -> EventServiceClient<Wire> {
         EventServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// The client for GPUs.
+    pub(super) fn gpus(&self) -> GpuServiceClient<Wire> {
+        GpuServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
     /// The client for images.

@@ -4,6 +4,7 @@ mod completions;
 mod connect;
 mod events;
 mod failure;
+mod gpus;
 mod info;
 mod inspect;
 mod logs;
@@ -95,6 +96,8 @@ enum Command {
     Events(events::Args),
     /// Print containers and their changes as they happen
     Watch(watch::Args),
+    /// List the GPUs of the node, and what uses them
+    Gpus(gpus::Args),
     /// Describe the node, its engine and the service
     Info,
     /// Make, list and revoke tokens
@@ -127,6 +130,7 @@ impl Cli {
             Command::Logs(args) => logs::logs(*args, session().await?, out).await,
             Command::Events(args) => events::events(args, session().await?, out).await,
             Command::Watch(args) => watch::watch(args, session().await?, out).await,
+            Command::Gpus(args) => gpus::gpus(&args, session().await?, out).await,
             Command::Info => info::info(session().await?, out).await,
             Command::Token(args) => token::token(args, session().await?, out).await,
         }

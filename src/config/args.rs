@@ -101,6 +101,9 @@ pub struct ServeArgs {
     /// How many events are kept [default: 100000]
     #[arg(long, value_name = "COUNT")]
     pub events_max_count: Option<String>,
+    /// NVIDIA's management library, by name or absolute path [default: libnvidia-ml.so.1]
+    #[arg(long, value_name = "LIBRARY")]
+    pub nvml_library: Option<String>,
     /// How long open calls may go on after a stop signal [default: 10s]
     #[arg(long, value_name = "TIME")]
     pub drain_timeout: Option<String>,
@@ -141,6 +144,7 @@ impl ServeArgs {
             ("container_log_files", one(&self.container_log_files)),
             ("events_max_age", one(&self.events_max_age)),
             ("events_max_count", one(&self.events_max_count)),
+            ("nvml_library", one(&self.nvml_library)),
             ("drain_timeout", one(&self.drain_timeout)),
             ("engine_timeout", one(&self.engine_timeout)),
         ])

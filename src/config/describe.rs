@@ -36,6 +36,7 @@ pub(super) fn describe(config: &Config) -> String {
     text.bare("container_log_files", config.container_log_files);
     text.string("events_max_age", format_args!("{}s", config.events_max_age.as_secs()));
     text.bare("events_max_count", config.events_max_count);
+    text.string("nvml_library", &config.nvml_library);
     text.string("drain_timeout", format_args!("{}ms", config.drain_timeout.as_millis()));
     text.string("engine_timeout", format_args!("{}ms", config.engine_timeout.as_millis()));
     text.0

@@ -36,6 +36,7 @@ const KEYS: &[&str] = &[
     "container_log_files",
     "events_max_age",
     "events_max_count",
+    "nvml_library",
     "drain_timeout",
     "engine_timeout",
 ];

@@ -192,6 +192,15 @@ pub(super) fn event_count(text: &str) -> Parsed<u64> {
     count.ok_or_else(|| "is not a number of events; choose from 100 to 1000000".to_owned())
 }
 
+/// The loader takes a name without a slash from where the system keeps libraries. A
+/// relative path would depend on where the service was started.
+pub(super) fn library(text: &str) -> Parsed<String> {
+    if !text.is_empty() && (Path::new(text).is_absolute() || !text.contains('/')) {
+        return Ok(text.to_owned());
+    }
+    Err("is not a library; write a name as libnvidia-ml.so.1, or an absolute path".to_owned())
+}
+
 pub(super) fn boolean(text: &str) -> Parsed<bool> {
     match text {
         "true" | "1" => Ok(true),

@@ -7,6 +7,7 @@ pub mod cursor;
 pub mod dockerfile;
 pub mod error;
 pub mod event;
+pub mod gpu;
 pub mod ignore;
 pub mod image;
 pub mod keep;

@@ -11,6 +11,7 @@ mod builds;
 mod containers;
 mod convert;
 mod events;
+mod gpus;
 pub mod health;
 mod images;
 mod keeps;
@@ -48,6 +49,10 @@ pub fn routes(app: &Arc<App>) -> Routes {
                 .max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(
+            pb::gpu_service_server::GpuServiceServer::new(service())
+                .max_decoding_message_size(MAX_REQUEST),
+        )
+        .add_service(
             pb::image_service_server::ImageServiceServer::new(service())
                 .max_decoding_message_size(MAX_REQUEST),
         )
@@ -78,6 +83,7 @@ pub const SERVICES: &[&str] = &[
     pb::build_service_server::SERVICE_NAME,
     pb::container_service_server::SERVICE_NAME,
     pb::event_service_server::SERVICE_NAME,
+    pb::gpu_service_server::SERVICE_NAME,
     pb::image_service_server::SERVICE_NAME,
     pb::keep_service_server::SERVICE_NAME,
     LOGS,

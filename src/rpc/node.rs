@@ -36,6 +36,7 @@ impl NodeService for Service {
     ) -> Result<Response<pb::GetNodeResponse>, Status> {
         let app = &self.0;
         let (version, fresh, all) = (app.node.version(), app.view.freshness(), app.view.all());
+        let gpus = app.gpus.look().await;
         let range = app.settings.port_range;
         let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         let node = pb::Node {
@@ -55,6 +56,7 @@ impl NodeService for Service {
             containers_running: count(all.iter().filter(|row| row.is_running()).count()),
             containers_total: count(all.len()),
             logs: Some(super::logs::node_logs(app)),
+            gpus: Some(super::gpus::node(&gpus, app)),
         };
         Ok(Response::new(pb::GetNodeResponse { node: Some(node) }))
     }

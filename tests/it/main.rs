@@ -12,6 +12,7 @@ mod cli;
 mod clients;
 mod events;
 mod faults;
+mod gpus;
 mod images;
 mod keeps;
 mod logs;
