@@ -52,11 +52,11 @@ pub async fn run(
         listeners.push(bind(listen).await?);
     }
     write_admin_token(&config, &app).await?;
-    tasks.background("tracker", app::follow(app.clone()));
+    tasks.vital("tracker", &app, app::follow);
     tasks.background("logs", app::logs::collect(app.clone()));
-    tasks.background("gpus", app::gpus::sample(app.clone()));
-    tasks.background("log retention", app::logs::retain(app.clone()));
-    tasks.background("event retention", app::events::retain(app.clone()));
+    tasks.vital("gpus", &app, app::gpus::sample);
+    tasks.vital("log retention", &app, app::logs::retain);
+    tasks.vital("event retention", &app, app::events::retain);
 
     for listener in listeners {
         serve(listener, router.clone(), &tasks);
@@ -119,7 +119,7 @@ async fn router(config: &Config, app: &Arc<App>) -> Result<Router> {
 
     let (reporter, health) = tonic_health::server::health_reporter();
     rpc::health::begin(&reporter).await;
-    app.tasks.background("health", rpc::health::watch(app.clone(), reporter));
+    app.tasks.vital("health", app, move |app| rpc::health::watch(app, reporter.clone()));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pb::DESCRIPTORS)

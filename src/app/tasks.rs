@@ -1,10 +1,14 @@
 //! Background work with an owner: it is stopped, awaited, and its panics seen.
 
-use std::future::Future;
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::domain::{Error, Result};
+
+/// How long work that ended in a panic rests before it begins anew.
+const REST: Duration = Duration::from_secs(1);
 
 /// Owns every task of the service.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +31,28 @@ impl Tasks {
                 tracing::error!(task = name, %error, "a background task ended in a panic");
             }
         }));
+    }
+
+    /// Runs work without which the service would answer what is not true any more:
+    /// when it ends in a panic, it begins anew.
+    pub fn vital<T, F>(
+        &self,
+        name: &'static str,
+        with: &Arc<T>,
+        work: impl Fn(Arc<T>) -> F + Send + 'static,
+    ) where
+        T: Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let with = with.clone();
+        self.background(name, async move {
+            // What it knew is gone with it, and it shares nothing that a panic leaves
+            // half done: locks are used on after one.
+            while AssertUnwindSafe(work(with.clone())).catch_unwind().await.is_err() {
+                tracing::error!(task = name, "a task ended in a panic and begins anew");
+                tokio::time::sleep(REST).await;
+            }
+        });
     }
 
     /// Runs work to its end even when the caller leaves.
@@ -64,5 +90,24 @@ impl Tasks {
     /// Waits until all work has ended; call after `stop`.
     pub async fn ended(&self) {
         self.tracker.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn vital_work_begins_anew_after_a_panic_and_not_after_its_end() {
+        let (tasks, begun) = (Tasks::default(), Arc::new(AtomicUsize::new(0)));
+        tasks.vital("test", &begun, |begun| async move {
+            assert!(begun.fetch_add(1, Ordering::Relaxed) == 2, "not yet");
+        });
+        // All work has ended when the tracker is closed and waited for; nothing stops it.
+        tasks.tracker.close();
+        tasks.ended().await;
+        assert_eq!(begun.load(Ordering::Relaxed), 3);
     }
 }
