@@ -50,7 +50,8 @@ pub(super) fn body(status: StatusCode, body: impl Into<Body>) -> Response<Body> 
 
 /// One message.
 pub(super) fn one(message: &[u8], rpc: &MethodDescriptor, plans: &Plans) -> Response<Body> {
-    let mut out = String::with_capacity(2 * message.len() + 256);
+    // A list of containers has about three times the bytes of its messages.
+    let mut out = String::with_capacity(4 * message.len() + 256);
     match write(message, rpc.output().full_name(), plans, &mut out) {
         Ok(()) => body(StatusCode::OK, out),
         Err(status) => error(&status, plans),

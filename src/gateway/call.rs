@@ -116,6 +116,8 @@ impl Answer {
     async fn read(&mut self) {
         match self.body.frame().await {
             Some(Ok(frame)) => match frame.into_data() {
+                // Mostly a message comes whole, and is not copied.
+                Ok(data) if self.buffer.is_empty() => self.buffer = data.into(),
                 Ok(data) => self.buffer.extend_from_slice(&data),
                 Err(frame) => {
                     let status = frame.trailers_ref().and_then(Status::from_header_map);

@@ -59,6 +59,14 @@ fn float(value: f64, near: bool, shown: impl Display + LowerExp, out: &mut Strin
 /// A JSON text.
 pub(super) fn text(value: &str, out: &mut String) {
     out.push('"');
+    // Most texts need no escape; this loop over all their bytes, without a way out in
+    // between, is several times as fast as the one below.
+    let special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    if !value.bytes().fold(false, |found, byte| found | special(byte)) {
+        out.push_str(value);
+        out.push('"');
+        return;
+    }
     let mut from = 0;
     for (at, byte) in value.bytes().enumerate() {
         let escaped = match byte {
