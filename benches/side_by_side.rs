@@ -137,7 +137,7 @@ async fn containers(plan: Plan, raw: &Raw) -> Result<Vec<Row>, Failure> {
     report::say("asking for what runs already\n");
     raw.run_many(plan.running).await?;
     service.knows(plan.running).await?;
-    rows.push(measure::run_unchanged(plan, &service, raw).await?);
+    rows.extend(measure::run_unchanged(plan, &service, raw).await?);
     raw.remove_made();
     rows.push(measure::is_running(plan, &service).await?);
     report::say("listing containers\n");

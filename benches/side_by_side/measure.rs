@@ -62,11 +62,14 @@ pub(crate) async fn run_new(plan: Plan, service: &Service, raw: &Raw) -> Result<
 }
 
 /// RunContainer of what runs already, beside one question to the engine.
+///
+/// Told beside it: an empty call over the same kind of connection, which is the least
+/// that any call takes here.
 pub(crate) async fn run_unchanged(
     plan: Plan,
     service: &Service,
     raw: &Raw,
-) -> Result<Row, Failure> {
+) -> Result<[Row; 2], Failure> {
     let name = running(service);
     let mut client = service.client.clone();
     client.run_container(service.request(&name)).await?;
@@ -79,26 +82,59 @@ pub(crate) async fn run_unchanged(
         }
     };
     let beside = async || raw.get("/containers/json").await.map(drop);
-    let (ours, beside) = by_turns(plan.questions, ours, beside).await?;
-    Ok(Row {
+    let (took, beside) = by_turns(plan.questions, ours, beside).await?;
+    let engine = Row {
         what: "RunContainer by gRPC, already running, 60 on the engine",
         against: "GET /containers/json",
-        ours,
+        ours: took,
         beside,
         unit: Unit::Milliseconds,
         bar: Bar::AtMost(1.0 / 50.0),
-    })
+    };
+    let empty = Empty::start().await?;
+    let nothing = async || empty.call().await;
+    let (ours, beside) = by_turns(plan.questions, ours, nothing).await?;
+    let least = Row {
+        what: "the same, beside the least that a call takes",
+        against: "an empty tonic unary call",
+        ours,
+        beside,
+        unit: Unit::Milliseconds,
+        bar: Bar::AtMost(2.0),
+    };
+    Ok([engine, least])
+}
+
+/// A tonic server whose one call does nothing.
+struct Empty {
+    client: HealthClient<tonic::transport::Channel>,
+    server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+impl Empty {
+    #[expect(clippy::disallowed_methods, reason = "the benchmark owns the server")]
+    async fn start() -> Result<Self, Failure> {
+        let address = free_address()?;
+        let (_reporter, health) = tonic_health::server::health_reporter();
+        let server = tonic::transport::Server::builder().add_service(health).serve(address);
+        let server = tokio::spawn(server);
+        Ok(Self { client: connect(format!("http://{address}")).await?, server })
+    }
+
+    async fn call(&self) -> Result<(), Failure> {
+        Ok(self.client.clone().check(HealthCheckRequest::default()).await.map(drop)?)
+    }
+}
+
+impl Drop for Empty {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
 }
 
 /// Calls of IsContainerRunning in a second, beside those of an empty call.
-#[expect(clippy::disallowed_methods, reason = "the benchmark owns the server")]
 pub(crate) async fn is_running(plan: Plan, service: &Service) -> Result<Row, Failure> {
-    let address = free_address()?;
-    let (_reporter, health) = tonic_health::server::health_reporter();
-    let server = tonic::transport::Server::builder().add_service(health).serve(address);
-    let server = tokio::spawn(server);
-    let empty = connect(format!("http://{address}")).await?;
-
+    let empty = std::sync::Arc::new(Empty::start().await?);
     let name = running(service);
     let (rounds, millis) = plan.rounds;
     let span = Duration::from_millis(millis);
@@ -116,12 +152,11 @@ pub(crate) async fn is_running(plan: Plan, service: &Service) -> Result<Row, Fai
         ours.push(rate.await?);
         let empty = empty.clone();
         let rate = self::rate(span, move || {
-            let mut empty = empty.clone();
-            async move { Ok(empty.check(HealthCheckRequest::default()).await.map(drop)?) }
+            let empty = empty.clone();
+            async move { empty.call().await }
         });
         beside.push(rate.await?);
     }
-    server.abort();
     Ok(Row {
         what: "IsContainerRunning by gRPC, 8 at once",
         against: "an empty tonic unary call",
