@@ -12,6 +12,8 @@ mod collect;
 mod engine;
 #[path = "side_by_side/footprint.rs"]
 mod footprint;
+#[path = "side_by_side/levels.rs"]
+mod levels;
 #[path = "side_by_side/measure.rs"]
 mod measure;
 #[path = "side_by_side/report.rs"]
@@ -122,9 +124,10 @@ async fn measure(plan: Plan, only_logs: bool, write: bool) -> Result<(), Failure
     }
     rows.extend(logs(plan, &raw).await?);
     let version = raw.version().await?;
-    report::say(&format!("\n{}", report::table(&rows)));
+    let levels = levels::table()?;
+    report::say(&format!("\n{}\n{levels}", report::table(&rows)));
     if write {
-        report::write(plan, &rows, &version)?;
+        report::write(plan, &rows, &levels, &version)?;
     }
     Ok(())
 }

@@ -90,7 +90,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
 }
 
 /// Writes `BENCHMARKS.md`.
-pub(crate) fn write(plan: Plan, rows: &[Row], engine: &str) -> Result<(), Failure> {
+pub(crate) fn write(plan: Plan, rows: &[Row], levels: &str, engine: &str) -> Result<(), Failure> {
     let cores = thread::available_parallelism()?;
     let (table, containers, logs) = (table(rows), about_containers(plan), about_logs(plan));
     let text = format!(
@@ -99,7 +99,11 @@ Written by `make bench`; do not edit. {cores} cores, Docker Engine {engine}, rel
 {table}\n\
 Absolute figures depend on the machine and on what else it does. The ratios hold, because each\n\
 figure is measured by turns with the one beside it, in one run. Times are medians.\n\n\
-{containers}{logs}"
+{containers}{logs}\n\
+{levels}\n\
+Each figure is a part of the raw bytes, packed in segments of a mebibyte by one core. What is left\n\
+at level 3 is mostly digits of times, ids, addresses and latencies, which differ in each line. A\n\
+higher level finds little more for many times the work, and the bar for processor time counts too.\n"
     );
     fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/BENCHMARKS.md"), text)?;
     Ok(())

@@ -23,7 +23,7 @@ use crate::{
 /// Bytes of text that are given to the store at once: as many as a busy container
 /// writes in a few milliseconds, and as many as a backlog is read in.
 const LIVE: usize = 32 << 10;
-const BACKLOG: usize = 1 << 20;
+pub(crate) const BACKLOG: usize = 1 << 20;
 /// Containers of the large store, and how many are filled at once.
 const CONTAINERS: usize = 10;
 const AT_ONCE: usize = 2;
@@ -192,7 +192,7 @@ pub(crate) fn open(data: &Path) -> Result<LogStore, Failure> {
 }
 
 /// Lines until they have so many bytes, or so many.
-fn batch(texts: &mut Texts, bytes: usize, most: usize) -> Batch {
+pub(crate) fn batch(texts: &mut Texts, bytes: usize, most: usize) -> Batch {
     let mut batch = Batch::default();
     while batch.text().len() < bytes && batch.len() < most {
         let (time, line) = texts.line();
