@@ -1,7 +1,7 @@
 # Every target is one script or one command; see `make help`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help engine tools build demo run test lint soak bench clean-engine
+.PHONY: help engine tools build demo demo-container run test lint soak bench clean-engine
 
 BUF := .cache/tools/npm/node_modules/.bin/buf
 
@@ -19,6 +19,9 @@ build: ## Build the release binary
 
 demo: ## Show the whole service on a real engine, then clean up
 	@scripts/demo
+
+demo-container: ## The same with the service itself in a container
+	@scripts/demo --container
 
 run: ## Keep a server running on 127.0.0.1:11337
 	@scripts/serve

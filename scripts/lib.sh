@@ -80,7 +80,49 @@ start_server() {
     export ADDRESS TOKEN_FILE SERVER_PID
 }
 
+# start_contained IMAGE DATA_DIR NODE: the same in a container of the engine, over
+# its socket, with the data in a directory of the host; sets SERVER_CONTAINER in
+# place of SERVER_PID.
+start_contained() {
+    local image=$1 data=$2 node=$3 socket=${DOCKER_HOST:-unix:///var/run/docker.sock} body port
+    case $socket in unix://*) socket=${socket#unix://} ;; *) fail "$socket is no socket" ;; esac
+    mkdir -p "$data"
+    body=$(IMAGE=$image DATA=$data NODE=$node SOCKET=$socket python3 -c '
+import json, os
+e = os.environ
+print(json.dumps({
+    "Image": e["IMAGE"],
+    "Env": ["CONTAINER_SVC_NETWORK=" + e["NODE"], "OB_NODE_ID=" + e["NODE"]],
+    "HostConfig": {
+        "Binds": [e["SOCKET"] + ":/var/run/docker.sock", e["DATA"] + ":/var/lib/container-svc"],
+        "PortBindings": {"11337/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]},
+    },
+}))')
+    SERVER_CONTAINER=$(engine_curl "/containers/create?name=$node-server" -X POST \
+        -H 'Content-Type: application/json' --data "$body" |
+        python3 -c 'import json, sys; print(json.load(sys.stdin)["Id"])')
+    engine_curl "/containers/$SERVER_CONTAINER/start" -X POST -o /dev/null
+    TOKEN_FILE=$data/admin.token
+    local deadline=$((SECONDS + 30))
+    until [ -s "$TOKEN_FILE" ]; do
+        [ $SECONDS -lt $deadline ] || fail "the server did not start:
+$(engine_curl "/containers/$SERVER_CONTAINER/logs?stderr=1" | tr -cd '[:print:]\n')"
+        sleep 0.1
+    done
+    port=$(engine_curl "/containers/$SERVER_CONTAINER/json" | python3 -c '
+import json, sys
+ports = json.load(sys.stdin)["NetworkSettings"]["Ports"]
+print(ports["11337/tcp"][0]["HostPort"])')
+    ADDRESS=http://127.0.0.1:$port
+    export ADDRESS TOKEN_FILE SERVER_CONTAINER
+}
+
 stop_server() {
+    if [ -n "${SERVER_CONTAINER:-}" ]; then
+        engine_curl "/containers/$SERVER_CONTAINER/stop?t=15" -X POST -o /dev/null || true
+        engine_curl "/containers/$SERVER_CONTAINER?force=1&v=1" -X DELETE -o /dev/null || true
+        SERVER_CONTAINER=
+    fi
     [ -n "${SERVER_PID:-}" ] || return 0
     kill "$SERVER_PID" 2>/dev/null || true
     local deadline=$((SECONDS + 15))

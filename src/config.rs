@@ -39,6 +39,10 @@ pub struct Config {
     /// `/var/lib/container-svc` for root, else `$XDG_DATA_HOME/container-svc` or
     /// `~/.local/share/container-svc`.
     pub data_dir: PathBuf,
+    /// What the engine's host calls the data directory, where that cannot be found
+    /// out. Default: found out, where the service runs in a container of the engine,
+    /// else the same.
+    pub host_data_dir: Option<PathBuf>,
     /// File to which the first start writes the admin token. Default `admin.token`
     /// in the data directory.
     pub token_file: PathBuf,
@@ -157,6 +161,7 @@ impl Config {
         let config = Self {
             listen: listen.unwrap_or_else(|| vec![Listen::Tcp(([127, 0, 0, 1], 11337).into())]),
             token_file: layers.or("token_file", parse::path, data_dir.join("admin.token"))?,
+            host_data_dir: layers.one("host_data_dir", parse::path)?,
             data_dir,
             engine: layers.or("engine", parse::engine, "unix:///var/run/docker.sock".into())?,
             node_id: match layers.one("node_id", parse::node_id)? {

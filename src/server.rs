@@ -84,6 +84,8 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
     let settings = Settings {
         node_id: config.node_id.clone(),
         self_url: config.self_url.clone(),
+        data_dir: config.data_dir.clone(),
+        host_data_dir: config.host_data_dir.clone(),
         network: config.network.clone(),
         port_range: PortRange { first: config.port_range.0, last: config.port_range.1 },
         port_address: config.port_address,

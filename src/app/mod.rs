@@ -27,6 +27,7 @@ mod locks;
 pub mod logs;
 mod metrics;
 pub mod node;
+pub mod place;
 mod ports;
 mod recover;
 mod replace;
@@ -47,6 +48,10 @@ pub struct Settings {
     pub node_id: String,
     /// URL at which others reach us.
     pub self_url: Option<String>,
+    /// Directory of all our files.
+    pub data_dir: PathBuf,
+    /// What the engine's host calls it, where that was configured.
+    pub host_data_dir: Option<PathBuf>,
     /// Network that our containers join.
     pub network: String,
     /// Host ports to choose from.
@@ -90,6 +95,8 @@ pub struct App {
     builds: builds::Builds,
     /// Facts about the node.
     pub node: node::Facts,
+    /// Where the service runs.
+    pub place: place::Place,
     /// Who may call.
     pub access: access::Tokens,
     /// Every task.
@@ -121,6 +128,7 @@ impl App {
             images: images::Images::default(),
             builds: builds::Builds::default(),
             node: node::Facts::default(),
+            place: place::Place::default(),
             access,
             tasks,
         }))

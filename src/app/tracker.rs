@@ -53,6 +53,7 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
     let version = app.engine.connect().await?;
     tracing::info!(version = version.version, api = version.api, "the engine answers");
     app.node.set_version(version);
+    app.locate().await;
     // Subscribe first: what changes during the listing is in the stream.
     let mut events = app.engine.events().await?.ready_chunks(BATCH);
     let ticket = app.view.ticket();

@@ -21,6 +21,9 @@ fn lines(node: &pb::Node) -> Vec<(&'static str, String)> {
     if let Some(url) = &node.self_url {
         lines.push(("URL", url.clone()));
     }
+    if let Some(id) = &node.own_container_id {
+        lines.push(("Container", id.clone()));
+    }
     let running = node.containers_running;
     lines.push(("Containers", format!("{running} running, {} in all", node.containers_total)));
     if let Some(range) = &node.port_range {

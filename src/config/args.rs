@@ -18,6 +18,9 @@ pub struct ServeArgs {
     /// [default: /var/lib/container-svc for root, else the user's data directory]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<String>,
+    /// What the engine's host calls the data directory [default: found out]
+    #[arg(long, value_name = "DIR")]
+    pub host_data_dir: Option<String>,
     /// File for the admin token, which the client's flag of the same name sets.
     #[arg(skip)]
     pub token_file: Option<String>,
@@ -119,6 +122,7 @@ impl ServeArgs {
         BTreeMap::from([
             ("listen", self.listen.clone()),
             ("data_dir", one(&self.data_dir)),
+            ("host_data_dir", one(&self.host_data_dir)),
             ("token_file", one(&self.token_file)),
             ("engine", one(&self.engine)),
             ("node_id", one(&self.node_id)),

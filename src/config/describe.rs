@@ -9,6 +9,7 @@ pub(super) fn describe(config: &Config) -> String {
     let mut text = Text(String::new());
     text.list("listen", &config.listen);
     text.string("data_dir", config.data_dir.display());
+    text.maybe("host_data_dir", config.host_data_dir.as_ref().map(|path| path.display()));
     text.string("token_file", config.token_file.display());
     text.string("engine", &config.engine);
     text.string("node_id", &config.node_id);

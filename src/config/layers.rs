@@ -11,6 +11,7 @@ use super::{ConfigError, ServeArgs};
 const KEYS: &[&str] = &[
     "listen",
     "data_dir",
+    "host_data_dir",
     "token_file",
     "engine",
     "node_id",

@@ -153,6 +153,7 @@ fn what_describe_prints_is_a_file_with_the_same_settings() {
         self_url: Some("http://self:1".into()),
         drain_timeout: Some("1500ms".into()),
         docker_config: Some("/etc/docker.json".into()),
+        host_data_dir: Some("/srv/data".into()),
         ..Default::default()
     };
     let config = load(&args, &[]).unwrap();

@@ -14,6 +14,7 @@ pub mod keep;
 pub mod logs;
 pub mod metrics;
 pub mod page;
+pub mod place;
 pub mod ports;
 pub mod spec;
 

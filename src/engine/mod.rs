@@ -16,6 +16,7 @@ mod events;
 mod images;
 pub mod logs;
 mod networks;
+mod own;
 mod volumes;
 
 pub use containers::{LogFilesLimit, NewContainer};
@@ -23,6 +24,7 @@ pub use errors::{ENGINE_UNREACHABLE, PORT_IN_USE, conflicting_port};
 pub use events::{Death, Event};
 pub use images::{Credential, LocalImage, PullStep};
 pub use logs::{LogFiles, Progress, Wake, Wakes};
+pub use own::Own;
 pub use volumes::Volume;
 
 /// The oldest API that is spoken; raised by negotiation.

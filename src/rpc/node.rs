@@ -38,6 +38,7 @@ impl NodeService for Service {
         let (version, fresh, all) = (app.node.version(), app.view.freshness(), app.view.all());
         let gpus = app.gpus.look().await;
         let range = app.settings.port_range;
+        let (own_container_id, host_data_dir) = app.whereabouts().await;
         let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         let node = pb::Node {
             id: app.settings.node_id.clone(),
@@ -57,6 +58,8 @@ impl NodeService for Service {
             containers_total: count(all.len()),
             logs: Some(super::logs::node_logs(app)),
             gpus: Some(super::gpus::node(&gpus, app)),
+            own_container_id,
+            host_data_dir: host_data_dir.map(|path| path.display().to_string()),
         };
         Ok(Response::new(pb::GetNodeResponse { node: Some(node) }))
     }

@@ -14,6 +14,7 @@ mod events;
 mod faults;
 mod gpus;
 mod images;
+mod in_container;
 mod keeps;
 mod logs;
 mod logs_api;

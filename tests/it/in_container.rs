@@ -1,0 +1,179 @@
+//! The service in a container of the engine that it serves, as many will run it.
+
+use std::{path::Path, process::Command};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    proxy::engine_socket,
+    support::{docker, eventually, image, unique},
+};
+
+/// Where the data are in the container.
+const DATA: &str = "/var/lib/container-svc";
+
+/// The program in a container; it, what it made and its volume are removed when it
+/// is dropped.
+struct Contained {
+    name: String,
+    url: String,
+    token: String,
+    volume: Option<String>,
+}
+
+impl Contained {
+    /// Starts it with mounts of ours.
+    async fn start(mounts: &[&str]) -> Self {
+        let name = unique("contained");
+        let program = Path::new(env!("CARGO_BIN_EXE_container-svc"));
+        let directory = program.parent().expect("a directory").display();
+        let mut args = ["run", "-d", "--name", &name].map(str::to_owned).to_vec();
+        let socket = engine_socket();
+        for mount in [
+            format!("{}:/var/run/docker.sock", socket.display()),
+            // The libraries that the program is linked with, at their own places.
+            format!("{directory}:/program:ro"),
+            "/lib:/lib:ro".into(),
+            "/lib64:/lib64:ro".into(),
+            "/usr/lib:/usr/lib:ro".into(),
+            // What says which registries are what they claim to be.
+            "/etc/ssl:/etc/ssl:ro".into(),
+            "/usr/share/ca-certificates:/usr/share/ca-certificates:ro".into(),
+        ] {
+            args.extend(["-v".to_owned(), mount]);
+        }
+        for setting in [
+            "CONTAINER_SVC_LISTEN=0.0.0.0:11337".to_owned(),
+            format!("CONTAINER_SVC_DATA_DIR={DATA}"),
+            format!("CONTAINER_SVC_NODE_ID={name}"),
+            format!("CONTAINER_SVC_NETWORK={name}"),
+        ] {
+            args.extend(["-e".to_owned(), setting]);
+        }
+        args.extend(mounts.iter().flat_map(|mount| ["-v".to_owned(), (*mount).to_owned()]));
+        let binary = format!("/program/{}", program.file_name().expect("a name").to_string_lossy());
+        args.extend([image().to_owned(), binary, "serve".to_owned()]);
+        docker(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut contained = Self { name, url: String::new(), token: String::new(), volume: None };
+        let address = docker(&[
+            "inspect",
+            "-f",
+            "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+            &contained.name,
+        ]);
+        assert!(!address.is_empty(), "it runs: {}", contained.logs());
+        contained.url = format!("http://{address}:11337");
+        let file = format!("{DATA}/admin.token");
+        eventually("the token is written", || async {
+            docker(&["exec", &contained.name, "cat", &file]).starts_with("csvc_")
+        })
+        .await;
+        contained.token = docker(&["exec", &contained.name, "cat", &file]);
+        eventually("it follows the engine", || async {
+            contained.node()["engine"]["synced"] == true
+        })
+        .await;
+        contained
+    }
+
+    fn logs(&self) -> String {
+        let out = Command::new("docker").args(["logs", &self.name]).output().expect("docker");
+        String::from_utf8_lossy(&out.stderr).into_owned()
+    }
+
+    fn call(&self, method: &str, path: &str, body: &str) -> Value {
+        let bearer = format!("Authorization: Bearer {}", self.token);
+        let url = format!("{}{path}", self.url);
+        let out = Command::new("curl")
+            .args(["-s", "--max-time", "20", "-X", method, "-H", &bearer, "-d", body, &url])
+            .output()
+            .expect("curl");
+        serde_json::from_slice(&out.stdout).unwrap_or_default()
+    }
+
+    fn node(&self) -> Value {
+        self.call("GET", "/container-svc/node", "")["node"].clone()
+    }
+
+    /// Runs a container through it and answers how its log is collected.
+    async fn log_source(&self) -> String {
+        let name = unique("inside");
+        let body = format!(
+            r#"{{"image":"{}","names":["{name}"],"command":["sh","-c","echo hello; exec sleep 1000"]}}"#,
+            image()
+        );
+        let answer = self.call("PUT", "/container-svc/container", &body);
+        assert_eq!(answer["action"], "RUN_ACTION_CREATED", "{answer} {}", self.logs());
+        let line = format!(r#"{{"name":"{name}"}}"#);
+        eventually("its line is collected", || async {
+            self.call("POST", "/container-svc/logs", &line)["logs"][0]["content"] == "hello"
+        })
+        .await;
+        let path = format!("/container-svc/container?name={name}");
+        self.call("GET", &path, "")["log"]["source"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The admin token, as another container reads it at a place of the host.
+    fn read_from(&self, host_dir: &str) -> String {
+        let mount = format!("{host_dir}:/there:ro");
+        docker(&["run", "--rm", "-v", &mount, image(), "cat", "/there/admin.token"])
+    }
+}
+
+impl Drop for Contained {
+    fn drop(&mut self) {
+        docker(&["rm", "-f", "-v", &self.name]);
+        let label = format!("label=container-svc.node={}", self.name);
+        for id in docker(&["ps", "-aq", "--filter", &label]).lines() {
+            docker(&["rm", "-f", id]);
+        }
+        docker(&["network", "rm", &self.name]);
+        if let Some(volume) = &self.volume {
+            docker(&["volume", "rm", volume]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_of_the_host_is_known_by_its_name_there() {
+    let dir = TempDir::new().expect("a directory");
+    let host = dir.path().display().to_string();
+    let service = Contained::start(&[&format!("{host}:/var/lib")]).await;
+    let node = service.node();
+    let id = docker(&["inspect", "-f", "{{.Id}}", &service.name]);
+    assert_eq!(node["ownContainerId"], id, "{node}");
+    assert_eq!(node["hostDataDir"], format!("{host}/container-svc"), "{node}");
+    assert_eq!(service.read_from(&format!("{host}/container-svc")), service.token);
+    // The engine's files are not mounted, so lines come from its API.
+    assert_eq!(service.log_source().await, "LOG_SOURCE_ENGINE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_is_known_by_the_place_of_its_data_and_logs_come_from_files_where_they_are() {
+    let volume = unique("volume");
+    let logs = docker(&["info", "-f", "{{.DockerRootDir}}"]) + "/containers";
+    let mounts = [format!("{volume}:{DATA}"), format!("{logs}:{logs}:ro")];
+    let mut service = Contained::start(&mounts.each_ref().map(String::as_str)).await;
+    service.volume = Some(volume.clone());
+    let place = docker(&["volume", "inspect", "-f", "{{.Mountpoint}}", &volume]);
+    assert_eq!(service.node()["hostDataDir"], place);
+    assert_eq!(service.read_from(&place), service.token);
+    assert_eq!(service.log_source().await, "LOG_SOURCE_FILES");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_in_the_containers_own_layer_have_no_place_on_the_host() {
+    let service = Contained::start(&[]).await;
+    let node = service.node();
+    assert!(node["ownContainerId"].is_string() && node["hostDataDir"].is_null(), "{node}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_host_paths_are_what_they_are() {
+    let service = crate::support::Service::start().await.synced().await;
+    let (_, body) = service.get("/container-svc/node").await;
+    assert!(body["node"].get("ownContainerId").is_none(), "{body}");
+    let dir = body["node"]["hostDataDir"].as_str().expect("a directory");
+    assert!(Path::new(dir).join("container-svc.db").exists(), "{dir}");
+}
