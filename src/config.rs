@@ -25,6 +25,7 @@ use host::Host;
 use layers::Layers;
 
 pub use crate::app::logs::SourceChoice;
+use crate::domain::{address::Range, asset::HostRule};
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
@@ -112,6 +113,33 @@ pub struct Config {
     /// NVIDIA's management library: a name that the loader finds, or an absolute path.
     /// Default `libnvidia-ml.so.1`. A node without it has no GPU.
     pub nvml_library: String,
+    /// Hosts from which assets may be fetched without TLS: `host`, `host:port`, `*.host`
+    /// or `*`. Default: none.
+    pub asset_allow_http: Vec<HostRule>,
+    /// Addresses, or ranges as `10.0.0.0/8`, from which assets may be fetched although
+    /// they are loopback, link-local or the like. Default: none.
+    pub asset_allow_addresses: Vec<Range>,
+    /// Folders from which assets may be taken by `file://`, absolute. Default: none.
+    pub asset_file_roots: Vec<PathBuf>,
+    /// URL of the 1Backend server whose File Svc is asked for an asset before its own
+    /// source. Default: none.
+    pub asset_file_svc: Option<String>,
+    /// Most bytes of one asset, from 1 KiB on. Default 100 GiB.
+    pub asset_max_bytes: u64,
+    /// How long fetching one asset may take, 1 s to 7 d. Default 6 h.
+    pub asset_max_time: Duration,
+    /// Least bytes a second that an asset must come with. Default 1 KiB.
+    pub asset_min_rate: u64,
+    /// How long the source of an asset may take to answer, and over which its rate is
+    /// measured, 1 s to 1 h. Default 30 s.
+    pub asset_stall_timeout: Duration,
+    /// Bytes that assets leave free on their disk. Default 256 MiB.
+    pub asset_min_free_bytes: u64,
+    /// How long an asset stays that no container has, 1 s to 3650 d. Default 30 d.
+    pub asset_max_age: Duration,
+    /// Most bytes of all assets; those that no container has go when there are more.
+    /// Default 500 GiB.
+    pub asset_max_total_bytes: u64,
     /// How long open calls may go on after a stop signal, at most 1 h. Default 10 s.
     pub drain_timeout: Duration,
     /// How long one call to the engine may take, 1 s to 1 h; creating, starting and
@@ -207,6 +235,47 @@ impl Config {
             events_max_age: layers.or("events_max_age", parse::log_age, DAY * 90)?,
             events_max_count: layers.or("events_max_count", parse::event_count, 100_000)?,
             nvml_library: layers.or("nvml_library", parse::library, "libnvidia-ml.so.1".into())?,
+            asset_allow_http: layers.many("asset_allow_http", parse::host)?.unwrap_or_default(),
+            asset_allow_addresses: layers
+                .many("asset_allow_addresses", parse::range)?
+                .unwrap_or_default(),
+            asset_file_roots: layers.many("asset_file_roots", parse::path)?.unwrap_or_default(),
+            asset_file_svc: layers.one("asset_file_svc", parse::url)?,
+            asset_max_bytes: layers.or(
+                "asset_max_bytes",
+                |v| parse::size(v, 1 << 10..=1 << 50),
+                100 << 30,
+            )?,
+            asset_max_time: layers.or(
+                "asset_max_time",
+                |v| parse::duration_up_to(v, DAY * 7, "7d"),
+                Duration::from_secs(6 * 3_600),
+            )?,
+            asset_min_rate: layers.or(
+                "asset_min_rate",
+                |v| parse::size(v, 1..=1 << 40),
+                1 << 10,
+            )?,
+            asset_stall_timeout: layers.or(
+                "asset_stall_timeout",
+                |v| parse::duration_in(v, Duration::from_secs(1)),
+                Duration::from_secs(30),
+            )?,
+            asset_min_free_bytes: layers.or(
+                "asset_min_free_bytes",
+                |v| parse::size(v, 0..=1 << 50),
+                256 << 20,
+            )?,
+            asset_max_age: layers.or(
+                "asset_max_age",
+                |v| parse::duration_up_to(v, DAY * 3650, "3650d"),
+                DAY * 30,
+            )?,
+            asset_max_total_bytes: layers.or(
+                "asset_max_total_bytes",
+                |v| parse::size(v, 1 << 10..=1 << 50),
+                500 << 30,
+            )?,
             drain_timeout: layers.or(
                 "drain_timeout",
                 |v| parse::duration_in(v, Duration::ZERO),
@@ -254,6 +323,11 @@ impl Config {
     /// The file of the log database.
     pub fn log_database(&self) -> PathBuf {
         self.data_dir.join("logs.db")
+    }
+
+    /// The folder of the asset cache.
+    pub fn asset_folder(&self) -> PathBuf {
+        self.data_dir.join("assets")
     }
 
     /// The settings in force, as a file that `--config` accepts. Holds no secrets.

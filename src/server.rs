@@ -22,11 +22,14 @@ use tonic_web::GrpcWebLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
-    app::{self, App, Settings, events::EventLimits, logs::LogSettings, tasks::Tasks},
+    app::{
+        self, Adapters, App, Settings, assets::AssetCacheSettings, events::EventLimits,
+        logs::LogSettings, tasks::Tasks,
+    },
     config::{Config, Listen},
-    domain::{Error, Result, metrics, ports::PortRange},
+    domain::{Error, Result, asset::Policy, metrics, ports::PortRange},
     engine::{Engine, LogFilesLimit},
-    fetch::{Registry, RegistrySettings},
+    fetch::{AssetFetcher, AssetLimits, AssetSettings, Registry, RegistrySettings},
     gateway::Gateway,
     gpu::Gpus,
     rpc::{self, Auth, Permissions, pb},
@@ -53,6 +56,7 @@ pub async fn run(
     }
     write_admin_token(&config, &app).await?;
     tasks.vital("tracker", &app, app::follow);
+    tasks.vital("assets", &app, app::assets::clean);
     tasks.background("logs", app::logs::collect(app.clone()));
     tasks.vital("gpus", &app, app::gpus::sample);
     tasks.vital("log retention", &app, app::logs::retain);
@@ -81,6 +85,11 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
     fs::set_permissions(&config.data_dir, fs::Permissions::from_mode(0o700)).map_err(make)?;
     let store = Store::open(&config.database())?;
     let logs = LogStore::open(&config.log_database())?;
+    let policy = Arc::new(Policy {
+        http_hosts: config.asset_allow_http.clone(),
+        addresses: config.asset_allow_addresses.clone(),
+        file_roots: config.asset_file_roots.clone(),
+    });
     let settings = Settings {
         node_id: config.node_id.clone(),
         self_url: config.self_url.clone(),
@@ -90,6 +99,12 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
         port_range: PortRange { first: config.port_range.0, last: config.port_range.1 },
         port_address: config.port_address,
         build_roots: config.build_roots.clone(),
+        assets: AssetCacheSettings {
+            folder: config.asset_folder(),
+            policy: policy.clone(),
+            max_age: config.asset_max_age,
+            max_total_bytes: config.asset_max_total_bytes,
+        },
         logs: LogSettings {
             source: config.logs_source,
             limits: Limits {
@@ -109,8 +124,21 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
         docker_config: config.docker_config.clone(),
         timeout: config.engine_timeout,
     })?;
+    let fetcher = AssetFetcher::new(AssetSettings {
+        policy,
+        file_svc: config.asset_file_svc.clone(),
+        limits: AssetLimits {
+            bytes: config.asset_max_bytes,
+            time: config.asset_max_time,
+            min_rate: config.asset_min_rate,
+            stall: config.asset_stall_timeout,
+            min_free: config.asset_min_free_bytes,
+        },
+    })?;
     let engine = Engine::new(&config.engine, config.engine_timeout);
-    App::new(settings, engine, store, logs, registry, Gpus::new(&config.nvml_library)?, tasks).await
+    let gpus = Gpus::new(&config.nvml_library)?;
+    let adapters = Adapters { engine, store, logs, registry, fetcher, gpus };
+    App::new(settings, adapters, tasks).await
 }
 
 /// Everything that the one port serves.

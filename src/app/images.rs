@@ -9,7 +9,10 @@ use futures_util::{Stream, StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-use super::App;
+use super::{
+    App,
+    run::{Step, Teller},
+};
 use crate::{
     domain::{
         Error, Kind, Result,
@@ -148,6 +151,7 @@ impl App {
         self: &Arc<Self>,
         image: &ImageRef,
         policy: PullPolicy,
+        tell: &Teller,
     ) -> Result<String> {
         if policy != PullPolicy::Always {
             let generation = self.images.generation();
@@ -168,9 +172,11 @@ impl App {
         }
         let mut updates = Box::pin(self.pull(image.clone(), None).await?);
         while let Some(update) = updates.next().await {
-            if let Some(end) = update?.progress.end {
+            let update = update?;
+            if let Some(end) = update.progress.end {
                 return end.map(|pulled| pulled.image_id);
             }
+            tell.tell(Step::Pulling(Box::new(update)));
         }
         Err(Error::new(Kind::Cancelled, "STOPPING", "the service stops; try again later"))
     }

@@ -11,12 +11,13 @@ use crate::{
         spec::Defaults,
     },
     engine::{Engine, LogFilesLimit},
-    fetch::Registry,
+    fetch::{AssetFetcher, Registry},
     gpu::Gpus,
     store::{Store, logs::LogStore},
 };
 
 pub mod access;
+pub mod assets;
 pub mod builds;
 pub mod events;
 pub mod gpus;
@@ -60,6 +61,8 @@ pub struct Settings {
     pub port_address: IpAddr,
     /// Folders that builds may read.
     pub build_roots: Vec<PathBuf>,
+    /// Where assets come from and how long they are kept.
+    pub assets: assets::AssetCacheSettings,
     /// How logs are collected and kept.
     pub logs: logs::LogSettings,
     /// How large the engine lets a log of our containers grow.
@@ -93,6 +96,8 @@ pub struct App {
     pub images: images::Images,
     /// Builds that go on.
     builds: builds::Builds,
+    /// Files that are fetched for containers.
+    assets: assets::Assets,
     /// Facts about the node.
     pub node: node::Facts,
     /// Where the service runs.
@@ -103,19 +108,34 @@ pub struct App {
     pub tasks: tasks::Tasks,
 }
 
+/// What the application reaches the outside by.
+#[derive(Debug)]
+pub struct Adapters {
+    /// The Docker engine.
+    pub engine: Engine,
+    /// What outlives the process.
+    pub store: Store,
+    /// Stored logs.
+    pub logs: LogStore,
+    /// Registries.
+    pub registry: Registry,
+    /// Sources of assets.
+    pub fetcher: AssetFetcher,
+    /// The node's GPUs.
+    pub gpus: Gpus,
+}
+
 impl App {
     /// Builds the application over its adapters.
     pub async fn new(
         settings: Settings,
-        engine: Engine,
-        store: Store,
-        logs: LogStore,
-        registry: Registry,
-        gpus: Gpus,
+        adapters: Adapters,
         tasks: tasks::Tasks,
     ) -> Result<Arc<Self>> {
+        let Adapters { engine, store, logs, registry, fetcher, gpus } = adapters;
         let access = access::Tokens::load(&store).await?;
         Ok(Arc::new(Self {
+            assets: assets::Assets::new(fetcher, &settings.assets)?,
             logs: logs::Logs::new(logs, settings.logs),
             settings,
             engine,
@@ -136,7 +156,10 @@ impl App {
 
     /// What a request is resolved with.
     pub fn defaults(&self) -> Defaults {
-        Defaults { port_address: self.settings.port_address }
+        Defaults {
+            port_address: self.settings.port_address,
+            asset_policy: self.settings.assets.policy.clone(),
+        }
     }
 
     /// True for a container that this service made.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::{
     App,
     ports::Lost,
-    run::{Action, Outcome},
+    run::{Action, Outcome, Ready, Step},
 };
 use crate::{
     domain::{
@@ -43,13 +43,13 @@ impl App {
     pub(super) async fn replace(
         self: &Arc<Self>,
         spec: &RunSpec,
-        image_id: &str,
+        ready: &Ready,
         old: &Container,
         fields: Vec<String>,
         lost: Lost,
     ) -> Result<Outcome> {
         let mut back = true;
-        let outcome = self.try_successors(spec, image_id, old, fields, lost, &mut back).await;
+        let outcome = self.try_successors(spec, ready, old, fields, lost, &mut back).await;
         outcome.map_err(|error| match back {
             true => error,
             false => error.and(
@@ -63,7 +63,7 @@ impl App {
     async fn try_successors(
         self: &Arc<Self>,
         spec: &RunSpec,
-        image_id: &str,
+        ready: &Ready,
         old: &Container,
         fields: Vec<String>,
         mut lost: Lost,
@@ -72,7 +72,8 @@ impl App {
         let name = spec.engine_name();
         loop {
             let chosen = self.choose_ports(&spec.ports, Some(old), &lost)?;
-            let new = self.create(spec, &successor(&name), image_id, &chosen).await?;
+            let new = self.create(spec, &successor(&name), ready, &chosen).await?;
+            ready.tell.tell(Step::Starting);
             match self.switch(&name, old, &new).await {
                 Ok(()) => {
                     let (ports, predecessor) = (&chosen.host_ports, old.id.clone());

@@ -2,8 +2,14 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use futures_util::{Stream, stream};
+use tokio::sync::mpsc;
+
 use super::{
-    App, events,
+    App,
+    assets::{AssetStep, InPlace},
+    events,
+    images::PullUpdate,
     ports::{Chosen, Lost},
 };
 use crate::{
@@ -46,21 +52,103 @@ pub struct Outcome {
     pub ports: Vec<PublishedPort>,
 }
 
+/// What a run is doing.
+#[derive(Debug)]
+pub enum Step {
+    /// The image is fetched.
+    Pulling(Box<PullUpdate>),
+    /// An asset is fetched.
+    Downloading(AssetStep),
+    /// A container is made.
+    Creating,
+    /// A container is started.
+    Starting,
+}
+
+/// What is told about a run.
+#[derive(Debug)]
+pub enum Told {
+    /// It is under way.
+    Step(Step),
+    /// It has ended.
+    Ready(Outcome),
+}
+
+/// Steps that wait for a reader; one that is slower misses some.
+const STEPS: usize = 64;
+
+/// Where a run tells what it does, if somebody wants to know.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Teller(Option<mpsc::Sender<Step>>);
+
+impl Teller {
+    /// Tells a step, unless the reader is behind: a run never waits for who looks on.
+    pub(super) fn tell(&self, step: Step) {
+        if let Some(reader) = &self.0 {
+            let _ = reader.try_send(step);
+        }
+    }
+}
+
+/// What a spec needs before its container can be made.
+#[derive(Debug)]
+pub(super) struct Ready {
+    /// Content of the image.
+    pub(super) image_id: String,
+    /// Files of its assets.
+    pub(super) assets: InPlace,
+    /// Who looks on.
+    pub(super) tell: Teller,
+}
+
 impl App {
     /// Makes sure that a container of this description runs.
     pub async fn run(self: &Arc<Self>, request: RunRequest) -> Result<Outcome> {
+        self.run_and_tell(request, Teller::default()).await
+    }
+
+    /// The same, and tells what it does until it is done.
+    pub fn run_stream(
+        self: &Arc<Self>,
+        request: RunRequest,
+    ) -> impl Stream<Item = Result<Told>> + Send + use<> {
+        let (sender, steps) = mpsc::channel(STEPS);
+        let app = self.clone();
+        let run = async move { app.run_and_tell(request, Teller(Some(sender))).await };
+        stream::unfold(Some((steps, Box::pin(run), None)), |state| async move {
+            let (mut steps, mut run, mut end) = state?;
+            loop {
+                let step = tokio::select! {
+                    biased;
+                    step = steps.recv() => step,
+                    ended = &mut run, if end.is_none() => {
+                        end = Some(ended);
+                        continue;
+                    }
+                };
+                return Some(match (step, end) {
+                    (Some(step), end) => (Ok(Told::Step(step)), Some((steps, run, end))),
+                    (None, Some(ended)) => (ended.map(Told::Ready), None),
+                    (None, None) => (run.await.map(Told::Ready), None),
+                });
+            }
+        })
+    }
+
+    async fn run_and_tell(self: &Arc<Self>, request: RunRequest, tell: Teller) -> Result<Outcome> {
         let spec = RunSpec::resolve(request, &self.defaults())?;
         if let Some(outcome) = self.already_runs(&spec) {
             return Ok(outcome);
         }
         let app = self.clone();
         // A caller that leaves must not leave the work half done.
-        self.tasks.to_the_end(async move { app.run_alone(spec).await }).await
+        self.tasks.to_the_end(async move { app.run_alone(spec, tell).await }).await
     }
 
     /// The quick answer from memory: it runs, and nothing differs.
     fn already_runs(&self, spec: &RunSpec) -> Option<Outcome> {
-        if spec.pull_policy == PullPolicy::Always || !self.view.freshness().synced {
+        let refresh = spec.assets.iter().any(|asset| asset.given.refresh);
+        if refresh || spec.pull_policy == PullPolicy::Always || !self.view.freshness().synced {
             return None;
         }
         let image_id = self.images.known(&spec.image)?;
@@ -70,11 +158,15 @@ impl App {
             && found.spec_hash() == hash
             && found.image_id == image_id
             && found.name() == spec.engine_name()
-            && found.is_running();
+            && found.is_running()
+            && self.assets.are_there(&found, spec);
         same.then(|| outcome(Action::Unchanged, spec, &found))
     }
 
-    async fn run_alone(self: Arc<Self>, spec: RunSpec) -> Result<Outcome> {
+    async fn run_alone(self: Arc<Self>, spec: RunSpec, tell: Teller) -> Result<Outcome> {
+        self.view.require_synced()?;
+        // Before the name is locked: a stop must not wait for a long download.
+        let assets = self.ensure_assets(&spec, &tell).await?;
         let mut names: Vec<String> = spec.names.iter().map(|name| format!("name:{name}")).collect();
         names.push(spec.key());
         let _guards = self.locks.take(names).await;
@@ -84,18 +176,20 @@ impl App {
         let name = spec.engine_name();
         let existing = self.refresh_named(&name).await?;
         self.refuse_taken_names(&spec, existing.as_ref()).await?;
-        let image_id = self.ensure_image(&spec.image, spec.pull_policy).await?;
+        let image_id = self.ensure_image(&spec.image, spec.pull_policy, &tell).await?;
+        let ready = Ready { image_id, assets, tell };
 
         let Some(existing) = existing else {
-            return self.create_new(&spec, &image_id).await;
+            return self.create_new(&spec, &ready).await;
         };
-        let differences = self.differences(&existing, &spec, &image_id).await?;
+        let differences = self.differences(&existing, &spec, &ready).await?;
         if !differences.is_empty() {
-            return self.replace(&spec, &image_id, &existing, differences, Lost::default()).await;
+            return self.replace(&spec, &ready, &existing, differences, Lost::default()).await;
         }
         if existing.is_running() {
             return Ok(outcome(Action::Unchanged, &spec, &existing));
         }
+        ready.tell.tell(Step::Starting);
         match self.engine.start(&existing.id).await {
             Ok(()) => {
                 let ports = asked_ports(&spec, &existing);
@@ -106,7 +200,7 @@ impl App {
             Err(error) if error.reason() == PORT_IN_USE => {
                 let (had, mut lost) = (asked_ports(&spec, &existing), Lost::default());
                 self.try_again(&spec, &error, &had, &mut lost, &existing.id)?;
-                self.replace(&spec, &image_id, &existing, vec!["ports".to_owned()], lost).await
+                self.replace(&spec, &ready, &existing, vec!["ports".to_owned()], lost).await
             }
             Err(error) => Err(does_not_start(&name, &error)),
         }
@@ -148,7 +242,7 @@ impl App {
         &self,
         existing: &Container,
         spec: &RunSpec,
-        image_id: &str,
+        ready: &Ready,
     ) -> Result<Vec<String>> {
         let mut fields = Vec::new();
         if existing.spec_hash() != spec.spec_hash() {
@@ -162,18 +256,23 @@ impl App {
                 fields.push("hash".to_owned());
             }
         }
-        if existing.image_id != image_id && !fields.contains(&"image".to_owned()) {
+        let other_assets = self.assets.differ(existing, spec, &ready.assets);
+        if other_assets && !fields.contains(&"assets".to_owned()) {
+            fields.push("assets".to_owned());
+        }
+        if existing.image_id != ready.image_id && !fields.contains(&"image".to_owned()) {
             fields.push("imageId".to_owned());
         }
         Ok(fields)
     }
 
-    async fn create_new(self: &Arc<Self>, spec: &RunSpec, image_id: &str) -> Result<Outcome> {
+    async fn create_new(self: &Arc<Self>, spec: &RunSpec, ready: &Ready) -> Result<Outcome> {
         let name = spec.engine_name();
         let mut lost = Lost::default();
         loop {
             let chosen = self.choose_ports(&spec.ports, None, &lost)?;
-            let id = self.create(spec, &name, image_id, &chosen).await?;
+            let id = self.create(spec, &name, ready, &chosen).await?;
+            ready.tell.tell(Step::Starting);
             match self.engine.start(&id).await {
                 Ok(()) => {
                     return self
@@ -193,9 +292,10 @@ impl App {
         &self,
         spec: &RunSpec,
         name: &str,
-        image_id: &str,
+        ready: &Ready,
         chosen: &Chosen<'_>,
     ) -> Result<String> {
+        ready.tell.tell(Step::Creating);
         let network = self.settings.network.as_str();
         self.engine.ensure_network(network, &self.settings.node_id).await?;
         let keeps = self.ensure_keeps(spec).await?;
@@ -203,12 +303,13 @@ impl App {
             .create(NewContainer {
                 name,
                 spec,
-                image_id,
+                image_id: &ready.image_id,
                 host_ports: &chosen.host_ports,
                 labels: self.labels(spec),
                 network,
                 log_files: self.settings.log_files,
                 keeps,
+                assets: ready.assets.sources(),
             })
             .await
     }
@@ -223,7 +324,10 @@ impl App {
             (labels::ALIASES, spec.names.get(1..).unwrap_or_default().join(",")),
             (labels::IMAGE, spec.image.familiar()),
         ];
-        let ours = ours.into_iter().map(|(key, value)| (key.to_owned(), value));
+        let given: Vec<_> = spec.assets.iter().map(|asset| &asset.given).collect();
+        let assets = serde_json::to_string(&given).ok().filter(|_| !given.is_empty());
+        let assets = assets.map(|assets| (labels::ASSETS, assets));
+        let ours = ours.into_iter().chain(assets).map(|(key, value)| (key.to_owned(), value));
         spec.labels.clone().into_iter().chain(ours).collect()
     }
 
@@ -265,6 +369,7 @@ impl App {
         tracing::info!(name = container.name(), id, event = event.message(), "run");
         self.store.put_record(record, event).await?;
         self.used_keeps(spec).await?;
+        self.used_assets(spec).await?;
         Ok(outcome(action, spec, &container))
     }
 }

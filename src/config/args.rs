@@ -107,6 +107,41 @@ pub struct ServeArgs {
     /// NVIDIA's management library, by name or absolute path [default: libnvidia-ml.so.1]
     #[arg(long, value_name = "LIBRARY")]
     pub nvml_library: Option<String>,
+    /// Host from which assets may come without TLS, as host, host:port or *.host;
+    /// repeatable
+    #[arg(long, value_name = "HOST")]
+    pub asset_allow_http: Vec<String>,
+    /// Address or range from which assets may come although it is loopback or the like;
+    /// repeatable
+    #[arg(long, value_name = "RANGE")]
+    pub asset_allow_addresses: Vec<String>,
+    /// Folder from which assets may be taken by file://; repeatable
+    #[arg(long, value_name = "DIR")]
+    pub asset_file_roots: Vec<String>,
+    /// URL of the 1Backend server whose File Svc is asked for assets first
+    #[arg(long, value_name = "URL")]
+    pub asset_file_svc: Option<String>,
+    /// Most bytes of one asset [default: 100GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub asset_max_bytes: Option<String>,
+    /// How long fetching one asset may take [default: 6h]
+    #[arg(long, value_name = "TIME")]
+    pub asset_max_time: Option<String>,
+    /// Least bytes a second of an asset [default: 1KiB]
+    #[arg(long, value_name = "SIZE")]
+    pub asset_min_rate: Option<String>,
+    /// How long the source of an asset may take to answer [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub asset_stall_timeout: Option<String>,
+    /// Bytes that assets leave free on their disk [default: 256MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub asset_min_free_bytes: Option<String>,
+    /// How long an asset stays that no container has [default: 30d]
+    #[arg(long, value_name = "TIME")]
+    pub asset_max_age: Option<String>,
+    /// Most bytes of all assets [default: 500GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub asset_max_total_bytes: Option<String>,
     /// How long open calls may go on after a stop signal [default: 10s]
     #[arg(long, value_name = "TIME")]
     pub drain_timeout: Option<String>,
@@ -149,6 +184,17 @@ impl ServeArgs {
             ("events_max_age", one(&self.events_max_age)),
             ("events_max_count", one(&self.events_max_count)),
             ("nvml_library", one(&self.nvml_library)),
+            ("asset_allow_http", self.asset_allow_http.clone()),
+            ("asset_allow_addresses", self.asset_allow_addresses.clone()),
+            ("asset_file_roots", self.asset_file_roots.clone()),
+            ("asset_file_svc", one(&self.asset_file_svc)),
+            ("asset_max_bytes", one(&self.asset_max_bytes)),
+            ("asset_max_time", one(&self.asset_max_time)),
+            ("asset_min_rate", one(&self.asset_min_rate)),
+            ("asset_stall_timeout", one(&self.asset_stall_timeout)),
+            ("asset_min_free_bytes", one(&self.asset_min_free_bytes)),
+            ("asset_max_age", one(&self.asset_max_age)),
+            ("asset_max_total_bytes", one(&self.asset_max_total_bytes)),
             ("drain_timeout", one(&self.drain_timeout)),
             ("engine_timeout", one(&self.engine_timeout)),
         ])

@@ -38,6 +38,19 @@ pub(super) fn describe(config: &Config) -> String {
     text.string("events_max_age", format_args!("{}s", config.events_max_age.as_secs()));
     text.bare("events_max_count", config.events_max_count);
     text.string("nvml_library", &config.nvml_library);
+    text.list("asset_allow_http", &config.asset_allow_http);
+    text.list("asset_allow_addresses", &config.asset_allow_addresses);
+    let roots: Vec<_> = config.asset_file_roots.iter().map(|root| root.display()).collect();
+    text.list("asset_file_roots", &roots);
+    text.maybe("asset_file_svc", config.asset_file_svc.as_ref());
+    text.bare("asset_max_bytes", config.asset_max_bytes);
+    text.string("asset_max_time", format_args!("{}s", config.asset_max_time.as_secs()));
+    text.bare("asset_min_rate", config.asset_min_rate);
+    let stall = config.asset_stall_timeout.as_millis();
+    text.string("asset_stall_timeout", format_args!("{stall}ms"));
+    text.bare("asset_min_free_bytes", config.asset_min_free_bytes);
+    text.string("asset_max_age", format_args!("{}s", config.asset_max_age.as_secs()));
+    text.bare("asset_max_total_bytes", config.asset_max_total_bytes);
     text.string("drain_timeout", format_args!("{}ms", config.drain_timeout.as_millis()));
     text.string("engine_timeout", format_args!("{}ms", config.engine_timeout.as_millis()));
     text.0

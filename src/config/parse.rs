@@ -10,7 +10,7 @@ use std::{
 use http::{Uri, uri::Authority};
 use tracing_subscriber::EnvFilter;
 
-use super::{Listen, LogFormat, SourceChoice};
+use super::{HostRule, Listen, LogFormat, Range, SourceChoice};
 
 type Parsed<T> = Result<T, String>;
 
@@ -38,6 +38,28 @@ pub(super) fn duration_in(text: &str, least: Duration) -> Parsed<Duration> {
         return Err(format!("is out of range; choose from {}s to 1h", least.as_secs()));
     }
     Ok(duration)
+}
+
+/// From one second to `most`, which is `shown` to people.
+pub(super) fn duration_up_to(text: &str, most: Duration, shown: &str) -> Parsed<Duration> {
+    let duration = duration(text)?;
+    if duration < Duration::from_secs(1) || duration > most {
+        return Err(format!("is out of range; choose from 1s to {shown}"));
+    }
+    Ok(duration)
+}
+
+/// Hosts of which something is allowed.
+pub(super) fn host(text: &str) -> Parsed<HostRule> {
+    HostRule::parse(text).ok_or_else(|| {
+        "is no host; write files.example.com, files.example.com:8080, *.example.com or *".to_owned()
+    })
+}
+
+/// Addresses that something is allowed.
+pub(super) fn range(text: &str) -> Parsed<Range> {
+    let wrong = || "is no range of addresses; write 10.1.2.3, 10.0.0.0/8 or fd00::/8".to_owned();
+    Range::parse(text).ok_or_else(wrong)
 }
 
 pub(super) fn listen(text: &str) -> Parsed<Listen> {

@@ -15,6 +15,8 @@ pub const PERMISSIONS: &[&str] = &[
     "container-svc:event:view",
     "container-svc:keep:view",
     "container-svc:keep:remove",
+    "container-svc:asset:view",
+    "container-svc:asset:remove",
     "container-svc:token:manage",
 ];
 

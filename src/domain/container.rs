@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::ports::PublishedPort;
+use super::{asset::Given, ports::PublishedPort};
 
 /// Labels that the service writes; callers may not set them.
 pub mod labels {
@@ -20,6 +20,8 @@ pub mod labels {
     pub const ALIASES: &str = "container-svc.aliases";
     /// Image as it was asked for.
     pub const IMAGE: &str = "container-svc.image";
+    /// Assets as they were asked for, JSON.
+    pub const ASSETS: &str = "container-svc.assets";
     /// The caller's hash, else ours; also written by 1Backend's own service.
     pub const HASH: &str = "1backend-hash";
 
@@ -198,6 +200,17 @@ impl Container {
     /// The identity that runs of it are serialised by; empty when foreign.
     pub fn key(&self) -> &str {
         self.label(labels::KEY)
+    }
+
+    /// Assets that it was given, as they were asked for.
+    pub fn assets(&self) -> Vec<Given> {
+        serde_json::from_str(self.label(labels::ASSETS)).unwrap_or_default()
+    }
+
+    /// The file of the host that is mounted at a path.
+    pub fn mounted_at(&self, path: &str) -> Option<&str> {
+        let volume = self.volumes.iter().find(|volume| volume.destination == path)?;
+        Some(&volume.source)
     }
 
     /// True when the service of this node made it.

@@ -1,6 +1,8 @@
 //! Pure rules: no I/O, no clock, nothing else of the crate.
 
 pub mod access;
+pub mod address;
+pub mod asset;
 pub mod build;
 pub mod container;
 pub mod cursor;

@@ -9,7 +9,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{container::Resources, error::Result, image::ImageRef, keep::Keep, ports::PortSpec};
+use super::{
+    asset::Asset, container::Resources, error::Result, image::ImageRef, keep::Keep, ports::PortSpec,
+};
 
 mod resolve;
 
@@ -47,6 +49,8 @@ pub struct RunSpec {
     pub envs: BTreeMap<String, String>,
     /// Paths whose data outlive the container, sorted.
     pub keeps: Vec<Keep>,
+    /// Files that are fetched first, sorted by their variable.
+    pub assets: Vec<Asset>,
     /// Arguments; empty is the image's.
     pub command: Vec<String>,
     /// Program; empty is the image's.
@@ -104,6 +108,7 @@ impl RunSpec {
         let mode = |keep: &Keep| if keep.read_only { "ro" } else { "rw" };
         let keeps = self.keeps.iter().flat_map(|keep| [keep.path.clone(), mode(keep).to_owned()]);
         set("keeps", keeps.collect());
+        set("assets", self.assets.iter().flat_map(Asset::canonical).collect());
         set("command", self.command.clone());
         set("entrypoint", self.entrypoint.clone());
         set("workingDir", text(&self.working_dir));

@@ -39,6 +39,8 @@ pub struct NewContainer<'a> {
     pub log_files: LogFilesLimit,
     /// Volume of each keep of the spec, in its order.
     pub keeps: Vec<String>,
+    /// File of this host of each asset of the spec, in its order.
+    pub assets: Vec<String>,
 }
 
 /// How large the engine lets a container's log grow, so that disks do not fill.
@@ -139,7 +141,13 @@ fn body(new: &NewContainer<'_>) -> ContainerCreateBody {
 
     ContainerCreateBody {
         image: Some(new.image_id.to_owned()),
-        env: Some(spec.envs.iter().map(|(key, value)| format!("{key}={value}")).collect()),
+        env: Some(
+            spec.envs
+                .iter()
+                .chain(spec.assets.iter().map(|asset| (&asset.given.env_var_key, &asset.path)))
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect(),
+        ),
         cmd: list(&spec.command),
         entrypoint: list(&spec.entrypoint),
         working_dir: text(&spec.working_dir),
@@ -153,16 +161,7 @@ fn body(new: &NewContainer<'_>) -> ContainerCreateBody {
             #[expect(clippy::cast_possible_truncation, reason = "at most 4096 processors")]
             nano_cpus: (resources.cpu > 0.0).then_some((resources.cpu * 1e9) as i64),
             memory: (resources.memory_mb > 0).then_some(i64::from(resources.memory_mb) << 20),
-            mounts: (!spec.keeps.is_empty()).then(|| {
-                let mounts = spec.keeps.iter().zip(&new.keeps).map(|(keep, volume)| Mount {
-                    target: Some(keep.path.clone()),
-                    source: Some(volume.clone()),
-                    typ: Some(MountType::VOLUME),
-                    read_only: Some(keep.read_only),
-                    ..Default::default()
-                });
-                mounts.collect()
-            }),
+            mounts: Some(mounts(new)).filter(|mounts| !mounts.is_empty()),
             log_config: Some(HostConfigLogConfig {
                 typ: Some("json-file".to_owned()),
                 config: Some(HashMap::from([
@@ -178,6 +177,25 @@ fn body(new: &NewContainer<'_>) -> ContainerCreateBody {
         }),
         ..Default::default()
     }
+}
+
+/// Keeps by their volumes, assets by one file each.
+fn mounts(new: &NewContainer<'_>) -> Vec<Mount> {
+    let keeps = new.spec.keeps.iter().zip(&new.keeps).map(|(keep, volume)| Mount {
+        target: Some(keep.path.clone()),
+        source: Some(volume.clone()),
+        typ: Some(MountType::VOLUME),
+        read_only: Some(keep.read_only),
+        ..Default::default()
+    });
+    let assets = new.spec.assets.iter().zip(&new.assets).map(|(asset, file)| Mount {
+        target: Some(asset.path.clone()),
+        source: Some(file.clone()),
+        typ: Some(MountType::BIND),
+        read_only: Some(true),
+        ..Default::default()
+    });
+    keeps.chain(assets).collect()
 }
 
 fn exposed(port: u16, protocol: Protocol) -> String {

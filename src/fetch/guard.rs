@@ -2,10 +2,12 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
 };
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use crate::domain::address;
 
 /// A name leads only to addresses that are never asked.
 #[derive(Debug)]
@@ -38,36 +40,9 @@ impl Resolve for GuardedResolver {
 }
 
 /// True for an address that no registry or token server has, and a cloud's secrets may.
+/// A registry on this machine is usual.
 pub(super) fn is_refused(ip: IpAddr) -> bool {
-    /// Metadata services outside the link-local range.
-    const METADATA_V4: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
-    const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-    match ip {
-        IpAddr::V4(v4) => {
-            v4.octets()[0] == 0
-                || v4.is_link_local()
-                || v4.is_broadcast()
-                || v4.is_multicast()
-                || v4 == METADATA_V4
-        }
-        IpAddr::V6(v6) => match embedded_v4(v6) {
-            Some(v4) => is_refused(IpAddr::V4(v4)),
-            None => {
-                v6.is_unspecified()
-                    || v6.is_unicast_link_local()
-                    || v6.is_multicast()
-                    || v6 == METADATA_V6
-            }
-        },
-    }
-}
-
-/// The IPv4 address that an IPv6 one stands for: mapped, or NAT64.
-fn embedded_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [a, b, c, d, e, f, high, low] = v6.segments();
-    let nat64 = [a, b, c, d, e, f] == [0x64, 0xff9b, 0, 0, 0, 0];
-    let mapped = [a, b, c, d, e, f] == [0, 0, 0, 0, 0, 0xffff];
-    (nat64 || mapped).then(|| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)))
+    address::rule(ip).is_some_and(|rule| rule != address::Rule::Loopback)
 }
 
 /// The address, where a URL's host is one.

@@ -1,8 +1,10 @@
 //! Questions to other servers over HTTP: the only place with reqwest.
 //!
-//! Every request goes through `http`, which resolves names behind `guard`, follows
-//! redirects itself and never takes an `Authorization` to another origin.
+//! Questions to registries go through `http`, which resolves names behind `guard`, follows
+//! redirects itself and never takes an `Authorization` to another origin. Assets have a
+//! client and a stricter guard of their own.
 
+pub mod assets;
 mod challenge;
 pub mod docker_config;
 mod guard;
@@ -13,5 +15,6 @@ pub mod registry;
 mod tests;
 mod token;
 
+pub use assets::{AssetFetcher, AssetLimits, AssetSettings};
 pub use docker_config::{Credential, DockerConfig};
 pub use registry::{Registry, RegistrySettings};

@@ -28,6 +28,18 @@ impl ContainerService for Service {
         Ok(Response::new(outcome.into()))
     }
 
+    type RunContainerStreamStream =
+        Pin<Box<dyn Stream<Item = Result<pb::RunContainerStreamResponse, Status>> + Send>>;
+
+    async fn run_container_stream(
+        &self,
+        request: Request<pb::RunContainerStreamRequest>,
+    ) -> Answer<Self::RunContainerStreamStream> {
+        let run = request.into_inner().run.unwrap_or_default();
+        let told = self.0.run_stream(run.into());
+        Ok(Response::new(Box::pin(told.map(|told| Ok(told?.into())))))
+    }
+
     async fn stop_container(
         &self,
         request: Request<pb::StopContainerRequest>,

@@ -8,6 +8,7 @@ use super::pb;
 use crate::{
     app::{self, list, run},
     domain::{
+        asset::{Given, shown},
         container::{Container, State, is_secret_key, labels},
         ports::PublishedPort,
         spec::{PullPolicy, RawPort, RunRequest},
@@ -21,6 +22,10 @@ pub(super) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }
 }
 
+pub(super) fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 pub(super) fn duration(given: Option<prost_types::Duration>) -> Option<Result<Duration, String>> {
     given.map(|given| {
         Duration::try_from(given)
@@ -32,9 +37,6 @@ impl From<pb::RunContainerRequest> for RunRequest {
     fn from(request: pb::RunContainerRequest) -> Self {
         let resources = request.resources.unwrap_or_default();
         let mut unsupported = Vec::new();
-        if !request.assets.is_empty() {
-            unsupported.push("assets");
-        }
         if request.capabilities.is_some_and(|capabilities| capabilities.gpu_enabled) {
             unsupported.push("capabilities.gpuEnabled");
         }
@@ -55,6 +57,7 @@ impl From<pb::RunContainerRequest> for RunRequest {
                 .into_iter()
                 .map(|keep| (keep.path, keep.read_only.unwrap_or(false)))
                 .collect(),
+            assets: request.assets.into_iter().map(Into::into).collect(),
             command: request.command,
             entrypoint: request.entrypoint,
             working_dir: request.working_dir,
@@ -67,6 +70,30 @@ impl From<pb::RunContainerRequest> for RunRequest {
             pull_policy,
             unsupported,
         }
+    }
+}
+
+impl From<pb::Asset> for Given {
+    fn from(asset: pb::Asset) -> Self {
+        Self {
+            env_var_key: asset.env_var_key,
+            url: asset.url,
+            sha256: asset.sha256,
+            path: asset.path,
+            mode: asset.mode,
+            refresh: asset.refresh.unwrap_or(false),
+        }
+    }
+}
+
+fn asset(given: Given) -> pb::Asset {
+    pb::Asset {
+        env_var_key: given.env_var_key,
+        url: shown(&given.url),
+        sha256: given.sha256,
+        path: given.path,
+        mode: given.mode,
+        refresh: None,
     }
 }
 
@@ -87,6 +114,32 @@ pub(super) fn port(port: &PublishedPort) -> pb::PortMapping {
         host: port.host.into(),
         protocol: port.protocol_set.then(|| port.protocol.word().to_owned()),
         host_address: port.address.map(|address| address.to_string()),
+    }
+}
+
+impl From<run::Told> for pb::RunContainerStreamResponse {
+    fn from(told: run::Told) -> Self {
+        let step = |stage: pb::RunStage| Self { stage: stage.into(), ..Self::default() };
+        match told {
+            run::Told::Step(run::Step::Pulling(update)) => {
+                Self { pull: Some(super::images::render(*update)), ..step(pb::RunStage::Pulling) }
+            }
+            run::Told::Step(run::Step::Downloading(now)) => Self {
+                download: Some(pb::AssetDownload {
+                    env_var_key: now.env_var_key,
+                    bytes: signed(now.bytes),
+                    total_bytes: signed(now.total),
+                    bytes_per_second: signed(now.rate),
+                    done: now.done,
+                }),
+                ..step(pb::RunStage::Downloading)
+            },
+            run::Told::Step(run::Step::Creating) => step(pb::RunStage::Creating),
+            run::Told::Step(run::Step::Starting) => step(pb::RunStage::Starting),
+            run::Told::Ready(outcome) => {
+                Self { result: Some(outcome.into()), ..step(pb::RunStage::Ready) }
+            }
+        }
     }
 }
 
@@ -165,7 +218,7 @@ pub(super) fn container(container: &Container, app: &app::App) -> pb::Container 
             .filter(|(key, _)| !labels::reserved(key))
             .map(|(key, value)| pb::Label { key: key.clone(), value: value.clone() })
             .collect(),
-        assets: Vec::new(),
+        assets: container.assets().into_iter().map(asset).collect(),
         envs: container
             .envs
             .iter()

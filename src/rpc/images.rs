@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Service,
+    convert::signed,
     pb::{self, image_service_server::ImageService},
 };
 use crate::{
@@ -42,11 +43,7 @@ impl ImageService for Service {
     }
 }
 
-fn signed(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-fn render(PullUpdate { progress, layer }: PullUpdate) -> pb::PullImageResponse {
+pub(super) fn render(PullUpdate { progress, layer }: PullUpdate) -> pb::PullImageResponse {
     let Progress { layers, end, .. } = progress;
     let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     let whole = pb::PullProgress {

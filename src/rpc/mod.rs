@@ -6,6 +6,7 @@ use tonic::service::Routes;
 
 use crate::app::App;
 
+mod assets;
 mod auth;
 mod builds;
 mod containers;
@@ -36,6 +37,10 @@ pub fn routes(app: &Arc<App>) -> Routes {
     let service = || Service(app.clone());
     let mut routes = Routes::builder();
     routes
+        .add_service(
+            pb::asset_service_server::AssetServiceServer::new(service())
+                .max_decoding_message_size(MAX_REQUEST),
+        )
         .add_service(
             pb::build_service_server::BuildServiceServer::new(service())
                 .max_decoding_message_size(MAX_REQUEST),
@@ -80,6 +85,7 @@ pub const LOGS: &str = pb::log_service_server::SERVICE_NAME;
 
 /// Names of the services, for health.
 pub const SERVICES: &[&str] = &[
+    pb::asset_service_server::SERVICE_NAME,
     pb::build_service_server::SERVICE_NAME,
     pb::container_service_server::SERVICE_NAME,
     pb::event_service_server::SERVICE_NAME,

@@ -75,6 +75,18 @@ pub(super) const RECORDS: &[&str] = &[
     ) STRICT;
     INSERT INTO meta VALUES ('events_id', lower(hex(randomblob(8))));
 ",
+    "
+    CREATE TABLE assets (
+        id TEXT PRIMARY KEY,            -- of the URL
+        url TEXT NOT NULL,
+        sha256 TEXT NOT NULL,           -- of the content
+        bytes INTEGER NOT NULL,
+        etag TEXT NOT NULL,
+        last_modified TEXT NOT NULL,
+        fetched_at TEXT NOT NULL,       -- RFC 3339
+        last_used_at TEXT NOT NULL      -- RFC 3339
+    ) STRICT;
+",
 ];
 
 /// Brings a schema up to date, in one transaction a step. The version is kept in

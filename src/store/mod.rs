@@ -11,14 +11,18 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::{Error, Kind, Result};
 
+mod assets;
 mod events;
+mod files;
 mod keeps;
 pub mod logs;
 mod migrations;
 mod records;
 mod tokens;
 
+pub use assets::StoredAsset;
 pub use events::{EventPage, EventQuery, StoredEvent, nanos};
+pub use files::{AssetFiles, CacheFile};
 pub use records::Record;
 pub use tokens::StoredToken;
 

@@ -48,6 +48,7 @@ impl Contained {
             format!("CONTAINER_SVC_DATA_DIR={DATA}"),
             format!("CONTAINER_SVC_NODE_ID={name}"),
             format!("CONTAINER_SVC_NETWORK={name}"),
+            "CONTAINER_SVC_ASSET_FILE_ROOTS=/etc/assets".to_owned(),
         ] {
             args.extend(["-e".to_owned(), setting]);
         }
@@ -133,6 +134,32 @@ impl Drop for Contained {
             docker(&["volume", "rm", volume]);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_asset_is_mounted_from_a_service_in_a_container() {
+    let dir = TempDir::new().expect("a directory");
+    let host = dir.path().display().to_string();
+    let service =
+        Contained::start(&[&format!("{host}:/var/lib"), "/etc/hostname:/etc/assets/name.txt:ro"])
+            .await;
+    let name = unique("inside");
+    let run = |roots: &str| {
+        let body = format!(
+            r#"{{"image":"{}","names":["{name}"],"command":["sleep","1000"],
+                "assets":[{{"envVarKey":"NAME","url":"file://{roots}/name.txt"}}]}}"#,
+            image()
+        );
+        service.call("PUT", "/container-svc/container", &body)
+    };
+    assert_eq!(run("/etc")["details"][0]["reason"], "INVALID_FIELD");
+    let answer = run("/etc/assets");
+    assert_eq!(answer["action"], "RUN_ACTION_CREATED", "{answer} {}", service.logs());
+    let told = docker(&["exec", &name, "sh", "-c", "cat $NAME"]);
+    assert_eq!(told, docker(&["exec", &service.name, "cat", "/etc/assets/name.txt"]));
+    assert_eq!(run("/etc/assets")["action"], "RUN_ACTION_UNCHANGED");
+    let used = service.call("GET", "/container-svc/assets", "")["assets"][0]["usedBy"].clone();
+    assert_eq!(used, serde_json::json!([name]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 mod access;
+mod assets;
 mod bad_input;
 mod bridge;
 mod builds;

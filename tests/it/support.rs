@@ -249,6 +249,11 @@ impl Service {
         self.config.log_database()
     }
 
+    /// The folder of its asset cache.
+    pub fn asset_folder(&self) -> std::path::PathBuf {
+        self.config.asset_folder()
+    }
+
     /// Stops it, as a signal does.
     pub async fn stop(&mut self) {
         drop(self.stop.take());

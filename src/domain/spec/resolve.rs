@@ -3,10 +3,13 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::IpAddr,
+    path::Path,
+    sync::Arc,
     time::Duration,
 };
 
 use crate::domain::{
+    asset::{self, Asset, Given, Policy},
     container::{Resources, labels},
     error::{Error, FieldViolation, Kind, Result},
     image::ImageRef,
@@ -28,6 +31,8 @@ const MIN_MEMORY_MB: i64 = 6;
 pub struct Defaults {
     /// Host address of published ports.
     pub port_address: IpAddr,
+    /// Where assets may come from.
+    pub asset_policy: Arc<Policy>,
 }
 
 /// A port as it came.
@@ -80,7 +85,9 @@ pub struct RunRequest {
     pub pull_policy: PullPolicy,
     /// Keeps: path, and whether it is read-only.
     pub keeps: Vec<(String, bool)>,
-    /// How many assets and GPUs were asked for: not possible yet.
+    /// Assets.
+    pub assets: Vec<Given>,
+    /// What was asked for and is not possible yet.
     pub unsupported: Vec<&'static str>,
 }
 
@@ -128,6 +135,7 @@ pub(super) fn resolve(request: RunRequest, defaults: &Defaults) -> Result<RunSpe
         wrong.add("envs", format!("the key \"{key}\" contains \"=\"; put only the name there"));
     }
     let keeps = keeps(&request.keeps, &request.names, &mut wrong);
+    let assets = assets(request.assets, defaults, &envs, &keeps, &mut wrong);
     let hash_length = request.hash.chars().count();
     if hash_length > 256 || request.hash.chars().any(char::is_control) {
         wrong.add("hash", "must be at most 256 characters, none of them a control character");
@@ -182,6 +190,7 @@ pub(super) fn resolve(request: RunRequest, defaults: &Defaults) -> Result<RunSpe
         labels,
         envs,
         keeps,
+        assets,
         command: request.command,
         entrypoint: request.entrypoint,
         working_dir: request.working_dir,
@@ -327,6 +336,46 @@ fn keeps(raw: &[(String, bool)], names: &[String], wrong: &mut Wrong) -> Vec<Kee
     }
     keeps.sort();
     keeps
+}
+
+fn assets(
+    raw: Vec<Given>,
+    defaults: &Defaults,
+    envs: &BTreeMap<String, String>,
+    keeps: &[Keep],
+    wrong: &mut Wrong,
+) -> Vec<Asset> {
+    wrong.too_many("assets", raw.len(), asset::MOST);
+    let mut assets: Vec<Asset> = Vec::new();
+    for (at, given) in raw.into_iter().take(asset::MOST).enumerate() {
+        let asset = match Asset::resolve(given, at, &defaults.asset_policy) {
+            Ok(asset) => asset,
+            Err(parts) => {
+                for (part, why) in parts {
+                    wrong.add(format!("assets[{at}].{part}"), why);
+                }
+                continue;
+            }
+        };
+        let key = &asset.given.env_var_key;
+        if envs.contains_key(key) || assets.iter().any(|other| other.given.env_var_key == *key) {
+            let field = format!("assets[{at}].envVarKey");
+            wrong.add(field, format!("\"{key}\" is there twice, here or in envs; remove one"));
+        }
+        // A file cannot have another below it.
+        let meets = |path: &str| {
+            Path::new(path).starts_with(&asset.path) || Path::new(&asset.path).starts_with(path)
+        };
+        let kept = keeps.iter().any(|keep| Path::new(&keep.path).starts_with(&asset.path));
+        if kept || assets.iter().any(|other| meets(&other.path)) {
+            let path = &asset.path;
+            let why = format!("\"{path}\" meets the path of another asset or keep; use another");
+            wrong.add(format!("assets[{at}].path"), why);
+        }
+        assets.push(asset);
+    }
+    assets.sort_by(|a, b| a.given.env_var_key.cmp(&b.given.env_var_key));
+    assets
 }
 
 fn resources(request: &RunRequest, wrong: &mut Wrong) -> Resources {

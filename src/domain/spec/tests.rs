@@ -3,10 +3,13 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::Kind;
+use crate::domain::{Kind, asset::Given};
 
 fn defaults() -> Defaults {
-    Defaults { port_address: std::net::Ipv4Addr::UNSPECIFIED.into() }
+    Defaults {
+        port_address: std::net::Ipv4Addr::UNSPECIFIED.into(),
+        asset_policy: std::sync::Arc::default(),
+    }
 }
 
 fn full() -> RunRequest {
@@ -33,6 +36,10 @@ fn full() -> RunRequest {
     }
 }
 
+fn asset(key: &str, url: &str) -> Given {
+    Given { env_var_key: key.into(), url: url.into(), ..Given::default() }
+}
+
 fn hash(request: RunRequest) -> String {
     RunSpec::resolve(request, &defaults()).expect("valid").spec_hash()
 }
@@ -46,6 +53,56 @@ fn the_hash_is_the_same_in_every_release() {
         "v1:00f32eab5cbce7b34c5c9c78ab89155b288c066868a3709157d6b23e80646f61"
     );
     assert_eq!(hash(full()), "v1:a764eb8a9b95d2bd83607f3f2f7b1ccb397147c7b7de74681f29a097537673ae");
+}
+
+#[test]
+fn the_hash_of_assets_is_the_same_in_every_release() {
+    let mut other = asset("B", "https://host.example/b.bin");
+    other.sha256 = Some("AB".repeat(32));
+    let request = RunRequest {
+        image: "nginx".into(),
+        assets: vec![other.clone(), asset("A", "https://host.example/a.gguf")],
+        ..RunRequest::default()
+    };
+    assert_eq!(
+        hash(request.clone()),
+        "v1:527d92487efc8fe081949a1d1d03dc176f5a225f77d477edca8948fa23fd64cc"
+    );
+    other.path = Some("/assets/B//b.bin".into());
+    other.mode = Some("444".into());
+    other.refresh = true;
+    let explicit = RunRequest {
+        assets: vec![asset("A", "HTTPS://host.example:443/a.gguf"), other],
+        ..request.clone()
+    };
+    assert_eq!(hash(explicit), hash(request));
+}
+
+#[test]
+fn assets_that_meet_are_refused() {
+    let at = |key: &str, path: &str| Given { path: Some(path.into()), ..asset(key, "https://h/a") };
+    for (assets, envs, keeps, field) in [
+        (vec![asset("A", "https://h/a"), asset("A", "https://h/b")], "", "", "assets[1].envVarKey"),
+        (vec![asset("A", "https://h/a")], "A", "", "assets[0].envVarKey"),
+        (vec![at("A", "/a"), at("B", "/a")], "", "", "assets[1].path"),
+        (vec![at("A", "/a/b"), at("B", "/a")], "", "", "assets[1].path"),
+        (vec![at("A", "/a")], "", "/a", "assets[0].path"),
+        (vec![at("A", "/a")], "", "/a/b", "assets[0].path"),
+    ] {
+        let request = RunRequest {
+            image: "nginx".into(),
+            names: vec!["web".into()],
+            assets,
+            envs: (!envs.is_empty())
+                .then(|| (envs.to_owned(), String::new()))
+                .into_iter()
+                .collect(),
+            keeps: (!keeps.is_empty()).then(|| (keeps.to_owned(), false)).into_iter().collect(),
+            ..RunRequest::default()
+        };
+        let error = RunSpec::resolve(request, &defaults()).expect_err("refused");
+        assert_eq!(error.violations()[0].field, field, "{error}");
+    }
 }
 
 #[test]
@@ -74,7 +131,8 @@ fn defaults_written_out_change_nothing() {
 fn every_field_that_matters_changes_the_hash_and_is_named() {
     let old = RunSpec::resolve(full(), &defaults()).expect("valid");
     type Change = fn(&mut RunRequest);
-    let changes: [(&str, Change); 14] = [
+    let changes: [(&str, Change); 15] = [
+        ("assets", |r| r.assets = vec![asset("A", "https://host.example/a")]),
         ("keeps", |r| r.keeps = vec![("/data".into(), false)]),
         ("image", |r| r.image = "nginx:1".into()),
         ("names", |r| r.names.truncate(2)),

@@ -1,0 +1,140 @@
+//! Takes assets out of the cache that nobody uses: the old ones, and the longest unused
+//! when all together are too large.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+use super::{App, blocking, content_mounted};
+use crate::{
+    domain::{
+        Result, asset,
+        event::{Subject, What},
+    },
+    store::StoredAsset,
+};
+
+/// How often this looks.
+const OFTEN: Duration = Duration::from_secs(5);
+/// How often the last use of what is in use is written.
+const TOUCH: Duration = Duration::from_secs(3600);
+/// How long a part stays that nobody went on with, at least.
+const PARTS: Duration = Duration::from_secs(24 * 3600);
+
+/// Keeps the cache within its limits until the service stops.
+pub async fn clean(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(OFTEN);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // Only a view that is true says who has what.
+        if !app.view.freshness().synced {
+            continue;
+        }
+        if let Err(error) = app.clean_assets().await {
+            tracing::warn!(?error, "assets cannot be taken out of the cache; trying again");
+        }
+    }
+}
+
+impl App {
+    async fn clean_assets(&self) -> Result<()> {
+        let (age, most) = (self.settings.assets.max_age, self.settings.assets.max_total_bytes);
+        let now = Timestamp::now();
+        let files = self.assets.files.clone();
+        let there = blocking(move || {
+            files.remove_old_parts(age.max(PARTS))?;
+            files.list()
+        })
+        .await?;
+        let mut rows = self.store.assets().await?;
+        let users = self.asset_users();
+        let unused_for = |row: &StoredAsset| {
+            Duration::try_from(now.duration_since(row.last_used_at)).unwrap_or_default()
+        };
+
+        let (used, mut unused): (Vec<_>, Vec<_>) =
+            rows.drain(..).partition(|row| users.contains_key(&row.sha256));
+        let late = used.iter().filter(|row| unused_for(row) >= TOUCH.min(age / 4));
+        let late: Vec<String> = late.map(|row| row.id.clone()).collect();
+        if !late.is_empty() {
+            self.store.use_assets(late, now).await?;
+        }
+
+        // A content of which no URL is known was followed by another one.
+        let known: HashSet<&String> = used.iter().chain(&unused).map(|row| &row.sha256).collect();
+        for file in there.iter().filter(|file| !known.contains(&file.sha256)) {
+            if !users.contains_key(&file.sha256) {
+                self.drop_content(&file.sha256).await?;
+            }
+        }
+        let mut sizes: HashMap<&str, u64> = HashMap::new();
+        for file in there
+            .iter()
+            .filter(|file| known.contains(&file.sha256) || users.contains_key(&file.sha256))
+        {
+            *sizes.entry(&file.sha256).or_default() += file.bytes;
+        }
+        let mut total: u64 = sizes.values().sum();
+        unused.sort_by_key(|row| row.last_used_at);
+        for row in unused {
+            if total <= most && unused_for(&row) < age {
+                continue;
+            }
+            if self.drop_content(&row.sha256).await? {
+                self.forget_asset(&row).await?;
+                total -= sizes.remove(row.sha256.as_str()).unwrap_or(0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets an asset whose content is gone or another URL's too.
+    pub(super) async fn forget_asset(&self, row: &StoredAsset) -> Result<()> {
+        self.store.forget_asset(row).await?;
+        let (url, bytes) = (asset::shown(&row.url), row.bytes);
+        tracing::info!(url, bytes, "an asset is removed");
+        self.emit(Subject::default(), What::AssetRemoved { url, bytes }).await;
+        Ok(())
+    }
+
+    /// Names of the containers that have each content, running or not.
+    pub(super) fn asset_users(&self) -> HashMap<String, Vec<String>> {
+        let mut users: HashMap<String, Vec<String>> = HashMap::new();
+        for container in self.view.all() {
+            for volume in &container.volumes {
+                if let Some(content) = content_mounted(&volume.source) {
+                    let names = users.entry(content.to_owned()).or_default();
+                    names.push(container.name().to_owned());
+                }
+            }
+        }
+        for names in users.values_mut() {
+            names.sort();
+            names.dedup();
+        }
+        users
+    }
+
+    /// Removes the files of a content, unless a run holds it; says whether it did.
+    pub(super) async fn drop_content(&self, sha256: &str) -> Result<bool> {
+        let (files, pins) = (self.assets.files.clone(), self.assets.pins.clone());
+        let sha256 = sha256.to_owned();
+        blocking(move || {
+            // Held until the files are gone: whoever pins it later sees that.
+            let pins = pins.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if pins.contains_key(&sha256) {
+                return Ok(false);
+            }
+            for file in files.list()?.iter().filter(|file| file.sha256 == sha256) {
+                files.remove(&file.path)?;
+            }
+            Ok(true)
+        })
+        .await
+    }
+}

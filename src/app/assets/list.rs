@@ -1,0 +1,73 @@
+//! Which assets the cache has, and removing one on purpose.
+
+use super::{App, StoredAsset};
+use crate::domain::{Error, Result, asset};
+
+/// One URL with its content and who has that.
+#[derive(Debug, Clone)]
+pub struct AssetInfo {
+    /// What the cache has.
+    pub stored: StoredAsset,
+    /// Names of the containers that have this content, running or not.
+    pub used_by: Vec<String>,
+}
+
+impl App {
+    /// Lists assets, by URL; `url` narrows to one, unless it is empty.
+    pub async fn list_assets(&self, url: &str) -> Result<Vec<AssetInfo>> {
+        let mut rows = self.store.assets().await?;
+        if !url.is_empty() {
+            let id = id_of(url)?;
+            rows.retain(|row| row.id == id);
+        }
+        let users = self.asset_users();
+        let info = |stored: StoredAsset| AssetInfo {
+            used_by: users.get(&stored.sha256).cloned().unwrap_or_default(),
+            stored,
+        };
+        Ok(rows.into_iter().map(info).collect())
+    }
+
+    /// Removes an asset from the cache, never while somebody has it.
+    pub async fn remove_asset(&self, id: &str, url: &str) -> Result<()> {
+        let id = match (id.is_empty(), url.is_empty()) {
+            (false, true) => id.to_owned(),
+            (true, false) => id_of(url)?,
+            (true, true) => return Err(Error::field("id", "is empty; give the id or the URL")),
+            (false, false) => return Err(Error::field("url", "is given too; give only one")),
+        };
+        self.view.require_synced()?;
+        let rows = self.store.assets().await?;
+        let Some(row) = rows.iter().find(|row| row.id == id) else {
+            let message =
+                format!("the cache has no asset {id}; list the assets to see which are there");
+            return Err(Error::not_found("ASSET_NOT_CACHED", message));
+        };
+        if self.is_fetching(&id) {
+            return Err(in_use(row, "is being fetched; wait until that has ended"));
+        }
+        if let Some(names) = self.asset_users().get(&row.sha256) {
+            let names = names.join("\", \"");
+            return Err(in_use(
+                row,
+                &format!("is in use by \"{names}\"; remove that container first"),
+            ));
+        }
+        // Another URL may have given the same content.
+        let shared = rows.iter().any(|other| other.id != id && other.sha256 == row.sha256);
+        if !shared && !self.drop_content(&row.sha256).await? {
+            return Err(in_use(row, "is in use by a run; wait until that has ended"));
+        }
+        self.forget_asset(row).await
+    }
+}
+
+fn id_of(url: &str) -> Result<String> {
+    let url = asset::plain_url(url).map_err(|why| Error::field("url", why))?;
+    Ok(asset::id(url.as_str()))
+}
+
+fn in_use(row: &StoredAsset, why: &str) -> Error {
+    let url = asset::shown(&row.url);
+    Error::precondition("ASSET_IN_USE", format!("the asset {url} {why}")).with("id", &row.id)
+}

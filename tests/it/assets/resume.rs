@@ -1,0 +1,147 @@
+//! A download that broke is gone on with where the source shows that it may be.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use super::{
+    source::{Asked, Source, give, head, say},
+    *,
+};
+
+const LENGTH: usize = 3 << 20;
+const BREAK: usize = 2 << 20;
+
+/// Sends an answer up to a place in the file, and then closes.
+async fn give_some(asked: &Asked, stream: &mut tokio::net::TcpStream, file: &[u8], etag: &str) {
+    let (from, head) = head(asked, file.len(), etag);
+    say(stream, head.as_bytes()).await;
+    say(stream, &file[from..BREAK.max(from)]).await;
+}
+
+async fn fetch(service: &Service, source: &Source) -> String {
+    let name = unique("asset");
+    run(service, with(service, &name, &[asset("A", &source.url("/a.bin"))])).await;
+    exec(&name, "sha256sum < $A").trim_end_matches(" -").trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_broke_off_is_gone_on_with_by_range() {
+    let service = service().await;
+    let file = Arc::new(bytes(LENGTH));
+    let whole = file.clone();
+    let source = Source::start(move |asked, mut stream| {
+        let file = whole.clone();
+        async move {
+            match asked.before {
+                0 => give_some(&asked, &mut stream, &file, "\"a\"").await,
+                _ => give(&asked, &mut stream, &file, "\"a\"").await,
+            }
+        }
+    })
+    .await;
+    assert_eq!(fetch(&service, &source).await, sha256(&file));
+    let seen = source.seen();
+    assert_eq!(seen.len(), 2);
+    assert_eq!((seen[1].from(), seen[1].header("if-range")), (BREAK, "\"a\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_range_or_validator_it_begins_anew() {
+    let service = service().await;
+    let file = Arc::new(bytes(LENGTH));
+    for etag in ["\"a\"", "W/\"a\"", ""] {
+        let whole = file.clone();
+        let source = Source::start(move |asked, mut stream| {
+            let file = whole.clone();
+            async move {
+                let plain = Asked { headers: Default::default(), ..asked.clone() };
+                match asked.before {
+                    0 => give_some(&plain, &mut stream, &file, etag).await,
+                    _ => give(&plain, &mut stream, &file, etag).await,
+                }
+            }
+        })
+        .await;
+        assert_eq!(fetch(&service, &source).await, sha256(&file), "{etag}");
+        let asked = source.seen()[1].from();
+        assert_eq!(asked, if etag == "\"a\"" { BREAK } else { 0 }, "{etag}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_content_that_changed_in_between_is_never_mixed_with_the_old() {
+    let service = service().await;
+    let (old, new) = (Arc::new(bytes(LENGTH)), Arc::new(vec![7; LENGTH]));
+    for liar in [false, true] {
+        let (first, second) = (old.clone(), new.clone());
+        let source = Source::start(move |asked, mut stream| {
+            let (old, new) = (first.clone(), second.clone());
+            async move {
+                match (asked.before, liar && asked.from() > 0) {
+                    (0, _) => give_some(&asked, &mut stream, &old, "\"old\"").await,
+                    // One that sends the rest of another content all the same.
+                    (_, true) => {
+                        let (from, last) = (asked.from(), LENGTH - 1);
+                        let head = format!(
+                            "HTTP/1.1 206 Partial Content\r\nETag: \"new\"\r\nContent-Length: {}\r\n\
+                             Content-Range: bytes {from}-{last}/{LENGTH}\r\n\r\n",
+                            LENGTH - from
+                        );
+                        say(&mut stream, head.as_bytes()).await;
+                        say(&mut stream, &new[from..]).await;
+                    }
+                    (_, false) => give(&asked, &mut stream, &new, "\"new\"").await,
+                }
+            }
+        })
+        .await;
+        assert_eq!(fetch(&service, &source).await, sha256(&new));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_was_killed_goes_on_where_it_was() {
+    let mut service = Service::program(lenient).await.synced().await;
+    let file = Arc::new(bytes(LENGTH));
+    let (whole, given) = (file.clone(), Arc::new(AtomicUsize::new(0)));
+    let sent = given.clone();
+    let source = Source::start(move |asked, mut stream| {
+        let (file, sent) = (whole.clone(), sent.clone());
+        async move {
+            if asked.before > 0 {
+                return give(&asked, &mut stream, &file, "\"a\"").await;
+            }
+            give_some(&asked, &mut stream, &file, "\"a\"").await;
+            sent.store(BREAK, Ordering::SeqCst);
+            std::future::pending::<()>().await;
+            drop(stream);
+        }
+    })
+    .await;
+    let (name, mut client) = (unique("asset"), service.grpc().await);
+    let request = with(&service, &name, &[asset("A", &source.url("/a.bin"))]);
+    let cut = request.clone();
+    let mut broken = Box::pin(client.run_container(cut));
+    let parts = service.asset_folder().join("parts");
+    let written = || {
+        let entries = fs::read_dir(&parts).into_iter().flatten().filter_map(Result::ok);
+        entries.filter_map(|entry| entry.metadata().ok()).map(|about| about.len()).max()
+    };
+    tokio::select! {
+        ended = &mut broken => panic!("it ended: {ended:?}"),
+        () = eventually("most of it is written", || async {
+            written().unwrap_or(0) as usize >= BREAK && given.load(Ordering::SeqCst) > 0
+        }) => {}
+    }
+    service.kill();
+    drop(broken);
+    assert_eq!(files(&service, "files"), [""; 0], "no half file in place");
+    service.resume().await;
+    let service = service.synced().await;
+    run(&service, request).await;
+    assert_eq!(exec(&name, "sha256sum < $A").split(' ').next(), Some(sha256(&file).as_str()));
+    assert_eq!(source.seen()[1].from(), BREAK);
+    assert_eq!(files(&service, "parts"), [""; 0]);
+}
