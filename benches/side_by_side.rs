@@ -4,6 +4,8 @@
 //! `-- --quick` takes a few samples only, `-- --logs` measures only what concerns logs,
 //! memory and the start; neither writes anything.
 
+#[path = "side_by_side/assets.rs"]
+mod assets;
 #[path = "side_by_side/child.rs"]
 mod child;
 #[path = "side_by_side/collect.rs"]
@@ -60,6 +62,8 @@ struct Plan {
     /// Lines that are searched, and bytes of a store that is opened.
     paged: usize,
     large: u64,
+    /// Bytes of an asset that is fetched, and how often.
+    fetched: (u64, usize),
     /// Containers that are known, and followers, while memory is measured.
     known: usize,
     followers: usize,
@@ -78,6 +82,7 @@ const FULL: Plan = Plan {
     sized: 64 << 20,
     paged: 10_000_000,
     large: 1_000_000_000,
+    fetched: (1 << 30, 5),
     known: 500,
     followers: 100,
 };
@@ -94,6 +99,7 @@ const QUICK: Plan = Plan {
     sized: 4 << 20,
     paged: 1_000_000,
     large: 10_000_000,
+    fetched: (64 << 20, 2),
     known: 10,
     followers: 5,
 };
@@ -141,6 +147,8 @@ async fn containers(plan: Plan, raw: &Raw) -> Result<Vec<Row>, Failure> {
     raw.run_many(plan.running).await?;
     service.knows(plan.running).await?;
     rows.extend(measure::run_unchanged(plan, &service, raw).await?);
+    report::say("running containers with keeps and assets\n");
+    rows.extend(assets::cached(plan, &service, raw).await?);
     raw.remove_made();
     rows.push(measure::is_running(plan, &service).await?);
     report::say("listing containers\n");
@@ -149,6 +157,8 @@ async fn containers(plan: Plan, raw: &Raw) -> Result<Vec<Row>, Failure> {
     rows.push(measure::list(plan, &service, raw).await?);
     rows.push(measure::list_during_burst(plan, &service, raw).await?);
     raw.remove_made();
+    report::say("fetching assets\n");
+    rows.extend(assets::download(plan, raw).await?);
     Ok(rows)
 }
 

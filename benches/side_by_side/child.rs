@@ -1,12 +1,14 @@
 //! The release binary as a process of its own, of which the kernel keeps the books.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child as Process, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use container_svc::rpc::pb::{self, log_service_client::LogServiceClient};
+use container_svc::rpc::pb::{
+    self, container_service_client::ContainerServiceClient, log_service_client::LogServiceClient,
+};
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -14,7 +16,7 @@ use tonic_health::pb::{
 
 use crate::{
     Failure,
-    service::{Bearer, eventually, free_address},
+    service::{Bearer, Client, eventually, free_address},
 };
 
 /// A client of the logs.
@@ -25,6 +27,10 @@ pub(crate) type Logs = LogServiceClient<InterceptedService<Channel, Bearer>>;
 pub(crate) struct Child {
     /// The logs, with the admin token.
     pub(crate) logs: Logs,
+    /// The containers, with the admin token.
+    pub(crate) containers: Client,
+    /// Its data directory.
+    pub(crate) data: PathBuf,
     /// When it was started.
     pub(crate) begin: Instant,
     /// How long it took to say that it serves.
@@ -35,6 +41,14 @@ pub(crate) struct Child {
 impl Child {
     /// Starts it with this data directory and waits until it says that it serves.
     pub(crate) async fn start(data: &Path) -> Result<Self, Failure> {
+        Self::start_with(data, &[]).await
+    }
+
+    /// The same with further settings.
+    pub(crate) async fn start_with(
+        data: &Path,
+        settings: &[(&str, &str)],
+    ) -> Result<Self, Failure> {
         let address = free_address()?;
         let begin = Instant::now();
         let process = Command::new(env!("CARGO_BIN_EXE_container-svc"))
@@ -42,6 +56,7 @@ impl Child {
             .env("CONTAINER_SVC_DATA_DIR", data)
             .env("CONTAINER_SVC_LISTEN", address.to_string())
             .env("CONTAINER_SVC_NODE_ID", "bench")
+            .envs(settings.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -56,8 +71,9 @@ impl Child {
         .await?;
         let ready = begin.elapsed();
         let bearer = Bearer::read(&data.join("admin.token"))?;
+        let containers = ContainerServiceClient::with_interceptor(channel.clone(), bearer.clone());
         let logs = LogServiceClient::with_interceptor(channel, bearer);
-        Ok(Self { logs, begin, ready, process })
+        Ok(Self { logs, containers, data: data.to_owned(), begin, ready, process })
     }
 
     /// Waits until a container's last line says this.
@@ -84,6 +100,12 @@ impl Child {
     pub(crate) fn memory(&self) -> Result<u64, Failure> {
         let status = procfs::process::Process::new(self.pid()?)?.status()?;
         Ok(status.vmrss.ok_or("no memory is told")? * 1024)
+    }
+
+    /// Most bytes of memory that it ever occupied.
+    pub(crate) fn most_memory(&self) -> Result<u64, Failure> {
+        let status = procfs::process::Process::new(self.pid()?)?.status()?;
+        Ok(status.vmhwm.ok_or("no memory is told")? * 1024)
     }
 
     fn pid(&self) -> Result<i32, Failure> {

@@ -1,10 +1,10 @@
 //! The engine without the service in front of it.
 
-use std::{collections::HashMap, process::Command};
+use std::{collections::HashMap, path::Path, process::Command};
 
 use bollard::{
     Docker,
-    models::{ContainerCreateBody, HostConfig, HostConfigLogConfig},
+    models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType},
     query_parameters::{
         CreateContainerOptions, RemoveContainerOptions, StartContainerOptions, WaitContainerOptions,
     },
@@ -28,6 +28,45 @@ pub(crate) struct Raw {
     docker: Docker,
     http: reqwest::Client,
     label: String,
+}
+
+/// Volumes and files that are mounted into a container; the volumes are removed when
+/// this is dropped.
+#[derive(Debug)]
+pub(crate) struct Extras(Vec<Mount>);
+
+impl Extras {
+    /// So many volumes, which are made with the first container, and files.
+    pub(crate) fn make(folder: &Path, each: usize) -> Result<Self, Failure> {
+        let mut mounts = Vec::new();
+        for at in 0..each {
+            let file = folder.join(format!("{at}.bin"));
+            std::fs::write(&file, vec![b'x'; 1 << 10])?;
+            mounts.push(Mount {
+                target: Some(format!("/keep/{at}")),
+                source: Some(format!("{LABEL}-{}-{at}", std::process::id())),
+                typ: Some(MountType::VOLUME),
+                ..Default::default()
+            });
+            mounts.push(Mount {
+                target: Some(format!("/assets/ASSET_{at}/{at}.bin")),
+                source: Some(file.to_string_lossy().into_owned()),
+                typ: Some(MountType::BIND),
+                read_only: Some(true),
+                ..Default::default()
+            });
+        }
+        Ok(Self(mounts))
+    }
+}
+
+impl Drop for Extras {
+    fn drop(&mut self) {
+        let volumes = self.0.iter().filter(|mount| mount.typ == Some(MountType::VOLUME));
+        for volume in volumes.filter_map(|mount| mount.source.as_deref()) {
+            docker(&["volume", "rm", "-f", volume]);
+        }
+    }
 }
 
 impl Raw {
@@ -76,11 +115,32 @@ impl Raw {
         Ok(self.docker.wait_container(id, options).try_for_each(|_| future::ok(())).await?)
     }
 
+    /// Makes a container with mounts; answers with its id.
+    pub(crate) async fn create_kept(
+        &self,
+        name: &str,
+        network: &str,
+        extras: &Extras,
+    ) -> Result<String, Failure> {
+        let mounts = Some(extras.0.clone());
+        self.create_mounted(name, network, &["sleep", "1000"], mounts).await
+    }
+
     async fn create_with(
         &self,
         name: &str,
         network: &str,
         command: &[&str],
+    ) -> Result<String, Failure> {
+        self.create_mounted(name, network, command, None).await
+    }
+
+    async fn create_mounted(
+        &self,
+        name: &str,
+        network: &str,
+        command: &[&str],
+        mounts: Option<Vec<Mount>>,
     ) -> Result<String, Failure> {
         let body = ContainerCreateBody {
             image: Some(self.image.clone()),
@@ -88,6 +148,7 @@ impl Raw {
             labels: Some(HashMap::from([(LABEL.to_owned(), self.label.clone())])),
             host_config: Some(HostConfig {
                 network_mode: Some(network.to_owned()),
+                mounts,
                 log_config: Some(HostConfigLogConfig {
                     typ: Some("json-file".to_owned()),
                     ..Default::default()

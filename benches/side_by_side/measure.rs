@@ -20,7 +20,7 @@ const OURS_PER_QUESTION: usize = 5;
 /// Calls under way at once while calls are counted.
 const AT_ONCE: usize = 8;
 /// Lets what follows a removal come to its end.
-const SETTLE: Duration = Duration::from_millis(150);
+pub(crate) const SETTLE: Duration = Duration::from_millis(150);
 
 /// RunContainer of a new container, beside create and start.
 pub(crate) async fn run_new(plan: Plan, service: &Service, raw: &Raw) -> Result<Row, Failure> {
@@ -230,7 +230,7 @@ async fn connect(url: String) -> Result<HealthClient<tonic::transport::Channel>,
 }
 
 /// Medians in milliseconds of two questions asked by turns.
-async fn by_turns(
+pub(crate) async fn by_turns(
     count: usize,
     mut ours: impl AsyncFnMut() -> Result<(), Failure>,
     mut beside: impl AsyncFnMut() -> Result<(), Failure>,

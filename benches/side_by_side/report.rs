@@ -111,6 +111,7 @@ higher level finds little more for many times the work, and the bar for processo
 
 fn about_containers(plan: Plan) -> String {
     let Plan { runs, questions, running, rounds: (rounds, millis), listed, burst, .. } = plan;
+    let (mebibytes, turns) = (plan.fetched.0 >> 20, plan.fetched.1);
     format!(
         "\
 - The service runs in the process of the benchmark with its default configuration and a token on\n\
@@ -122,7 +123,12 @@ fn about_containers(plan: Plan) -> String {
 - IsContainerRunning: 8 calls at once on one connection, {rounds} rounds of {millis} ms on each side. Beside\n\
 \x20 it: a tonic server without a guard that answers the health check, in the same process.\n\
 - ListContainers: {listed} containers that were made and not started, and whatever else the engine has;\n\
-\x20 the last row while {burst} more are made, four at once.\n"
+\x20 the last row while {burst} more are made, four at once.\n\
+- Keeps and assets: while {running} containers run. The volumes are there and the assets in the cache;\n\
+\x20 the engine has volumes and files of its own.\n\
+- Asset: {mebibytes} MiB from a server on the loopback interface, {turns} turns of each. Ours is a process of\n\
+\x20 its own, from the request for a container until it tells that the asset is whole, with its\n\
+\x20 checksum and on the disk. Beside it: curl and, since it leaves the file in memory, sync of it.\n"
     )
 }
 

@@ -19,7 +19,7 @@ use tonic::{
     transport::Channel,
 };
 
-use crate::{Failure, engine};
+use crate::{Failure, assets, engine};
 
 /// How long the service may take to know something.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -71,7 +71,10 @@ impl Service {
         let mut config = Config::load(&ServeArgs::default(), |key| match key {
             "CONTAINER_SVC_DATA_DIR" => Some(data.clone()),
             "CONTAINER_SVC_NODE_ID" | "CONTAINER_SVC_NETWORK" => Some(network.clone()),
-            _ => None,
+            key => {
+                let from_here = assets::FROM_HERE.into_iter().find(|(name, _)| *name == key);
+                from_here.map(|(_, value)| value.to_owned())
+            }
         })?;
         let address = free_address()?;
         config.listen = vec![Listen::Tcp(address)];
@@ -144,6 +147,10 @@ impl Drop for Service {
         drop(self.stop.take());
         engine::remove(&engine::labelled(&format!("container-svc.node={}", self.network)));
         engine::docker(&["network", "rm", &self.network]);
+        let label = format!("label=container-svc.node={}", self.network);
+        for volume in engine::docker(&["volume", "ls", "-q", "--filter", &label]).lines() {
+            engine::docker(&["volume", "rm", "-f", volume]);
+        }
     }
 }
 

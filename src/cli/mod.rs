@@ -10,6 +10,7 @@ mod inspect;
 mod logs;
 mod output;
 mod parse;
+mod progress;
 mod ps;
 mod pull;
 mod rm;

@@ -97,6 +97,29 @@ pub(super) fn env_var(text: &str) -> Result<pb::EnvVar, String> {
     }
 }
 
+/// `KEY=URL`, and options after commas at its end.
+pub(super) fn asset(text: &str) -> Result<pb::Asset, String> {
+    let wrong = || "write KEY=URL, as MODEL=https://host/model.gguf".to_owned();
+    let (key, mut url) = text.split_once('=').ok_or_else(wrong)?;
+    let mut asset = pb::Asset { env_var_key: key.to_owned(), ..Default::default() };
+    // A URL may have commas too: only what is an option ends it.
+    while let Some((rest, option)) = url.rsplit_once(',') {
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("sha256", value) => asset.sha256 = Some(value.to_owned()),
+            ("path", value) => asset.path = Some(value.to_owned()),
+            ("mode", value) => asset.mode = Some(value.to_owned()),
+            ("refresh", "") => asset.refresh = Some(true),
+            _ => break,
+        }
+        url = rest;
+    }
+    asset.url = url.to_owned();
+    match key.is_empty() || url.is_empty() {
+        true => Err(wrong()),
+        false => Ok(asset),
+    }
+}
+
 /// `key=value`, or `key` with an empty value.
 pub(super) fn label(text: &str) -> Result<pb::Label, String> {
     match text.split_once('=').unwrap_or((text, "")) {
@@ -165,6 +188,19 @@ pub(super) fn tail(text: &str) -> Result<Tail, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_asset_is_a_url_with_options_at_its_end() {
+        let plain = asset("A=https://h/a,b?c=1,2").expect("an asset");
+        assert_eq!((plain.env_var_key.as_str(), plain.url.as_str()), ("A", "https://h/a,b?c=1,2"));
+        let all = asset("A=https://h/a,x,sha256=ab,path=/p,mode=0555,refresh").expect("an asset");
+        assert_eq!((all.url.as_str(), all.sha256.as_deref()), ("https://h/a,x", Some("ab")));
+        assert_eq!((all.path.as_deref(), all.mode.as_deref()), (Some("/p"), Some("0555")));
+        assert_eq!(all.refresh, Some(true));
+        for wrong in ["A", "=https://h/a", "A=", ""] {
+            assert!(asset(wrong).is_err(), "{wrong}");
+        }
+    }
 
     fn mapping(
         internal: i32,

@@ -2,7 +2,7 @@
 
 use crate::rpc::pb;
 
-use super::{Failure, Output, Session, parse, ps, target};
+use super::{Failure, Output, Session, parse, progress::View, ps, target};
 
 /// What shall run.
 #[derive(Debug, clap::Args)]
@@ -17,6 +17,10 @@ pub(super) struct Args {
     /// Environment variable; without =VALUE it is passed on from here
     #[arg(short, long = "env", value_name = "KEY[=VALUE]", value_parser = parse::env_var)]
     envs: Vec<pb::EnvVar>,
+    /// File that is fetched first and mounted; KEY holds its path in the container.
+    /// Options, each after a comma: sha256=…, path=…, mode=0555, refresh
+    #[arg(long = "asset", value_name = "KEY=URL[,OPTION]", value_parser = parse::asset)]
+    assets: Vec<pb::Asset>,
     /// Label
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
     labels: Vec<pb::Label>,
@@ -66,11 +70,39 @@ enum Pull {
 }
 
 pub(super) async fn run(args: Args, session: Session, out: Output) -> Result<(), Failure> {
-    let answer = session.containers().run_container(request(args)).await?.into_inner();
+    let request = pb::RunContainerStreamRequest { run: Some(request(args)) };
+    let mut steps = session.containers().run_container_stream(request).await?.into_inner();
+    let mut view = View::new(out);
+    let answer = loop {
+        match steps.message().await {
+            Ok(Some(pb::RunContainerStreamResponse { result: Some(answer), .. })) => break answer,
+            Ok(Some(step)) => show(&mut view, &step),
+            Ok(None) => {
+                view.clear();
+                let why = "the service ended the run without saying what came of it";
+                return Err(Failure::Other(why.to_owned()));
+            }
+            Err(status) => {
+                view.clear();
+                return Err(status.into());
+            }
+        }
+    };
+    view.clear();
     if out.json {
         return out.message("RunContainerResponse", &answer);
     }
     out.line(summary(&answer))
+}
+
+fn show(view: &mut View, step: &pb::RunContainerStreamResponse) {
+    match (step.stage(), &step.pull, &step.download) {
+        (_, Some(pull), _) => view.pull(pull),
+        (_, _, Some(download)) => view.download(download),
+        (pb::RunStage::Creating, ..) => view.stage("creating"),
+        (pb::RunStage::Starting, ..) => view.stage("starting"),
+        _ => {}
+    }
 }
 
 fn request(args: Args) -> pb::RunContainerRequest {
@@ -93,6 +125,7 @@ fn request(args: Args) -> pb::RunContainerRequest {
         hash: args.hash,
         labels: args.labels,
         envs: args.envs,
+        assets: args.assets,
         command: args.command,
         entrypoint: args.entrypoint,
         working_dir: args.workdir,

@@ -19,13 +19,13 @@ mod cache;
 mod hostile;
 mod local;
 mod resume;
-mod source;
+pub(crate) mod source;
 mod stream;
 
 const RUN: &str = "/container-svc/container";
 
 /// Sources on loopback are allowed, and patience is short.
-fn lenient(config: &mut Config) {
+pub(crate) fn lenient(config: &mut Config) {
     config.asset_allow_http = vec![HostRule::parse("127.0.0.1").expect("a rule")];
     config.asset_allow_addresses = vec![Range::parse("127.0.0.0/8").expect("a range")];
     config.asset_stall_timeout = std::time::Duration::from_secs(1);

@@ -11,6 +11,7 @@ use super::support::{DEADLINE, Service, docker, image, unique};
 
 mod exit_codes;
 mod pull;
+mod run;
 mod serve;
 mod watch;
 
