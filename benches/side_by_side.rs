@@ -6,6 +6,8 @@
 
 #[path = "side_by_side/assets.rs"]
 mod assets;
+#[path = "side_by_side/builds.rs"]
+mod builds;
 #[path = "side_by_side/child.rs"]
 mod child;
 #[path = "side_by_side/collect.rs"]
@@ -67,6 +69,9 @@ struct Plan {
     /// Containers that are known, and followers, while memory is measured.
     known: usize,
     followers: usize,
+    /// Files of one build context, and bytes of the file of another.
+    files: usize,
+    file_bytes: u64,
 }
 
 const FULL: Plan = Plan {
@@ -85,6 +90,8 @@ const FULL: Plan = Plan {
     fetched: (1 << 30, 5),
     known: 500,
     followers: 100,
+    files: 20_000,
+    file_bytes: 1 << 30,
 };
 const QUICK: Plan = Plan {
     runs: 2,
@@ -102,6 +109,8 @@ const QUICK: Plan = Plan {
     fetched: (64 << 20, 2),
     known: 10,
     followers: 5,
+    files: 1_000,
+    file_bytes: 16 << 20,
 };
 
 #[tokio::main]
@@ -127,6 +136,8 @@ async fn measure(plan: Plan, only_logs: bool, write: bool) -> Result<(), Failure
     let mut rows = Vec::new();
     if !only_logs {
         rows.extend(containers(plan, &raw).await?);
+        report::say("sending build contexts\n");
+        rows.extend(builds::contexts(plan).await?);
     }
     rows.extend(logs(plan, &raw).await?);
     let version = raw.version().await?;

@@ -19,7 +19,7 @@ use std::{
 pub use args::ServeArgs;
 pub use error::ConfigError;
 pub use host::default_data_dir;
-pub use parse::duration;
+pub use parse::{duration, size};
 
 use host::Host;
 use layers::Layers;

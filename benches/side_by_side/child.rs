@@ -7,7 +7,8 @@ use std::{
 };
 
 use container_svc::rpc::pb::{
-    self, container_service_client::ContainerServiceClient, log_service_client::LogServiceClient,
+    self, build_service_client::BuildServiceClient,
+    container_service_client::ContainerServiceClient, log_service_client::LogServiceClient,
 };
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
 use tonic_health::pb::{
@@ -22,6 +23,9 @@ use crate::{
 /// A client of the logs.
 pub(crate) type Logs = LogServiceClient<InterceptedService<Channel, Bearer>>;
 
+/// A client of the builds.
+pub(crate) type Builds = BuildServiceClient<InterceptedService<Channel, Bearer>>;
+
 /// A running service, killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -31,6 +35,8 @@ pub(crate) struct Child {
     pub(crate) containers: Client,
     /// Its data directory.
     pub(crate) data: PathBuf,
+    /// The builds, which may read the data directory.
+    pub(crate) builds: Builds,
     /// When it was started.
     pub(crate) begin: Instant,
     /// How long it took to say that it serves.
@@ -54,6 +60,7 @@ impl Child {
         let process = Command::new(env!("CARGO_BIN_EXE_container-svc"))
             .arg("serve")
             .env("CONTAINER_SVC_DATA_DIR", data)
+            .env("CONTAINER_SVC_BUILD_ROOTS", data)
             .env("CONTAINER_SVC_LISTEN", address.to_string())
             .env("CONTAINER_SVC_NODE_ID", "bench")
             .envs(settings.iter().copied())
@@ -71,9 +78,10 @@ impl Child {
         .await?;
         let ready = begin.elapsed();
         let bearer = Bearer::read(&data.join("admin.token"))?;
+        let builds = BuildServiceClient::with_interceptor(channel.clone(), bearer.clone());
         let containers = ContainerServiceClient::with_interceptor(channel.clone(), bearer.clone());
         let logs = LogServiceClient::with_interceptor(channel, bearer);
-        Ok(Self { logs, containers, data: data.to_owned(), begin, ready, process })
+        Ok(Self { logs, builds, containers, data: data.to_owned(), begin, ready, process })
     }
 
     /// Waits until a container's last line says this.

@@ -19,6 +19,7 @@ use crate::{
         Error, Kind, Result,
         build::{BuildEvent, BuildRequest, BuildSpec, Builder, Built, Failure},
         dockerfile::{self, base_images},
+        event::{Subject, What},
         image::ImageRef,
     },
     engine::{
@@ -85,6 +86,7 @@ impl App {
                 end = work => end,
                 () = events.closed() => return,
             };
+            app.note_build(&spec, &end).await;
             // A caller that left needs no answer.
             let _ = events.send(end).await;
         });
@@ -129,6 +131,17 @@ impl App {
             }
         }
         Err(Error::internal("a build ended without saying how"))
+    }
+
+    async fn note_build(&self, spec: &BuildSpec, end: &Result<BuildEvent>) {
+        let what = match end {
+            Ok(BuildEvent::Finished(built)) => What::Built { image_id: built.image_id.clone() },
+            Ok(_) => return,
+            Err(error) => What::BuildFailed { error: error.message().to_owned() },
+        };
+        for name in &spec.names {
+            self.emit(Subject::image(&name.familiar()), what.clone()).await;
+        }
     }
 
     async fn open_context(&self, spec: &BuildSpec) -> Result<Context> {
@@ -239,12 +252,7 @@ impl App {
             if found.iter().any(|(other, _)| other.registry() == image.registry()) {
                 continue;
             }
-            if let Some(credential) = self.registry.credential_for(&image).await? {
-                let credential = Credential {
-                    username: credential.username,
-                    password: credential.password,
-                    identity_token: credential.identity_token,
-                };
+            if let Some(credential) = self.credential_of(&image).await? {
                 found.push((image, credential));
             }
         }

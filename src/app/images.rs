@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Instant,
 };
 
 use futures_util::{Stream, StreamExt as _, stream};
@@ -23,7 +24,12 @@ use crate::{
     engine::PullStep,
 };
 
-pub use crate::engine::Credential;
+mod manage;
+mod push;
+
+pub use crate::engine::{Credential, ListedImage};
+pub use manage::{ImageInfo, Prune, Pruned};
+pub use push::PushUpdate;
 
 /// Names whose content is remembered.
 const REMEMBERED: usize = 1024;
@@ -116,6 +122,8 @@ type Download = watch::Receiver<Progress>;
 pub struct Images {
     downloads: Mutex<HashMap<String, Download>>,
     known: RwLock<(u64, HashMap<String, String>)>,
+    /// Images that runs asked for, and when.
+    claims: Mutex<HashMap<String, Instant>>,
 }
 
 impl Images {
@@ -148,6 +156,17 @@ impl Images {
 impl App {
     /// Makes sure that the image is here, and says which content it is.
     pub(super) async fn ensure_image(
+        self: &Arc<Self>,
+        image: &ImageRef,
+        policy: PullPolicy,
+        tell: &Teller,
+    ) -> Result<String> {
+        let id = self.have_image(image, policy, tell).await?;
+        self.images.claim(&id);
+        Ok(id)
+    }
+
+    async fn have_image(
         self: &Arc<Self>,
         image: &ImageRef,
         policy: PullPolicy,
@@ -190,11 +209,7 @@ impl App {
     ) -> Result<impl Stream<Item = Result<PullUpdate>> + Send + use<>> {
         let credential = match credential {
             Some(credential) => Some(credential),
-            None => self.registry.credential_for(&image).await?.map(|found| Credential {
-                username: found.username,
-                password: found.password,
-                identity_token: found.identity_token,
-            }),
+            None => self.credential_of(&image).await?,
         };
         let download = self.join(image, credential);
         Ok(stream::unfold((download, 0, false), |(mut download, mut seen, ended)| async move {
@@ -234,6 +249,15 @@ impl App {
                     return Some((Err(error), (download, seen, true)));
                 }
             }
+        }))
+    }
+
+    /// What the node's own configuration opens the image's registry with.
+    pub(super) async fn credential_of(&self, image: &ImageRef) -> Result<Option<Credential>> {
+        Ok(self.registry.credential_for(image).await?.map(|found| Credential {
+            username: found.username,
+            password: found.password,
+            identity_token: found.identity_token,
         }))
     }
 

@@ -14,10 +14,10 @@ use tonic::{
 use crate::{
     config::default_data_dir,
     rpc::pb::{
-        container_service_client::ContainerServiceClient, event_service_client::EventServiceClient,
-        gpu_service_client::GpuServiceClient, image_service_client::ImageServiceClient,
-        log_service_client::LogServiceClient, node_service_client::NodeServiceClient,
-        token_service_client::TokenServiceClient,
+        build_service_client::BuildServiceClient, container_service_client::ContainerServiceClient,
+        event_service_client::EventServiceClient, gpu_service_client::GpuServiceClient,
+        image_service_client::ImageServiceClient, log_service_client::LogServiceClient,
+        node_service_client::NodeServiceClient, token_service_client::TokenServiceClient,
     },
 };
 
@@ -63,6 +63,11 @@ impl Session {
     /// The client for GPUs.
     pub(super) fn gpus(&self) -> GpuServiceClient<Wire> {
         GpuServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// The client for builds.
+    pub(super) fn builds(&self) -> BuildServiceClient<Wire> {
+        BuildServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
     /// The client for images.

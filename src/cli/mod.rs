@@ -1,10 +1,12 @@
 //! The command line: one file for each subcommand, over the generated client.
 
+mod build;
 mod completions;
 mod connect;
 mod events;
 mod failure;
 mod gpus;
+mod images;
 mod info;
 mod inspect;
 mod logs;
@@ -13,7 +15,9 @@ mod parse;
 mod progress;
 mod ps;
 mod pull;
+mod push;
 mod rm;
+mod rmi;
 mod run;
 mod serve;
 mod stop;
@@ -89,8 +93,16 @@ enum Command {
     Ps(ps::Args),
     /// Describe containers as JSON, with their history
     Inspect(inspect::Args),
+    /// Build an image from a folder of the service's node
+    Build(Box<build::Args>),
+    /// List images, newest first
+    Images(images::Args),
     /// Fetch an image
     Pull(pull::Args),
+    /// Send an image to its registry
+    Push(push::Args),
+    /// Remove images
+    Rmi(rmi::Args),
     /// Print what containers wrote
     Logs(Box<logs::Args>),
     /// Print what happened: created, replaced, died, pulled and so on
@@ -127,7 +139,11 @@ impl Cli {
             Command::Rm(args) => rm::rm(&args, session().await?, out).await,
             Command::Ps(args) => ps::ps(args, session().await?, out).await,
             Command::Inspect(args) => inspect::inspect(&args, session().await?, out).await,
+            Command::Build(args) => build::build(*args, session().await?, out).await,
+            Command::Images(args) => images::images(args, session().await?, out).await,
             Command::Pull(args) => pull::pull(args, session().await?, out).await,
+            Command::Push(args) => push::push(args, session().await?, out).await,
+            Command::Rmi(args) => rmi::rmi(args, session().await?, out).await,
             Command::Logs(args) => logs::logs(*args, session().await?, out).await,
             Command::Events(args) => events::events(args, session().await?, out).await,
             Command::Watch(args) => watch::watch(args, session().await?, out).await,

@@ -64,6 +64,12 @@ pub(super) fn memory(text: &str) -> Result<i32, String> {
     number.checked_mul(factor).ok_or_else(wrong)
 }
 
+/// Bytes, as the service's own settings take them.
+pub(super) fn bytes(text: &str) -> Result<i64, String> {
+    let bytes = crate::config::size(text, 0..=1 << 60)?;
+    i64::try_from(bytes).map_err(|_| "is out of range".to_owned())
+}
+
 /// Processors, as in 0.5.
 pub(super) fn cpus(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

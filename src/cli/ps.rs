@@ -107,7 +107,7 @@ pub(super) fn ports(ports: &[pb::PortMapping]) -> String {
 }
 
 /// A span in its largest whole unit; the clocks of two machines may disagree.
-fn age(seconds: i64) -> String {
+pub(super) fn age(seconds: i64) -> String {
     match seconds.max(0) {
         s @ 0..60 => format!("{s}s"),
         s @ 60..3_600 => format!("{}m", s / 60),

@@ -40,7 +40,7 @@ pub(super) async fn pull(args: Args, session: Session, out: Output) -> Result<()
     Err(Failure::Other("the service ended the pull without saying that it is done".to_owned()))
 }
 
-fn credential(username: String) -> Result<pb::RegistryCredential, Failure> {
+pub(super) fn credential(username: String) -> Result<pb::RegistryCredential, Failure> {
     // A password is short; more than this is a mistake.
     let mut password = String::new();
     io::stdin().lock().take(64 << 10).read_to_string(&mut password)?;

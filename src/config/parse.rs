@@ -170,7 +170,7 @@ pub(super) fn body_bytes(text: &str) -> Parsed<usize> {
 }
 
 /// A number of bytes, with or without a unit.
-pub(super) fn size(text: &str, range: RangeInclusive<u64>) -> Parsed<u64> {
+pub fn size(text: &str, range: RangeInclusive<u64>) -> Parsed<u64> {
     const UNITS: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("", 0)];
     let show = |bytes: u64| {
         let unit = UNITS.iter().find(|(_, bits)| bytes.trailing_zeros() >= *bits);

@@ -41,6 +41,7 @@ pub fn grant_set(name: &str) -> Option<&'static [&'static str]> {
             "container-svc:image:build",
         ]),
         "viewer" => Some(&[
+            "container-svc:image:view",
             "container-svc:container:view",
             "container-svc:log:view",
             "container-svc:event:view",

@@ -97,6 +97,28 @@ pub(super) fn streamed(message: &str) -> Error {
     Error::new(kind, reason, format!("the image cannot be pulled: {}; {advice}", message.trim()))
 }
 
+/// Errors inside a push.
+pub(super) fn pushed(message: &str) -> Error {
+    let text = message.to_ascii_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let (kind, reason, advice) = if has(&["toomanyrequests", "too many requests"]) {
+        (Kind::ResourceExhausted, "REGISTRY_LIMIT", "wait, or log in to the registry")
+    } else if has(&["no such host", "connection refused", "timeout", "eof", "dial tcp", "tls:"]) {
+        (Kind::Unavailable, "REGISTRY_UNREACHABLE", "see whether the registry can be reached")
+    } else if has(&["does not exist locally", "no such image"]) {
+        (Kind::NotFound, "IMAGE_NOT_FOUND", "list the images to see which are there")
+    } else if has(&["denied", "unauthorized", "no basic auth", "authentication required"]) {
+        (
+            Kind::FailedPrecondition,
+            "REGISTRY_REFUSED",
+            "give a credential of the registry that may push",
+        )
+    } else {
+        (Kind::FailedPrecondition, "PUSH_FAILED", "see the engine's log")
+    };
+    Error::new(kind, reason, format!("the image cannot be pushed: {}; {advice}", message.trim()))
+}
+
 fn is_port_conflict(message: &str) -> bool {
     message.contains("port is already allocated")
         || (message.contains("address already in use") && message.contains("bind"))

@@ -1,9 +1,15 @@
-//! Images: which one a name means, and fetching them with progress.
+//! Images: which one a name means, fetching them with progress; the rest below.
 
 use bollard::{
     auth::DockerCredentials, models::CreateImageInfo, query_parameters::CreateImageOptions,
 };
 use futures_util::{Stream, StreamExt as _};
+
+mod listed;
+mod push;
+
+pub use listed::{ListedImage, Removed};
+pub use push::{Pushed, Pushing};
 
 use super::{Engine, errors};
 use crate::domain::{Kind, Result, image::ImageRef};
@@ -41,6 +47,8 @@ pub struct LocalImage {
     pub digest: String,
     /// Bytes with all its layers.
     pub size: u64,
+    /// How many names with tags it has.
+    pub names: usize,
 }
 
 impl Engine {
@@ -63,6 +71,7 @@ impl Engine {
             id: found.id.unwrap_or_default(),
             digest: digest.map(|(_, digest)| digest.to_owned()).unwrap_or_default(),
             size: found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+            names: found.repo_tags.unwrap_or_default().len(),
         })
     }
 

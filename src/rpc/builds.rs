@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Service,
+    convert::signed,
     pb::{self, build_image_stream_response::Event, build_service_server::BuildService},
 };
 use crate::domain::build::{BuildEvent, BuildRequest, Builder, Built, Failure, Secret, Step};
@@ -126,8 +127,4 @@ fn kind(builder: Builder) -> pb::BuilderKind {
         Builder::Classic => pb::BuilderKind::Classic,
         Builder::BuildKit => pb::BuilderKind::Buildkit,
     }
-}
-
-fn signed(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -41,6 +41,10 @@ impl Tree {
         self.dir.path()
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn path(&self, below: &str) -> String {
         self.root().join(below).display().to_string()
     }

@@ -10,6 +10,7 @@ use tokio::process::{Child, Command};
 use super::support::{DEADLINE, Service, docker, image, unique};
 
 mod exit_codes;
+mod images;
 mod pull;
 mod run;
 mod serve;

@@ -3,15 +3,28 @@
 #![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
 
 use container_svc::rpc::pb::{self, image_service_client::ImageServiceClient};
-use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
+use tonic::{
+    Code, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::Channel,
+};
 
 use super::{
     registry::{ALICE, Registry},
     support::{Service, docker, unique},
 };
 
+mod manage;
+
 /// `alice` with the password `wrong`.
 const WRONG: &str = "YWxpY2U6d3Jvbmc=";
+
+/// A client, and what it has to send along.
+async fn client(service: &Service) -> (ImageServiceClient<Channel>, MetadataValue<Ascii>) {
+    let channel = Channel::from_shared(service.url.clone()).expect("a url").connect().await;
+    let bearer = format!("Bearer {}", service.token).parse().expect("ascii");
+    (ImageServiceClient::new(channel.expect("it listens")), bearer)
+}
 
 /// All messages of one pull.
 async fn pull(
@@ -19,10 +32,8 @@ async fn pull(
     name: &str,
     credential: Option<pb::RegistryCredential>,
 ) -> Result<Vec<pb::PullImageResponse>, Status> {
-    let channel = Channel::from_shared(service.url.clone()).expect("a url").connect().await;
-    let mut client = ImageServiceClient::new(channel.expect("it listens"));
+    let (mut client, bearer) = client(service).await;
     let mut request = Request::new(pb::PullImageRequest { name: name.to_owned(), credential });
-    let bearer: MetadataValue<_> = format!("Bearer {}", service.token).parse().expect("ascii");
     request.metadata_mut().insert("authorization", bearer);
     let mut stream = client.pull_image(request).await?.into_inner();
     let mut messages = Vec::new();

@@ -44,14 +44,9 @@ impl Classic {
             return None;
         }
         if !message.status.is_empty() {
-            let bytes = |count: i64| u64::try_from(count).unwrap_or(0);
-            let detail = message.progress_detail.unwrap_or_default();
-            return Some(Next::Event(BuildEvent::Progress {
-                id: message.id,
-                status: message.status,
-                current: bytes(detail.current),
-                total: bytes(detail.total),
-            }));
+            let (current, total) = message.progress();
+            let (id, status) = (message.id, message.status);
+            return Some(Next::Event(BuildEvent::Progress { id, status, current, total }));
         }
         self.text(&message.stream)
     }

@@ -1,16 +1,20 @@
 //! Builds: a context goes to the engine, what happens comes back as events.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
-use bytes::BytesMut;
 use futures_util::TryStreamExt as _;
 use http::{Request, header};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
 use serde_json::json;
 
-use super::{Credential, Engine, body::Body, context::Archived, errors};
+use super::{
+    Credential, Engine,
+    body::Body,
+    context::Archived,
+    errors,
+    lines::{Lines, Message},
+};
 use crate::domain::{
     Error, Kind, Result,
     build::{BuildEvent, BuildSpec, Failure},
@@ -22,16 +26,12 @@ mod classic;
 
 use classic::Classic;
 
-/// Longest message of the engine.
-const LONGEST: usize = 16 << 20;
 /// How docker.io is called where credentials are given.
 const DOCKER_IO: &str = "https://index.docker.io/v1/";
 
 /// A build that the engine does.
 pub struct Building {
-    address: String,
-    body: Body,
-    buffer: BytesMut,
+    lines: Lines,
     classic: Classic,
 }
 
@@ -45,32 +45,6 @@ pub struct NewBuild<'a> {
     pub instructions: Vec<Instruction>,
     /// For the registries of its images.
     pub credentials: &'a [(ImageRef, Credential)],
-}
-
-/// One message of the engine.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Message {
-    stream: String,
-    status: String,
-    id: String,
-    progress_detail: Option<Progress>,
-    error_detail: Option<Detail>,
-    aux: serde_json::Value,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Progress {
-    current: i64,
-    total: i64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Detail {
-    code: i32,
-    message: String,
 }
 
 /// How a build goes on.
@@ -95,49 +69,25 @@ impl Engine {
             .header("X-Registry-Config", registries(new.credentials));
         let sent = StreamBody::new(archive.map_ok(Frame::data)).boxed_unsync();
         let body = Body::post(self.address.clone(), question, sent).await?;
-        Ok(Building {
-            address: self.address.clone(),
-            body,
-            buffer: BytesMut::new(),
-            classic: Classic::new(new.instructions),
-        })
+        let lines = Lines::new(self.address.clone(), body);
+        Ok(Building { lines, classic: Classic::new(new.instructions) })
     }
 }
 
 impl Building {
     /// What happens next; `None` when the engine has nothing more to say.
     pub async fn next(&mut self) -> Result<Option<Next>> {
-        loop {
-            while let Some(end) = memchr::memchr(b'\n', &self.buffer) {
-                let line = self.buffer.split_to(end + 1);
-                if let Some(next) = self.line(&line)? {
-                    return Ok(Some(next));
-                }
-            }
-            if self.buffer.len() > LONGEST {
-                return Err(errors::garbled(&self.address));
-            }
-            match self.body.chunk().await? {
-                Some(bytes) => self.buffer.extend_from_slice(&bytes),
-                None if self.buffer.is_empty() => return Ok(None),
-                None => self.buffer.extend_from_slice(b"\n"),
+        while let Some(message) = self.lines.next().await? {
+            if let Some(next) = self.classic.message(message) {
+                return Ok(Some(next));
             }
         }
+        Ok(None)
     }
 
     /// The container in which a step runs now.
     pub fn container(&self) -> Option<&str> {
         self.classic.container()
-    }
-
-    fn line(&mut self, line: &[u8]) -> Result<Option<Next>> {
-        let line = line.trim_ascii();
-        if line.is_empty() {
-            return Ok(None);
-        }
-        let message: Message = serde_json::from_slice(line)
-            .map_err(|error| errors::garbled(&self.address).because(error))?;
-        Ok(self.classic.message(message))
     }
 }
 

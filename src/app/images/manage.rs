@@ -1,0 +1,221 @@
+//! Which images are here, and removing them, never one that a container has.
+
+use std::{
+    collections::BTreeMap,
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+
+use super::Images;
+use crate::{
+    app::App,
+    domain::{Error, Kind, Result, image::ImageRef},
+    engine::{ListedImage, Removed},
+};
+
+/// How long an image counts as used after a run asked for it: until then its
+/// container is made.
+const CLAIM: Duration = Duration::from_secs(600);
+/// Most claims that are remembered.
+const CLAIMS: usize = 4096;
+
+/// An image, and who has it.
+#[derive(Debug, Clone)]
+pub struct ImageInfo {
+    /// What the engine tells.
+    pub image: ListedImage,
+    /// Names of the containers that have it, running or not.
+    pub used_by: Vec<String>,
+}
+
+/// Which unused images shall go.
+#[derive(Debug, Clone, Default)]
+pub struct Prune {
+    /// Also those that still have a name.
+    pub named: bool,
+    /// Only those that got their last name, or were made, so long ago.
+    pub older_than: Duration,
+    /// Only as many, oldest first, as bring all images below so many bytes.
+    pub keep_bytes: Option<u64>,
+    /// Only tell what would go.
+    pub dry_run: bool,
+}
+
+/// What went, or would go.
+#[derive(Debug, Clone, Default)]
+pub struct Pruned {
+    /// Oldest first.
+    pub images: Vec<ListedImage>,
+    /// Bytes that no other image has.
+    pub bytes: u64,
+}
+
+impl Images {
+    /// A run needs this image, before its container says so.
+    pub(in crate::app) fn claim(&self, id: &str) {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        claims.retain(|_, at| at.elapsed() < CLAIM);
+        if claims.len() < CLAIMS {
+            claims.insert(id.to_owned(), Instant::now());
+        }
+    }
+
+    fn is_claimed(&self, id: &str) -> bool {
+        let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        claims.get(id).is_some_and(|at| at.elapsed() < CLAIM)
+    }
+}
+
+impl App {
+    /// Lists images, newest first. A name without a tag or digest fits all tags.
+    pub async fn list_images(&self, name: &str, unused: bool) -> Result<Vec<ImageInfo>> {
+        let wanted = match name {
+            "" => None,
+            name => Some((named(name)?, has_tag(name))),
+        };
+        let users = self.image_users()?;
+        let fits = |image: &ListedImage| match &wanted {
+            None => true,
+            Some((wanted, true)) => image.names.contains(wanted),
+            Some((wanted, false)) => image.names.iter().any(|name| {
+                name.registry() == wanted.registry() && name.repository() == wanted.repository()
+            }),
+        };
+        let images = self.engine.images().await?.into_iter().filter(|image| fits(image));
+        let mut images: Vec<_> = images
+            .map(|image| {
+                let used_by = users.get(&image.id).cloned().unwrap_or_default();
+                ImageInfo { image, used_by }
+            })
+            .filter(|info| !unused || info.used_by.is_empty())
+            .collect();
+        images.sort_by(|a, b| (b.image.created, &a.image.id).cmp(&(a.image.created, &b.image.id)));
+        Ok(images)
+    }
+
+    /// Takes a name from its image, or removes the image with this id. The last
+    /// name takes the image along, unless a container has it.
+    pub async fn delete_image(&self, name: &str, id: &str) -> Result<Removed> {
+        let target = match (name, id) {
+            ("", "") => return Err(Error::field("name", "nothing is named; set name or id")),
+            ("", id) => id.to_owned(),
+            (name, _) => named(name)?.familiar(),
+        };
+        let missing = |error: Error| match error.kind() {
+            Kind::NotFound => Error::not_found(
+                "IMAGE_NOT_FOUND",
+                format!("the node has no image \"{target}\"; list them to see which are there"),
+            ),
+            _ => error,
+        };
+        let found = self.engine.image_by_id(&target).await.map_err(missing)?;
+        let users = self.image_users()?.remove(&found.id).unwrap_or_default();
+        if !users.is_empty() && (name.is_empty() || found.names < 2) {
+            return Err(in_use(&target, &users));
+        }
+        let removed =
+            self.engine.remove_image(&target).await.map_err(|error| match error.kind() {
+                // A container that we do not know yet, an image upon it, or more names.
+                Kind::AlreadyExists => Error::precondition("IMAGE_IN_USE", error.message()),
+                _ => missing(error),
+            })?;
+        self.images.forget_names();
+        Ok(removed)
+    }
+
+    /// Removes images that no container has.
+    pub async fn prune_images(&self, prune: &Prune) -> Result<Pruned> {
+        let (images, total) = self.engine.image_usage().await?;
+        let users = self.image_users()?;
+        let now = Timestamp::now().as_second();
+        let mut old = Vec::new();
+        for image in images {
+            let wanted = prune.named || image.names.is_empty();
+            if !wanted || users.contains_key(&image.id) || self.images.is_claimed(&image.id) {
+                continue;
+            }
+            let since = match self.engine.named_at(&image.id).await {
+                Ok(named) => named.unwrap_or(image.created).max(image.created),
+                // Somebody else was quicker.
+                Err(error) if error.kind() == Kind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let age = u64::try_from(now.saturating_sub(since)).unwrap_or(0);
+            if age >= prune.older_than.as_secs() {
+                old.push((since, image));
+            }
+        }
+        old.sort_by(|(a, x), (b, y)| (a, &x.id).cmp(&(b, &y.id)));
+        let (mut left, mut pruned) = (total, Pruned::default());
+        for (_, image) in old {
+            if prune.keep_bytes.is_some_and(|keep| left <= keep) {
+                break;
+            }
+            if !prune.dry_run && !self.remove_unused(&image).await? {
+                continue;
+            }
+            let own = image.size.saturating_sub(image.shared);
+            left = left.saturating_sub(own);
+            pruned.bytes += own;
+            pruned.images.push(image);
+        }
+        if !prune.dry_run {
+            self.images.forget_names();
+        }
+        Ok(pruned)
+    }
+
+    /// False when it turns out to be in use.
+    async fn remove_unused(&self, image: &ListedImage) -> Result<bool> {
+        // It may have been taken up while others were removed.
+        if self.image_users()?.contains_key(&image.id) || self.images.is_claimed(&image.id) {
+            return Ok(false);
+        }
+        let names: Vec<_> = image.names.iter().map(ImageRef::familiar).collect();
+        let targets = if names.is_empty() { vec![image.id.clone()] } else { names };
+        for target in targets {
+            match self.engine.remove_image(&target).await {
+                Ok(_) => {}
+                Err(error) if error.kind() == Kind::NotFound => {}
+                // A container that we do not know, or an image that is made upon it.
+                Err(error) if error.kind() == Kind::AlreadyExists => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Names of containers by the id of their image.
+    fn image_users(&self) -> Result<BTreeMap<String, Vec<String>>> {
+        // What is not known might have any image.
+        self.view.require_synced()?;
+        let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for container in self.view.all() {
+            let name = container.name().to_owned();
+            users.entry(container.image_id.clone()).or_default().push(name);
+        }
+        Ok(users)
+    }
+}
+
+fn named(name: &str) -> Result<ImageRef> {
+    ImageRef::parse(name).map_err(|error| {
+        let why = error.violations().first().map(|wrong| wrong.description.clone());
+        Error::field("name", why.unwrap_or_default())
+    })
+}
+
+/// A colon after the last slash starts a tag.
+fn has_tag(name: &str) -> bool {
+    name.contains('@') || name.rsplit('/').next().is_some_and(|last| last.contains(':'))
+}
+
+fn in_use(image: &str, users: &[String]) -> Error {
+    let users = users.join("\", \"");
+    Error::precondition(
+        "IMAGE_IN_USE",
+        format!("the image \"{image}\" is in use by \"{users}\"; remove that container first"),
+    )
+}

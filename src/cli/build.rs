@@ -1,0 +1,277 @@
+//! `build`: build an image, its steps told as they go.
+
+use std::{
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::rpc::pb::{self, build_image_stream_response::Event};
+
+use super::{
+    Failure, Output, Session,
+    images::size,
+    output::{Target, warn},
+    parse,
+};
+
+/// Output of a step that is kept to be shown when it fails.
+const KEPT: usize = 256 << 10;
+/// How often a running step shows how long it runs.
+const TICK: Duration = Duration::from_millis(200);
+
+/// What to build.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Folder of the build, on the service's node
+    path: PathBuf,
+    /// Name of the image, as app:1; repeatable
+    #[arg(short, long = "tag", required = true, value_name = "NAME")]
+    tags: Vec<String>,
+    /// Dockerfile, from the folder [default: Dockerfile]
+    #[arg(short, long, value_name = "FILE", default_value = "", hide_default_value = true)]
+    file: String,
+    /// Value of an ARG; without =VALUE it is passed on from here
+    #[arg(long, value_name = "KEY[=VALUE]", value_parser = parse::env_var)]
+    build_arg: Vec<pb::EnvVar>,
+    /// Stage to end with
+    #[arg(long, default_value = "", hide_default_value = true)]
+    target: String,
+    /// Platform, as linux/arm64
+    #[arg(long, default_value = "", hide_default_value = true)]
+    platform: String,
+    /// Take no step from the cache
+    #[arg(long)]
+    no_cache: bool,
+    /// Ask for newer base images
+    #[arg(long)]
+    pull: bool,
+    /// Label of the image
+    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
+    labels: Vec<pb::Label>,
+    /// Image whose layers may be taken; repeatable
+    #[arg(long, value_name = "IMAGE")]
+    cache_from: Vec<String>,
+    /// What shall build
+    #[arg(long, default_value = "auto")]
+    builder: Kind,
+    /// Print the id of the image only
+    #[arg(short, long, conflicts_with = "json")]
+    quiet: bool,
+}
+
+/// What builds.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Kind {
+    /// The service chooses
+    Auto,
+    /// The engine's older builder
+    Classic,
+    /// BuildKit
+    Buildkit,
+}
+
+pub(super) async fn build(args: Args, session: Session, out: Output) -> Result<(), Failure> {
+    let quiet = args.quiet;
+    let request = request(args)?;
+    let mut stream = session.builds().build_image_stream(request).await?.into_inner();
+    let mut view = View::new(out, quiet);
+    loop {
+        let message = match stream.message().await {
+            Ok(Some(message)) => message,
+            Ok(None) => break,
+            Err(status) => {
+                view.failed()?;
+                return Err(status.into());
+            }
+        };
+        if out.json {
+            out.message("BuildImageStreamResponse", &message)?;
+        }
+        match message.event {
+            Some(Event::Finished(image)) => {
+                view.finished(&image);
+                return if out.json { Ok(()) } else { out.line(image.image_id) };
+            }
+            Some(event) => view.show(event)?,
+            None => {}
+        }
+    }
+    view.failed()?;
+    Err(Failure::Other("the service ended the build without saying that it is done".to_owned()))
+}
+
+fn request(args: Args) -> Result<pb::BuildImageStreamRequest, Failure> {
+    // The service knows nothing of the folder that this was called in.
+    let path = std::path::absolute(&args.path)?;
+    let mut tags = args.tags.into_iter();
+    let builder = match args.builder {
+        Kind::Auto => pb::BuilderKind::Unspecified,
+        Kind::Classic => pb::BuilderKind::Classic,
+        Kind::Buildkit => pb::BuilderKind::Buildkit,
+    };
+    Ok(pb::BuildImageStreamRequest {
+        name: tags.next().unwrap_or_default(),
+        tags: tags.collect(),
+        context_path: path.to_string_lossy().into_owned(),
+        dockerfile_path: args.file,
+        build_args: args.build_arg,
+        target: args.target,
+        platform: args.platform,
+        no_cache: args.no_cache,
+        pull: args.pull,
+        labels: args.labels,
+        secrets: Vec::new(),
+        cache_from: args.cache_from,
+        builder: builder.into(),
+    })
+}
+
+/// How a build is shown, all on stderr.
+struct View {
+    sort: Sort,
+    /// The step that runs.
+    step: Option<Running>,
+}
+
+enum Sort {
+    Silent,
+    /// Lines, and the output as it comes.
+    Plain,
+    /// The step that runs on a line of its own, with the last that it wrote.
+    Live(ProgressBar),
+}
+
+struct Running {
+    label: String,
+    began: Instant,
+    cached: bool,
+    output: Vec<u8>,
+}
+
+impl View {
+    fn new(out: Output, quiet: bool) -> Self {
+        let sort = if out.json || quiet {
+            Sort::Silent
+        } else if io::stderr().is_terminal() {
+            let bar = ProgressBar::new_spinner();
+            let style = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar.enable_steady_tick(TICK);
+            Sort::Live(bar)
+        } else {
+            Sort::Plain
+        };
+        Self { sort, step: None }
+    }
+
+    fn show(&mut self, event: Event) -> Result<(), Failure> {
+        match event {
+            Event::Step(step) => {
+                self.end_step();
+                let name = step.name.replace(char::is_control, " ");
+                let label = format!("[{}/{}] {name}", step.number, step.total);
+                match &self.sort {
+                    Sort::Silent => {}
+                    Sort::Plain => warn(&label),
+                    Sort::Live(bar) => {
+                        bar.reset_elapsed();
+                        bar.set_prefix(label.chars().take(60).collect::<String>());
+                        bar.set_message("");
+                    }
+                }
+                let (began, output) = (Instant::now(), Vec::new());
+                self.step = Some(Running { label, began, cached: false, output });
+            }
+            Event::Cached(_) => {
+                if let Some(step) = &mut self.step {
+                    step.cached = true;
+                    if matches!(self.sort, Sort::Plain) {
+                        warn("  cached");
+                    }
+                }
+            }
+            Event::Log(log) => self.log(&log.data)?,
+            Event::Progress(progress) => {
+                if let Sort::Live(bar) = &self.sort {
+                    let sent = size(progress.current_bytes);
+                    bar.set_message(format!("{} {} {sent}", progress.id, progress.status));
+                }
+            }
+            Event::Warning(warning) => {
+                self.line(&format!("warning: {}", warning.message));
+            }
+            Event::Started(_) | Event::Failed(_) | Event::Finished(_) => {}
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, data: &[u8]) -> Result<(), Failure> {
+        match (&self.sort, &mut self.step) {
+            (Sort::Plain, _) => Output { json: false }.bytes(Target::Stderr, data)?,
+            (Sort::Live(bar), Some(step)) => {
+                step.output.extend_from_slice(data);
+                let over = step.output.len().saturating_sub(KEPT);
+                step.output.drain(..over);
+                let text = String::from_utf8_lossy(data);
+                if let Some(last) = text.lines().rev().find(|line| !line.trim().is_empty()) {
+                    bar.set_message(last.replace(char::is_control, " "));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What stays of a step that is done.
+    fn end_step(&mut self) {
+        if let Some(step) = self.step.take()
+            && matches!(self.sort, Sort::Live(_))
+        {
+            let how = match step.cached {
+                true => "cached".to_owned(),
+                false => format!("{:.1}s", step.began.elapsed().as_secs_f64()),
+            };
+            self.line(&format!("{}  {how}", step.label));
+        }
+    }
+
+    fn finished(&mut self, image: &pb::BuildImageResponse) {
+        self.end_step();
+        let took = image.duration.as_ref().map_or(0.0, |took| {
+            f64::from(i32::try_from(took.seconds).unwrap_or(i32::MAX)) + f64::from(took.nanos) / 1e9
+        });
+        self.line(&format!("built in {took:.1}s, {}", size(image.size)));
+        self.clear();
+    }
+
+    /// The output of the step that failed comes last, before the error.
+    fn failed(&mut self) -> Result<(), Failure> {
+        let step = self.step.take().filter(|_| matches!(self.sort, Sort::Live(_)));
+        if let Some(step) = &step {
+            self.line(&format!("{}  failed", step.label));
+        }
+        self.clear();
+        match step {
+            Some(step) => Output { json: false }.bytes(Target::Stderr, &step.output),
+            None => Ok(()),
+        }
+    }
+
+    fn line(&self, text: &str) {
+        let text = text.replace(char::is_control, "?");
+        match &self.sort {
+            Sort::Silent => {}
+            Sort::Plain => warn(text),
+            Sort::Live(bar) => bar.println(text),
+        }
+    }
+
+    fn clear(&self) {
+        if let Sort::Live(bar) = &self.sort {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! `build`, `images`, `push` and `rmi`: for a person, for a script, as JSON.
+
+use serde_json::Value;
+
+use super::{Ended, PROGRAM, cli, end, of};
+use crate::{builds::Tree, registry::Registry, support::docker};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_is_shown_live_to_a_person_and_as_lines_to_a_script() {
+    let tree = Tree::new("RUN echo out\nRUN echo the reason >&2; test -e /fixed\n", &[]);
+    let service = tree.service().await;
+    let (path, name) = (tree.path("ctx"), tree.name());
+    // `script` runs it under a terminal of its own, of a known size.
+    let person = |more: &str| {
+        let mut person = of(&service, "script");
+        let line = format!("stty cols 120 rows 30; exec {PROGRAM} build -t {name} {more} {path}");
+        person.env("TERM", "xterm").args(["-qec", &line, "/dev/null"]);
+        end(person)
+    };
+    let Ended { code, out, .. } = person("").await;
+    assert_eq!(code, Some(6), "{out}");
+    let last: Vec<_> = out.lines().rev().take(3).collect();
+    assert!(last[0].contains("error: the build failed at step 3 of 3, line 3"), "{last:?}");
+    assert!(last[1].contains("the reason"), "its output last: {last:?}");
+    let script = cli(&service, &["build", "-t", name, &path]).await;
+    assert_eq!((script.code, script.out.as_str()), (Some(6), ""));
+    for part in ["[2/3] RUN echo out\n", "  cached\n", "the reason\n", "error: the build failed"] {
+        assert!(script.err.contains(part), "{part:?} in {}", script.err);
+    }
+
+    let fixed = tree.root().join("ctx/Dockerfile");
+    let text = std::fs::read_to_string(&fixed).expect("a file").replace("; test -e /fixed", "");
+    std::fs::write(&fixed, text).expect("a file");
+    let Ended { code, out, .. } = person("").await;
+    assert_eq!(code, Some(0), "{out}");
+    let id = docker(&["image", "inspect", "--format", "{{.Id}}", name]);
+    for part in ["[2/3] RUN echo out  cached", "built in ", "MiB", &id] {
+        assert!(out.contains(part), "{part} in {out}");
+    }
+    let quiet = cli(&service, &["build", "-q", "-t", name, &path]).await.done();
+    assert_eq!(quiet, format!("{id}\n"));
+    let json = cli(&service, &["build", "--json", "-t", name, &path]).await.done();
+    let lines: Vec<Value> =
+        json.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines[lines.len() - 1]["finished"]["imageId"], id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_are_listed_pushed_and_removed_by_the_command_line() {
+    let registry = Registry::start(false).await;
+    let service = registry.service().await;
+    let name = registry.make("cli");
+    let pushed = cli(&service, &["push", &name]).await;
+    assert_eq!(pushed.code, Some(0), "{pushed:?}");
+    assert!(pushed.out.starts_with("sha256:") && pushed.out.lines().count() == 1, "{pushed:?}");
+    assert!(pushed.err.contains(": Pushed"), "{pushed:?}");
+
+    let table = cli(&service, &["images", &name]).await.done();
+    let [heading, row] = table.lines().collect::<Vec<_>>()[..] else { panic!("{table}") };
+    let words: Vec<&str> = heading.split_whitespace().collect();
+    assert_eq!(words, ["ID", "NAMES", "SIZE", "AGE", "USED", "BY"]);
+    assert!(row.contains(&name) && row.contains("MiB"), "{row}");
+    let id = cli(&service, &["images", "-q", &name]).await.done();
+    assert_eq!(id.trim(), docker(&["image", "inspect", "--format", "{{.Id}}", &name]));
+
+    let removed = cli(&service, &["rmi", &name]).await.done();
+    assert!(removed.starts_with(&format!("{name}\n")), "{removed}");
+    assert_eq!(cli(&service, &["rmi", &name]).await.code, Some(3));
+    let dry = ["rmi", "--unused", "--all", "--older-than", "3650d", "--keep", "1TiB", "--dry-run"];
+    let dry = cli(&service, &dry).await;
+    assert_eq!((dry.code, dry.out.as_str()), (Some(0), ""), "{dry:?}");
+    assert!(dry.err.starts_with("0 images would go"), "{dry:?}");
+}

@@ -1,0 +1,168 @@
+//! Images are listed, pushed and removed, never one that a container has.
+
+use container_svc::rpc::pb;
+use serde_json::json;
+use tonic::{Code, Request, Status};
+
+use super::{alice, client, id_of, pull};
+use crate::{
+    faults::private_engine::{Engine, TAG},
+    registry::Registry,
+    support::{Service, docker, eventually, unique},
+};
+
+/// All messages of one push.
+async fn push(
+    service: &Service,
+    name: &str,
+    credential: Option<pb::RegistryCredential>,
+) -> Result<Vec<pb::PushImageResponse>, Status> {
+    let request = pb::PushImageRequest { name: name.to_owned(), credential };
+    let (mut client, bearer) = client(service).await;
+    let mut request = Request::new(request);
+    request.metadata_mut().insert("authorization", bearer);
+    let mut stream = client.push_image(request).await?.into_inner();
+    let mut messages = Vec::new();
+    while let Some(message) = stream.message().await? {
+        messages.push(message);
+    }
+    Ok(messages)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_tells_how_far_it_is_and_the_image_comes_back_by_its_digest() {
+    let registry = Registry::start(false).await;
+    let service = registry.service().await;
+    let name = registry.make("pushed");
+    let id = id_of(&name);
+    let messages = push(&service, &name, None).await.expect("it is pushed");
+    let (last, before) = messages.split_last().expect("messages");
+    assert!(last.done && before.iter().all(|message| !message.done));
+    assert!(last.digest.starts_with("sha256:"), "{last:?}");
+    let progress = last.progress.expect("progress");
+    assert!(progress.layers_total > 0 && progress.layers_done == progress.layers_total);
+    assert_eq!(progress.current_bytes, progress.total_bytes, "{progress:?}");
+    assert!(progress.total_bytes >= 1 << 20, "a layer has a mebibyte: {progress:?}");
+    docker(&["rmi", &name]);
+    let pinned = format!("{}@{}", name.trim_end_matches(":1"), last.digest);
+    let pulled = pull(&service, &pinned, None).await.expect("it is there");
+    let pulled = pulled.last().expect("messages");
+    assert_eq!((&pulled.image_id, &pulled.digest), (&id, &last.digest));
+    docker(&["rmi", &pinned]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_cannot_be_is_refused_with_its_reason() {
+    let registry = Registry::start(true).await;
+    let service = registry.service().await;
+    let name = registry.make("closed");
+    for credential in [None, alice("wrong")] {
+        let refused = push(&service, &name, credential).await.expect_err("it is closed");
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        assert!(!refused.message().contains("wrong"), "{refused:?}");
+    }
+    let messages = push(&service, &name, alice("sesame")).await.expect("it is pushed");
+    assert!(messages.last().is_some_and(|last| last.done));
+    let missing = push(&service, &format!("{}/none:1", registry.host), None).await;
+    assert_eq!(missing.expect_err("there is none").code(), Code::NotFound);
+    let pinned = format!("a@sha256:{}", "0".repeat(64));
+    for bad in ["Not A Name", &pinned] {
+        let refused = push(&service, bad, None).await.expect_err("it is no tag");
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_a_container_has_is_listed_with_it_and_not_removed() {
+    let registry = Registry::start(false).await;
+    let service = registry.service().await;
+    let (name, image) = (unique("user"), registry.make("used"));
+    let mut request = service.request(&name);
+    request.image = image.clone();
+    service.grpc().await.run_container(request).await.expect("it runs");
+    let path = format!("/container-svc/images?name={}", image.trim_end_matches(":1"));
+    let (status, listed) = service.get(&path).await;
+    assert_eq!(status, 200, "{listed}");
+    assert_eq!(listed["images"].as_array().map(Vec::len), Some(1), "{listed}");
+    let row = &listed["images"][0];
+    assert_eq!((&row["names"], &row["usedBy"]), (&json!([image]), &json!([name])), "{row}");
+    assert_eq!(row["id"], id_of(&image));
+    let (_, unused) = service.get(&format!("{path}&unused=true")).await;
+    assert_eq!(unused["images"], json!([]));
+
+    let remove = format!("/container-svc/image?name={image}");
+    let (status, refused) = service.rest("DELETE", &remove, "").await;
+    assert_eq!((status, &refused["code"]), (400, &9.into()), "{refused}");
+    assert!(refused["message"].as_str().is_some_and(|told| told.contains(&name)), "{refused}");
+    let second = image.replace(":1", ":2");
+    docker(&["tag", &image, &second]);
+    let other = format!("/container-svc/image?name={second}");
+    let (status, removed) = service.rest("DELETE", &other, "").await;
+    assert_eq!((status, &removed["names"]), (200, &json!([second])), "{removed}");
+
+    let gone = format!("/container-svc/container?name={name}&force=true");
+    assert_eq!(service.rest("DELETE", &gone, "").await.0, 200);
+    let id = id_of(&image);
+    let by_id = format!("/container-svc/image?id={}", &id[7..19]);
+    let (status, removed) = service.rest("DELETE", &by_id, "").await;
+    assert_eq!((status, &removed["names"]), (200, &json!([image])), "{removed}");
+    assert!(removed["ids"].as_array().is_some_and(|ids| ids.contains(&json!(id))), "{removed}");
+    assert_eq!(service.rest("DELETE", &remove, "").await.0, 404);
+    assert_eq!(service.rest("DELETE", "/container-svc/image", "").await.0, 400);
+}
+
+/// Makes an image with a layer of its own, in a later second than the one before.
+async fn made(engine: &Engine, name: &str) {
+    let container = unique("layer");
+    engine.docker(&["create", "--name", &container, TAG, "true"]).expect("made");
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("x");
+    std::fs::write(&file, name.repeat(200_000)).expect("a file");
+    engine.docker(&["cp", &file.to_string_lossy(), &format!("{container}:/x")]).expect("copied");
+    engine.docker(&["commit", &container, name]).expect("committed");
+    engine.docker(&["rm", &container]).expect("removed");
+    // Times are compared by whole seconds.
+    let second = || std::time::UNIX_EPOCH.elapsed().expect("a time").as_secs();
+    let now = second();
+    eventually("the next second", || async { second() > now }).await;
+}
+
+/// On an engine of its own, since it removes what others may need.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_takes_the_oldest_unused_images_and_no_other() {
+    let engine = Engine::start(false).await;
+    let address = engine.address();
+    let service = Service::with(|config| config.engine = address).await.synced().await;
+    let run = pb::RunContainerRequest { image: TAG.into(), ..service.request("holder") };
+    service.grpc().await.run_container(run).await.expect("it runs");
+    for name in ["one:1", "two:1", "three:1"] {
+        made(&engine, name).await;
+    }
+    let names = || engine.docker(&["images", "--format", "{{.Repository}}"]).expect("a list");
+    let prune = async |body: serde_json::Value| {
+        let path = "/container-svc/images/prune";
+        let (status, answer) = service.rest("POST", path, &body.to_string()).await;
+        assert_eq!(status, 200, "{answer}");
+        let images = answer["images"].as_array().expect("images").iter();
+        images.map(|image| image["names"][0].as_str().unwrap_or("").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(prune(json!({})).await, [""; 0], "all have names");
+    assert_eq!(prune(json!({"all": true, "olderThan": "3600s"})).await, [""; 0]);
+    let dry = json!({"all": true, "dryRun": true});
+    assert_eq!(prune(dry).await, ["one:1", "two:1", "three:1"]);
+    assert!(names().contains("one"), "it was dry");
+    let (_, all) = service.get("/container-svc/images").await;
+    let base = all["images"].as_array().expect("images").iter().find(|i| i["names"][0] == TAG);
+    let base = base.and_then(|image| image["size"].as_str()?.parse::<i64>().ok()).expect("a size");
+    // Room for two of three layers, of 1 to 1.4 MB.
+    let keep = (base + 3_000_000).to_string();
+    assert_eq!(prune(json!({"all": true, "keepBytes": keep})).await, ["one:1"]);
+    assert_eq!(prune(json!({"all": true, "keepBytes": keep})).await, [""; 0], "that is enough");
+    assert_eq!(prune(json!({"all": true})).await, ["two:1", "three:1"]);
+    assert_eq!(names(), TAG.trim_end_matches(":1"), "what a container has is left");
+    let path = "/container-svc/images/prune";
+    let (status, refused) = service.rest("POST", path, r#"{"keepBytes": -1}"#).await;
+    assert_eq!(status, 400, "{refused}");
+    drop(service);
+    engine.end().await;
+}
