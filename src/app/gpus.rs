@@ -1,5 +1,7 @@
 //! GPUs: what is there now, again and again, and for the figures.
 
+mod book;
+
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
@@ -8,6 +10,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::App;
 use crate::domain::{Error, Result, gpu::Inventory};
+
+pub(super) use book::{Booked, Reserved};
 
 /// How often a watch looks where the request says nothing, and the range.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -92,6 +92,8 @@ pub struct App {
     locks: locks::Locks,
     /// Host ports that are being given out.
     ports: ports::Reserved,
+    /// GPUs that are being given out.
+    gpus_reserved: gpus::Reserved,
     /// Images and downloads.
     pub images: images::Images,
     /// Builds that go on.
@@ -145,6 +147,7 @@ impl App {
             view: view::View::default(),
             locks: locks::Locks::default(),
             ports: ports::Reserved::default(),
+            gpus_reserved: gpus::Reserved::default(),
             images: images::Images::default(),
             builds: builds::Builds::default(),
             node: node::Facts::default(),

@@ -70,9 +70,10 @@ impl App {
         back: &mut bool,
     ) -> Result<Outcome> {
         let name = spec.engine_name();
+        let booked = self.book_gpus(spec, Some(old)).await?;
         loop {
             let chosen = self.choose_ports(&spec.ports, Some(old), &lost)?;
-            let new = self.create(spec, &successor(&name), ready, &chosen).await?;
+            let new = self.create(spec, &successor(&name), ready, &chosen, &booked).await?;
             ready.tell.tell(Step::Starting);
             match self.switch(&name, old, &new).await {
                 Ok(()) => {

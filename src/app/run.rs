@@ -9,6 +9,7 @@ use super::{
     App,
     assets::{AssetStep, InPlace},
     events,
+    gpus::Booked,
     images::PullUpdate,
     ports::{Chosen, Lost},
 };
@@ -17,6 +18,7 @@ use crate::{
         Error, Kind, Result,
         container::{Container, labels},
         event::{Subject, What},
+        gpu::label,
         ports::PublishedPort,
         spec::{PullPolicy, RunRequest, RunSpec, differing},
     },
@@ -165,6 +167,7 @@ impl App {
 
     async fn run_alone(self: Arc<Self>, spec: RunSpec, tell: Teller) -> Result<Outcome> {
         self.view.require_synced()?;
+        self.require_gpus(&spec).await?;
         // Before the name is locked: a stop must not wait for a long download.
         let assets = self.ensure_assets(&spec, &tell).await?;
         let mut names: Vec<String> = spec.names.iter().map(|name| format!("name:{name}")).collect();
@@ -190,6 +193,11 @@ impl App {
             return Ok(outcome(Action::Unchanged, &spec, &existing));
         }
         ready.tell.tell(Step::Starting);
+        let Some(_booked) = self.book_again(&spec, &existing).await? else {
+            // Others have its GPUs now: only a new container can have others.
+            let fields = vec!["gpus".to_owned()];
+            return self.replace(&spec, &ready, &existing, fields, Lost::default()).await;
+        };
         match self.engine.start(&existing.id).await {
             Ok(()) => {
                 let ports = asked_ports(&spec, &existing);
@@ -269,9 +277,10 @@ impl App {
     async fn create_new(self: &Arc<Self>, spec: &RunSpec, ready: &Ready) -> Result<Outcome> {
         let name = spec.engine_name();
         let mut lost = Lost::default();
+        let booked = self.book_gpus(spec, None).await?;
         loop {
             let chosen = self.choose_ports(&spec.ports, None, &lost)?;
-            let id = self.create(spec, &name, ready, &chosen).await?;
+            let id = self.create(spec, &name, ready, &chosen, &booked).await?;
             ready.tell.tell(Step::Starting);
             match self.engine.start(&id).await {
                 Ok(()) => {
@@ -294,6 +303,7 @@ impl App {
         name: &str,
         ready: &Ready,
         chosen: &Chosen<'_>,
+        booked: &Booked<'_>,
     ) -> Result<String> {
         ready.tell.tell(Step::Creating);
         let network = self.settings.network.as_str();
@@ -305,16 +315,18 @@ impl App {
                 spec,
                 image_id: &ready.image_id,
                 host_ports: &chosen.host_ports,
-                labels: self.labels(spec),
+                labels: self.labels(spec, booked),
                 network,
                 log_files: self.settings.log_files,
                 keeps,
                 assets: ready.assets.sources(),
+                gpus: &booked.gpus,
+                gpu_access: booked.access,
             })
             .await
     }
 
-    fn labels(&self, spec: &RunSpec) -> HashMap<String, String> {
+    fn labels(&self, spec: &RunSpec, booked: &Booked<'_>) -> HashMap<String, String> {
         let hash = spec.spec_hash();
         let ours = [
             (labels::NODE, self.settings.node_id.clone()),
@@ -327,7 +339,9 @@ impl App {
         let given: Vec<_> = spec.assets.iter().map(|asset| &asset.given).collect();
         let assets = serde_json::to_string(&given).ok().filter(|_| !given.is_empty());
         let assets = assets.map(|assets| (labels::ASSETS, assets));
-        let ours = ours.into_iter().chain(assets).map(|(key, value)| (key.to_owned(), value));
+        let gpus = (!booked.gpus.is_empty()).then(|| (labels::GPUS, label::write(&booked.gpus)));
+        let ours = ours.into_iter().chain(assets).chain(gpus);
+        let ours = ours.map(|(key, value)| (key.to_owned(), value));
         spec.labels.clone().into_iter().chain(ours).collect()
     }
 

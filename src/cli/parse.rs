@@ -191,6 +191,30 @@ pub(super) fn tail(text: &str) -> Result<Tail, String> {
     }
 }
 
+/// Which GPUs a container gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Gpus {
+    /// All that can be used.
+    All,
+    /// So many.
+    Count(i32),
+    /// Just these.
+    Ids(Vec<String>),
+}
+
+/// `all`, a number of GPUs, or a list of indices and UUIDs; a comma makes a list of one.
+pub(super) fn gpus(text: &str) -> Result<Gpus, String> {
+    let ids = || text.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect();
+    match text.parse() {
+        _ if text == "all" => Ok(Gpus::All),
+        Ok(count) if count > 0 => Ok(Gpus::Count(count)),
+        Err(_) if text.contains(',') || text.starts_with("GPU-") || text.starts_with("MIG-") => {
+            Ok(Gpus::Ids(ids()))
+        }
+        _ => Err("write all, how many, or which, as 0,2 or GPU-UUID".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -45,6 +45,24 @@ pub(super) struct Args {
     /// Processes and threads
     #[arg(long, value_name = "COUNT", value_parser = parse::count)]
     pids: Option<i32>,
+    /// GPUs: all (shared, as by docker), how many, or which, as 0,2 or GPU-UUID
+    #[arg(long, value_name = "WHICH", value_parser = parse::gpus)]
+    gpus: Option<parse::Gpus>,
+    /// Memory on each GPU in MiB, or as 512m, 2g; the rest is for others
+    #[arg(long, value_name = "SIZE", value_parser = parse::memory, requires = "gpus")]
+    gpu_memory: Option<i32>,
+    /// Share the GPUs with others, without booking memory
+    #[arg(long, requires = "gpus")]
+    gpu_shared: bool,
+    /// MIG instances of this profile in place of whole GPUs, as 1g.5gb
+    #[arg(
+        long,
+        value_name = "PROFILE",
+        requires = "gpus",
+        default_value = "",
+        hide_default_value = true
+    )]
+    mig_profile: String,
     /// How long a stop waits before it kills, as 10s; a bare number is seconds
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     stop_timeout: Option<prost_types::Duration>,
@@ -118,7 +136,22 @@ fn request(args: Args) -> pb::RunContainerRequest {
         Pull::Missing => pb::PullPolicy::IfNotPresent,
         Pull::Never => pb::PullPolicy::Never,
     };
+    let more = args.gpu_memory.is_some() || args.gpu_shared || !args.mig_profile.is_empty();
+    let gpus = pb::Gpus {
+        memory_mb: args.gpu_memory.unwrap_or_default(),
+        shared: args.gpu_shared,
+        mig_profile: args.mig_profile,
+        ..Default::default()
+    };
+    let (gpu_enabled, gpus) = match args.gpus {
+        None => (false, None),
+        Some(parse::Gpus::All) => (true, more.then_some(gpus)),
+        Some(parse::Gpus::Count(count)) => (false, Some(pb::Gpus { count, ..gpus })),
+        Some(parse::Gpus::Ids(ids)) => (false, Some(pb::Gpus { ids, ..gpus })),
+    };
     pb::RunContainerRequest {
+        gpus,
+        capabilities: gpu_enabled.then_some(pb::Capabilities { gpu_enabled }),
         image: args.image,
         names: args.names,
         ports: args.publish,
@@ -180,6 +213,19 @@ mod tests {
         );
         assert_eq!(request.stop_timeout.map(|timeout| timeout.seconds), Some(5));
         assert_eq!(request.pull_policy(), pb::PullPolicy::Never);
+    }
+
+    #[test]
+    fn gpus_are_all_or_so_many_or_just_these() {
+        let of = |line: &str| request(Line::parse_from(line.split_whitespace()).args);
+        let all = of("run --gpus all nginx");
+        assert_eq!((all.capabilities.map(|it| it.gpu_enabled), all.gpus), (Some(true), None));
+        let some = of("run --gpus 2 --gpu-memory 4g nginx").gpus.unwrap_or_default();
+        assert_eq!((some.count, some.memory_mb, some.shared), (2, 4096, false));
+        let these = of("run --gpus 0,GPU-ab --gpu-shared nginx").gpus.unwrap_or_default();
+        assert_eq!((these.ids, these.shared), (vec!["0".to_owned(), "GPU-ab".to_owned()], true));
+        assert_eq!(of("run --gpus 0, nginx").gpus.unwrap_or_default().ids, ["0"]);
+        assert!(Line::try_parse_from(["run", "--gpu-memory", "4g", "nginx"]).is_err());
     }
 
     #[test]

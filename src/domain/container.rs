@@ -22,6 +22,8 @@ pub mod labels {
     pub const IMAGE: &str = "container-svc.image";
     /// Assets as they were asked for, JSON.
     pub const ASSETS: &str = "container-svc.assets";
+    /// GPUs that it was given, and how much of them.
+    pub const GPUS: &str = "container-svc.gpus";
     /// The caller's hash, else ours; also written by 1Backend's own service.
     pub const HASH: &str = "1backend-hash";
 
@@ -249,8 +251,35 @@ pub fn is_secret_key(key: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A container of which nothing but the name is known.
+    pub(crate) fn named(name: &str) -> Container {
+        Container {
+            id: String::new(),
+            names: vec![name.to_owned()],
+            image: String::new(),
+            image_id: String::new(),
+            ports: Vec::new(),
+            labels: BTreeMap::new(),
+            envs: BTreeMap::new(),
+            volumes: Vec::new(),
+            state: State::Running,
+            resources: Resources::default(),
+            network: Network::default(),
+            created_at: Timestamp::UNIX_EPOCH,
+            started_at: None,
+            finished_at: None,
+            exit_code: None,
+            oom_killed: false,
+            tty: false,
+            log_driver: String::new(),
+            log_path: String::new(),
+            log_files: None,
+            ended_at: None,
+        }
+    }
 
     #[test]
     fn a_state_survives_its_word() {

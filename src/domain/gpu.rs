@@ -1,5 +1,12 @@
 //! GPUs: what a node has of them, as it was seen at one moment.
 
+pub mod label;
+pub mod placement;
+pub mod request;
+
+pub use placement::Booking;
+pub use request::{RawWish, Wish};
+
 /// Everything that was seen at one moment. A node without a GPU says why.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Inventory {

@@ -10,7 +10,8 @@ use std::{collections::BTreeMap, time::Duration};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    asset::Asset, container::Resources, error::Result, image::ImageRef, keep::Keep, ports::PortSpec,
+    asset::Asset, container::Resources, error::Result, gpu::Wish, image::ImageRef, keep::Keep,
+    ports::PortSpec,
 };
 
 mod resolve;
@@ -65,6 +66,10 @@ pub struct RunSpec {
     pub stop_timeout: Duration,
     /// When the image is fetched; not part of the hash.
     pub pull_policy: PullPolicy,
+    /// GPUs were asked for by the older field alone, `capabilities.gpuEnabled`.
+    pub gpu_enabled: bool,
+    /// What it shall have of GPUs.
+    pub gpus: Option<Wish>,
 }
 
 /// The canonical form: field name to the texts that make its value.
@@ -119,6 +124,11 @@ impl RunSpec {
         }
         if self.stop_timeout != DEFAULT_STOP_TIMEOUT {
             set("stopTimeout", vec![self.stop_timeout.as_nanos().to_string()]);
+        }
+        if self.gpu_enabled {
+            set("capabilities", vec!["gpuEnabled".to_owned()]);
+        } else if let Some(wish) = &self.gpus {
+            set("gpus", wish.canonical());
         }
         fields
     }

@@ -3,11 +3,17 @@
 use std::{collections::HashMap, time::Duration};
 
 use super::{Engine, convert};
-use crate::domain::{Kind, Result, container::Container, ports::Protocol, spec::RunSpec};
+use crate::domain::{
+    Kind, Result,
+    container::Container,
+    gpu::{Booking, request::environment},
+    ports::Protocol,
+    spec::RunSpec,
+};
 use bollard::{
     models::{
-        ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, Mount, MountType,
-        NetworkingConfig, PortBinding, PortMap,
+        ContainerCreateBody, DeviceRequest, EndpointSettings, HostConfig, HostConfigLogConfig,
+        Mount, MountType, NetworkingConfig, PortBinding, PortMap,
     },
     query_parameters::{
         CreateContainerOptions, InspectContainerOptions, ListContainersOptions,
@@ -16,6 +22,10 @@ use bollard::{
     },
 };
 
+/// Name of NVIDIA's runtime and of its driver in the engine.
+const NVIDIA: &str = "nvidia";
+/// What the names of NVIDIA's GPUs begin with in their description.
+const CDI_GPU: &str = "nvidia.com/gpu=";
 /// Creating and starting take the engine long on a busy disk: so many times the
 /// limit of a plain question.
 const WORK_TIMES: u32 = 4;
@@ -41,6 +51,20 @@ pub struct NewContainer<'a> {
     pub keeps: Vec<String>,
     /// File of this host of each asset of the spec, in its order.
     pub assets: Vec<String>,
+    /// GPUs that it gets, by UUID.
+    pub gpus: &'a [Booking],
+    /// How the engine gives them.
+    pub gpu_access: GpuAccess,
+}
+
+/// How the engine gives GPUs to containers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum GpuAccess {
+    /// By NVIDIA's own driver in the engine, which calls NVIDIA's hook.
+    #[default]
+    Requests,
+    /// By their description (CDI), which needs no hook.
+    Cdi,
 }
 
 /// How large the engine lets a container's log grow, so that disks do not fill.
@@ -53,6 +77,22 @@ pub struct LogFilesLimit {
 }
 
 impl Engine {
+    /// How the engine gives GPUs to containers; `None` when it cannot.
+    pub async fn gpu_access(&self) -> Result<Option<GpuAccess>> {
+        let docker = self.docker().await?;
+        let info = self.within(self.timeout, docker.info()).await?;
+        let described = info.discovered_devices.unwrap_or_default();
+        let described =
+            described.iter().any(|one| one.id.as_deref().is_some_and(|id| id.starts_with(CDI_GPU)));
+        // The toolkit that brings the runtime brings the hook too.
+        let runtime = info.runtimes.is_some_and(|all| all.contains_key(NVIDIA));
+        Ok(match (described, runtime) {
+            (true, _) => Some(GpuAccess::Cdi),
+            (false, true) => Some(GpuAccess::Requests),
+            (false, false) => None,
+        })
+    }
+
     pub(super) fn work_limit(&self) -> Duration {
         self.timeout * WORK_TIMES
     }
@@ -120,8 +160,35 @@ impl Engine {
     }
 }
 
+/// What the engine is asked for so that a container has GPUs.
+fn device_request(new: &NewContainer<'_>) -> Option<DeviceRequest> {
+    let ids = |prefix: &str| {
+        let ids = new.gpus.iter().map(|booking| format!("{prefix}{}", booking.device));
+        Some(ids.collect())
+    };
+    (!new.gpus.is_empty()).then(|| match new.gpu_access {
+        GpuAccess::Requests => DeviceRequest {
+            driver: Some(NVIDIA.to_owned()),
+            device_ids: ids(""),
+            capabilities: Some(vec![vec!["gpu".to_owned()]]),
+            ..Default::default()
+        },
+        GpuAccess::Cdi => DeviceRequest {
+            driver: Some("cdi".to_owned()),
+            device_ids: ids(CDI_GPU),
+            ..Default::default()
+        },
+    })
+}
+
 fn body(new: &NewContainer<'_>) -> ContainerCreateBody {
     let spec = new.spec;
+    let mut envs = spec.envs.clone();
+    let assets = spec.assets.iter();
+    envs.extend(assets.map(|asset| (asset.given.env_var_key.clone(), asset.path.clone())));
+    if !new.gpus.is_empty() {
+        environment(&mut envs, new.gpus);
+    }
     let list = |texts: &[String]| (!texts.is_empty()).then(|| texts.to_vec());
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
 
@@ -141,13 +208,7 @@ fn body(new: &NewContainer<'_>) -> ContainerCreateBody {
 
     ContainerCreateBody {
         image: Some(new.image_id.to_owned()),
-        env: Some(
-            spec.envs
-                .iter()
-                .chain(spec.assets.iter().map(|asset| (&asset.given.env_var_key, &asset.path)))
-                .map(|(key, value)| format!("{key}={value}"))
-                .collect(),
-        ),
+        env: Some(envs.iter().map(|(key, value)| format!("{key}={value}")).collect()),
         cmd: list(&spec.command),
         entrypoint: list(&spec.entrypoint),
         working_dir: text(&spec.working_dir),
@@ -169,6 +230,7 @@ fn body(new: &NewContainer<'_>) -> ContainerCreateBody {
                     ("max-file".to_owned(), new.log_files.count.to_string()),
                 ])),
             }),
+            device_requests: device_request(new).map(|request| vec![request]),
             pids_limit: (resources.pids > 0).then_some(i64::from(resources.pids)),
             ..Default::default()
         }),

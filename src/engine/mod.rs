@@ -20,7 +20,7 @@ mod networks;
 mod own;
 mod volumes;
 
-pub use containers::{LogFilesLimit, NewContainer};
+pub use containers::{GpuAccess, LogFilesLimit, NewContainer};
 pub use errors::{ENGINE_UNREACHABLE, PORT_IN_USE, conflicting_port};
 pub use events::{Death, Event};
 pub use images::{Credential, ListedImage, LocalImage, PullStep, Pushed, Pushing, Removed};

@@ -36,10 +36,6 @@ pub(super) fn duration(given: Option<prost_types::Duration>) -> Option<Result<Du
 impl From<pb::RunContainerRequest> for RunRequest {
     fn from(request: pb::RunContainerRequest) -> Self {
         let resources = request.resources.unwrap_or_default();
-        let mut unsupported = Vec::new();
-        if request.capabilities.is_some_and(|capabilities| capabilities.gpu_enabled) {
-            unsupported.push("capabilities.gpuEnabled");
-        }
         let pull_policy = match request.pull_policy() {
             pb::PullPolicy::Unspecified | pb::PullPolicy::IfNotPresent => PullPolicy::IfNotPresent,
             pb::PullPolicy::Always => PullPolicy::Always,
@@ -68,7 +64,8 @@ impl From<pb::RunContainerRequest> for RunRequest {
             pids: resources.pids.into(),
             stop_timeout: duration(request.stop_timeout),
             pull_policy,
-            unsupported,
+            gpu_enabled: request.capabilities.is_some_and(|capabilities| capabilities.gpu_enabled),
+            gpus: request.gpus.map(super::gpus::wish),
         }
     }
 }
@@ -205,6 +202,7 @@ fn state(state: State) -> pb::ContainerState {
 
 pub(super) fn container(container: &Container, app: &app::App) -> pb::Container {
     let network = &container.network;
+    let gpus = super::gpus::of(container, app);
     pb::Container {
         id: container.id.clone(),
         node_id: app.settings.node_id.clone(),
@@ -251,7 +249,7 @@ pub(super) fn container(container: &Container, app: &app::App) -> pb::Container 
             disk_mb: 0,
             pids: i32::try_from(container.resources.pids).unwrap_or(i32::MAX),
         }),
-        capabilities: Some(pb::Capabilities { gpu_enabled: false }),
+        capabilities: Some(pb::Capabilities { gpu_enabled: !gpus.is_empty() }),
         network: Some(pb::Network {
             mode: network.mode.clone(),
             ip_address: network.ip_address.clone(),
@@ -266,5 +264,6 @@ pub(super) fn container(container: &Container, app: &app::App) -> pb::Container 
         finished_at: container.finished_at.map(timestamp),
         exit_code: container.exit_code,
         oom_killed: container.oom_killed,
+        gpus,
     }
 }

@@ -14,7 +14,8 @@ use crate::{
     app::App,
     domain::{
         Error,
-        gpu::{Device, Inventory, Memory},
+        container::Container,
+        gpu::{Booking, Device, Inventory, Memory, RawWish, label, placement::used_by},
     },
 };
 
@@ -67,11 +68,67 @@ pub(super) fn node(seen: &Inventory, app: &App) -> pb::NodeGpus {
     }
 }
 
-fn gpus(seen: &Inventory, app: &App) -> Vec<pb::Gpu> {
-    seen.devices.iter().map(|device| gpu(device, app)).collect()
+/// What a run asks for.
+pub(super) fn wish(wish: pb::Gpus) -> RawWish {
+    let spread = wish.placement() == pb::GpuPlacement::Spread;
+    RawWish {
+        count: wish.count.into(),
+        ids: wish.ids,
+        memory_mb: wish.memory_mb.into(),
+        compute: wish.compute_percent.into(),
+        exclusive: wish.exclusive,
+        shared: wish.shared,
+        profile: wish.mig_profile,
+        spread,
+    }
 }
 
-fn gpu(device: &Device, app: &App) -> pb::Gpu {
+/// What a container has of GPUs, as they were seen last.
+pub(super) fn of(container: &Container, app: &App) -> Vec<pb::ContainerGpu> {
+    let bookings = label::read(container);
+    if bookings.is_empty() {
+        return Vec::new();
+    }
+    let seen = app.gpus.last();
+    let runs = container.is_running();
+    let one = |booking: Booking| {
+        let used = used_by(&seen, &container.id, &booking.device).filter(|_| runs);
+        let level = match used {
+            // Nothing gets out of an instance, whatever it tries.
+            _ if booking.device.starts_with("MIG-") => pb::GpuLevel::Enforced,
+            Some(_) => pb::GpuLevel::Observed,
+            None => pb::GpuLevel::Booked,
+        };
+        pb::ContainerGpu {
+            uuid: booking.device,
+            memory_mb: i32::try_from(booking.memory_mb).unwrap_or(i32::MAX),
+            compute_percent: small(booking.compute),
+            exclusive: booking.exclusive,
+            level: level.into(),
+            used_bytes: used.map(large),
+        }
+    };
+    bookings.into_iter().map(one).collect()
+}
+
+fn gpus(seen: &Inventory, app: &App) -> Vec<pb::Gpu> {
+    let booked = app.gpu_bookings();
+    seen.devices.iter().map(|device| gpu(device, &booked, app)).collect()
+}
+
+fn gpu(device: &Device, booked: &[Booking], app: &App) -> pb::Gpu {
+    let here = booked.iter().filter(|booking| {
+        booking.device == device.uuid
+            || device.instances.iter().any(|part| part.uuid == booking.device)
+    });
+    let bookings = here.map(|booking| pb::GpuBooking {
+        container_name: booking.holder.clone(),
+        container_id: booking.container_id.clone(),
+        uuid: booking.device.clone(),
+        memory_mb: i32::try_from(booking.memory_mb).unwrap_or(i32::MAX),
+        compute_percent: small(booking.compute),
+        exclusive: booking.exclusive,
+    });
     let instances = device.instances.iter().map(|part| pb::GpuInstance {
         uuid: part.uuid.clone(),
         profile: part.profile.clone(),
@@ -104,6 +161,7 @@ fn gpu(device: &Device, app: &App) -> pb::Gpu {
         mig_enabled: device.mig,
         instances: instances.collect(),
         processes: processes.collect(),
+        bookings: bookings.collect(),
     }
 }
 

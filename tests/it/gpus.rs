@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::support::{Service, docker, eventually, unique};
 
+mod booked;
 mod stub;
 
 use stub::{Stub, device, devices, uuid};

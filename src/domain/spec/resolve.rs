@@ -11,7 +11,8 @@ use std::{
 use crate::domain::{
     asset::{self, Asset, Given, Policy},
     container::{Resources, labels},
-    error::{Error, FieldViolation, Kind, Result},
+    error::{Error, FieldViolation, Result},
+    gpu::{RawWish, Wish},
     image::ImageRef,
     keep::{self, Keep},
     ports::{PortSpec, Protocol},
@@ -87,8 +88,10 @@ pub struct RunRequest {
     pub keeps: Vec<(String, bool)>,
     /// Assets.
     pub assets: Vec<Given>,
-    /// What was asked for and is not possible yet.
-    pub unsupported: Vec<&'static str>,
+    /// The older way to ask for all GPUs.
+    pub gpu_enabled: bool,
+    /// What it shall have of GPUs.
+    pub gpus: Option<RawWish>,
 }
 
 /// Collects what is wrong.
@@ -169,19 +172,16 @@ pub(super) fn resolve(request: RunRequest, defaults: &Defaults) -> Result<RunSpe
         }
     };
 
+    let gpu_enabled = request.gpu_enabled && request.gpus.is_none();
+    let gpus = match request.gpus {
+        Some(raw) => Some(Wish::resolve(raw, &envs, &mut |field, why| wrong.add(field, why))),
+        None if gpu_enabled => Wish::enabled(&envs),
+        None => None,
+    };
+
     let (Some(image), true) = (image, wrong.0.is_empty()) else {
         return Err(Error::fields(wrong.0));
     };
-    if !request.unsupported.is_empty() {
-        return Err(Error::new(
-            Kind::Unimplemented,
-            "NOT_IN_THIS_VERSION",
-            format!(
-                "this version cannot give a container {}; leave that out",
-                request.unsupported.join(", ")
-            ),
-        ));
-    }
     Ok(RunSpec {
         names: request.names,
         image,
@@ -198,6 +198,8 @@ pub(super) fn resolve(request: RunRequest, defaults: &Defaults) -> Result<RunSpe
         resources,
         stop_timeout,
         pull_policy: request.pull_policy,
+        gpu_enabled,
+        gpus,
     })
 }
 

@@ -37,10 +37,21 @@ pub(crate) struct Engine {
     network: Child,
     process: Option<Child>,
     live_restore: bool,
+    gpus: bool,
 }
 
 impl Engine {
     pub(crate) async fn start(live_restore: bool) -> Self {
+        Self::with(live_restore, false).await
+    }
+
+    /// One that gives GPUs to containers, as NVIDIA's toolkit makes it, but for the
+    /// hook, which does nothing here.
+    pub(crate) async fn with_gpus() -> Self {
+        Self::with(false, true).await
+    }
+
+    async fn with(live_restore: bool, gpus: bool) -> Self {
         let network = Command::new("unshare").args(["--net", "sleep", "1000"]).spawn();
         let network = network.expect("unshare");
         let dir = tempfile::tempdir().expect("a folder");
@@ -50,7 +61,10 @@ impl Engine {
             std::fs::read_link(&own).is_ok_and(|own| own != ours)
         })
         .await;
-        let mut engine = Self { dir, network, process: None, live_restore };
+        let mut engine = Self { dir, network, process: None, live_restore, gpus };
+        if gpus {
+            engine.write_hook();
+        }
         engine.resume().await;
         let made = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/demo-image"))
             .arg(TAG)
@@ -58,6 +72,15 @@ impl Engine {
             .status();
         assert!(made.expect("scripts/demo-image runs").success());
         engine
+    }
+
+    fn write_hook(&self) {
+        let folder = self.dir.path().join("hook");
+        std::fs::create_dir(&folder).expect("a folder");
+        let hook = folder.join("nvidia-container-runtime-hook");
+        std::fs::write(&hook, "#!/bin/sh\nexit 0\n").expect("a hook");
+        let may_run = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&hook, may_run).expect("it may run");
     }
 
     fn path(&self, name: &str) -> String {
@@ -80,16 +103,21 @@ impl Engine {
 
     pub(crate) async fn resume(&mut self) {
         let log = File::options().create(true).append(true).open(self.path("log")).expect("a log");
-        let process = Command::new("nsenter")
+        let mut command = Command::new("nsenter");
+        let command = command
             .arg(format!("--net=/proc/{}/ns/net", self.network.id()))
             .args(["dockerd", "--iptables=false", "--host", &self.address()])
             .args(["--data-root", &self.path("data"), "--exec-root", &self.path("exec")])
             .args(["--pidfile", &self.path("pid")])
             .arg(format!("--live-restore={}", self.live_restore))
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn();
-        self.process = Some(process.expect("dockerd; run `make engine`"));
+            .stderr(log);
+        if self.gpus {
+            let path = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{path}", self.path("hook")));
+            command.args(["--add-runtime", "nvidia=runc"]);
+        }
+        self.process = Some(command.spawn().expect("dockerd; run `make engine`"));
         eventually("the private engine answers", || async { self.docker(&["version"]).is_some() })
             .await;
     }
