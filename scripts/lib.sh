@@ -146,3 +146,13 @@ for c in json.load(sys.stdin):
     done
     engine_curl "/networks/$1" -X DELETE -o /dev/null || true
 }
+
+# The release binary; the first build shows how far it is.
+build_release() {
+    if [ -x "${CARGO_TARGET_DIR:-$ROOT/target}/release/container-svc" ]; then
+        cargo build --release --quiet
+    else
+        say "building the release binary; the first time takes some minutes"
+        cargo build --release
+    fi
+}

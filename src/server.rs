@@ -21,6 +21,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tonic_web::GrpcWebLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+mod data_dir;
+
 use crate::{
     app::{
         self, Adapters, App, Settings, assets::AssetCacheSettings, events::EventLimits,
@@ -46,6 +48,7 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
+    let _held = data_dir::take(&config.data_dir)?;
     let tasks = Tasks::default();
     let app = build(&config, tasks.clone()).await?;
     let router = router(&config, &app).await?;
@@ -80,9 +83,6 @@ pub async fn run(
 }
 
 async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
-    let make = |error| unusable("data directory", &config.data_dir, error);
-    fs::create_dir_all(&config.data_dir).map_err(make)?;
-    fs::set_permissions(&config.data_dir, fs::Permissions::from_mode(0o700)).map_err(make)?;
     let store = Store::open(&config.database())?;
     let logs = LogStore::open(&config.log_database())?;
     let policy = Arc::new(Policy {

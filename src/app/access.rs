@@ -23,6 +23,8 @@ pub use crate::store::StoredToken;
 
 /// Name of the token that the first start writes.
 pub const ADMIN: &str = "admin";
+/// What whoever makes and ends tokens needs.
+const MANAGE: &str = "container-svc:token:manage";
 /// What every token begins with, so that scanners of leaked secrets know it.
 const PREFIX: &str = "csvc_";
 
@@ -138,12 +140,31 @@ impl App {
         Ok((text, token))
     }
 
-    /// Ends a token at once.
-    pub async fn revoke_token(&self, name: &str) -> Result<()> {
+    /// Ends a token at once. The last one that may manage tokens only by force: after
+    /// it nobody could make another.
+    pub async fn revoke_token(&self, name: &str, force: bool) -> Result<()> {
+        let now = Timestamp::now();
+        let manages = |token: &&StoredToken| {
+            token.expires_at.is_none_or(|end| end > now)
+                && token.permissions.iter().any(|permission| permission == MANAGE)
+        };
+        let tokens = self.store.tokens().await?;
+        let mut managers = tokens.iter().filter(manages);
+        if !force
+            && managers.next().is_some_and(|token| token.name == name)
+            && managers.next().is_none()
+        {
+            return Err(Error::precondition(
+                "LAST_MANAGER",
+                format!(
+                    "\"{name}\" is the last token that may manage tokens; make another one first, or set force"
+                ),
+            ));
+        }
         if !self.store.remove_token(name).await? {
             return Err(Error::not_found(
                 "TOKEN_NOT_FOUND",
-                format!("no token is named \"{name}\""),
+                format!("no token is named \"{name}\"; see the list of tokens"),
             ));
         }
         self.access.reload(&self.store).await

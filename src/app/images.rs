@@ -288,6 +288,8 @@ impl App {
                 end = app.download(&image, credential, &sender) => Some(end),
                 () = unheard(&sender) => None,
             };
+            let about = format!("image \"{}\"", image.familiar());
+            let end = end.map(|end| end.map_err(|error| error.about(&about)));
             if let Some(Ok(Pulled { image_id, digest })) = &end {
                 let what = What::Pulled { image_id: image_id.clone(), digest: digest.clone() };
                 app.emit(Subject::image(&image.familiar()), what).await;

@@ -28,6 +28,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Follows the engine until the service stops.
 pub async fn follow(app: Arc<App>) {
     let mut wait = RETRY.0;
+    // Told once, and once more whenever it had been there in between.
+    let mut told = false;
     loop {
         let was_synced = app.view.freshness().synced;
         let error = match session(&app, &mut wait).await {
@@ -38,8 +40,9 @@ pub async fn follow(app: Arc<App>) {
             ),
             Err(error) => error,
         };
-        if was_synced || app.view.freshness().synced {
-            tracing::warn!(?error, "the engine is gone; trying again");
+        if !told || was_synced || app.view.freshness().synced {
+            told = true;
+            tracing::warn!(%error, "the engine does not answer; trying again");
         }
         app.images.forget_names();
         app.view.set_lost(error);

@@ -13,6 +13,7 @@ use crate::rpc::pb;
 use super::{
     Failure, Output, Session,
     info::time,
+    interrupt,
     output::{Json, warn},
     parse,
     target::short,
@@ -66,6 +67,9 @@ pub(super) async fn events(args: Args, session: Session, out: Output) -> Result<
     };
     let mut printer = Printer::new(out)?;
     let mut wait = RETRY.0;
+    if args.follow {
+        interrupt::ends_well()?;
+    }
     loop {
         let before = request.cursor.clone();
         let lost = match follow(&session, &mut request, &mut printer).await {

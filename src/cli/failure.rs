@@ -109,7 +109,11 @@ fn refused(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
         }
     }
     if status.code() == Code::Unauthenticated {
-        f.write_str("\n  give a token by --token-file, --token or CONTAINER_SVC_TOKEN")?;
+        f.write_str(
+            "\n  give a token by --token-file, --token or CONTAINER_SVC_TOKEN; \
+            the server's own is in admin.token in its data directory, and it writes a new one \
+            when it starts without that file",
+        )?;
     }
     Ok(())
 }

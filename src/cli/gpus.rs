@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::rpc::pb;
 
-use super::{Failure, Output, Session};
+use super::{Failure, Output, Session, interrupt};
 
 /// How to list them.
 #[derive(Debug, clap::Args)]
@@ -27,6 +27,7 @@ pub(super) async fn gpus(args: &Args, session: Session, out: Output) -> Result<(
         return show(&answer.node.unwrap_or_default(), &answer.gpus, out);
     }
     let interval = prost_types::Duration::try_from(args.interval).ok();
+    interrupt::ends_well()?;
     let mut samples = client.watch_gpus(pb::WatchGpusRequest { interval }).await?.into_inner();
     while let Some(sample) = samples.message().await? {
         if out.json {

@@ -6,18 +6,15 @@ mod render;
 mod select;
 mod tail;
 
-use std::{collections::HashMap, process};
+use std::collections::HashMap;
 
 use futures_util::future;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 
-use crate::{app::tasks::Tasks, rpc::pb};
+use crate::rpc::pb;
 
 use super::{
-    Failure, Output, Session,
+    Failure, Output, Session, interrupt,
     output::{Json, warn},
     parse::{self, Tail},
 };
@@ -102,7 +99,7 @@ type Sender = mpsc::Sender<(usize, Event)>;
 pub(super) async fn logs(args: Args, session: Session, out: Output) -> Result<(), Failure> {
     let sources = args.sources()?;
     if args.follow {
-        end_well_on_interrupt()?;
+        interrupt::ends_well()?;
     }
     let (send, receive) = mpsc::channel(WAITING);
     // A source that fails does not keep what the others, or itself, had to say
@@ -195,17 +192,6 @@ impl Once {
         }
         false
     }
-}
-
-/// Ctrl-C is how a person ends this, so it is no failure. It has a task of its
-/// own: while a pager takes no more, the one that prints stands still.
-fn end_well_on_interrupt() -> Result<(), Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Tasks::default().background("interrupt", async move {
-        interrupt.recv().await;
-        process::exit(0);
-    });
-    Ok(())
 }
 
 #[cfg(test)]

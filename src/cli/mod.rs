@@ -9,6 +9,7 @@ mod gpus;
 mod images;
 mod info;
 mod inspect;
+mod interrupt;
 mod logs;
 mod output;
 mod parse;

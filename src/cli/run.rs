@@ -37,7 +37,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "USER[:GROUP]", default_value = "", hide_default_value = true)]
     user: String,
     /// Processors, as 0.5
-    #[arg(long, value_parser = parse::cpus)]
+    #[arg(long, value_parser = parse::cpus, allow_negative_numbers = true)]
     cpus: Option<f64>,
     /// Memory in MiB, or as 512m, 2g
     #[arg(short, long, value_name = "SIZE", value_parser = parse::memory)]

@@ -42,6 +42,9 @@ struct Revoke {
     /// Names of the tokens
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
+    /// Also the last one that may manage tokens
+    #[arg(long)]
+    force: bool,
 }
 
 pub(super) async fn token(args: Args, session: Session, out: Output) -> Result<(), Failure> {
@@ -84,7 +87,8 @@ async fn list(session: &Session, out: Output) -> Result<(), Failure> {
 async fn revoke(args: Revoke, session: &Session, out: Output) -> Result<(), Failure> {
     let mut client = session.tokens();
     for name in args.names {
-        let answer = client.revoke_token(pb::RevokeTokenRequest { name: name.clone() }).await?;
+        let request = pb::RevokeTokenRequest { name: name.clone(), force: args.force };
+        let answer = client.revoke_token(request).await?;
         if out.json {
             out.message("RevokeTokenResponse", answer.get_ref())?;
         } else {

@@ -4,7 +4,7 @@ use tonic::Code;
 
 use crate::rpc::pb;
 
-use super::{Failure, Output, Session, output::warn, target::short};
+use super::{Failure, Output, Session, interrupt, output::warn, target::short};
 
 /// What to watch; all containers by default.
 #[derive(Debug, clap::Args)]
@@ -30,6 +30,7 @@ pub(super) async fn watch(args: Args, session: Session, out: Output) -> Result<(
         label: args.label,
         managed_only: args.managed,
     };
+    interrupt::ends_well()?;
     loop {
         let before = request.cursor.clone();
         match follow(&session, &mut request, out).await {

@@ -61,7 +61,7 @@ pub struct ServeArgs {
     /// Largest request body, as 4194304 or 4MiB [default: 4MiB]
     #[arg(long, value_name = "SIZE")]
     pub max_body_bytes: Option<String>,
-    /// Whether health, reflection and /openapi.json need no token [default: true]
+    /// Whether health, reflection, /openapi.json and /metrics need no token [default: true]
     #[arg(long, value_name = "BOOL")]
     pub public_meta: Option<String>,
     /// Let everybody on this machine do all without a token; refused unless every

@@ -115,6 +115,22 @@ impl Error {
         self
     }
 
+    /// Says before the message what it is about.
+    #[must_use]
+    pub fn about(mut self, what: &str) -> Self {
+        self.0.message.insert_str(0, &format!("{what}: "));
+        self
+    }
+
+    /// Names the one wrong field as the request at hand does.
+    #[must_use]
+    pub fn in_field(self, field: &str) -> Self {
+        match self.violations() {
+            [only] => Self::field(field, only.description.clone()),
+            _ => self,
+        }
+    }
+
     /// Adds the cause, which is logged and never sent.
     #[must_use]
     pub fn because(mut self, cause: impl StdError + Send + Sync + 'static) -> Self {

@@ -97,7 +97,8 @@ fn tracked<'b, T>(
     match read(tracked).and_then(|read| json.end().map(|()| read)) {
         Ok(read) => Ok(read),
         Err(error) => match track.path().to_string().as_str() {
-            "." => Err(invalid(format!("the body is not as it should be: {error}"))),
+            // Where it is no JSON, there is no path.
+            "." | "?" => Err(invalid(format!("the body is not as it should be: {error}"))),
             path => Err(Error::field(path, error.to_string()).into()),
         },
     }

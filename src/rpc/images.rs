@@ -23,7 +23,8 @@ impl ImageService for Service {
         &self,
         request: Request<pb::IsImagePullableRequest>,
     ) -> Result<Response<pb::IsImagePullableResponse>, Status> {
-        let pullable = self.0.is_pullable(&request.into_inner().image_name).await?;
+        let pullable = self.0.is_pullable(&request.into_inner().image_name).await;
+        let pullable = pullable.map_err(|error| error.in_field("imageName"))?;
         Ok(Response::new(pb::IsImagePullableResponse { pullable }))
     }
 
@@ -35,8 +36,8 @@ impl ImageService for Service {
         request: Request<pb::PullImageRequest>,
     ) -> Result<Response<Self::PullImageStream>, Status> {
         let pb::PullImageRequest { name, credential } = request.into_inner();
-        let credential = credential.map(Into::into);
-        let updates = self.0.pull(ImageRef::parse(&name)?, credential).await?;
+        let image = ImageRef::parse(&name).map_err(|error| error.in_field("name"))?;
+        let updates = self.0.pull(image, credential.map(Into::into)).await?;
         Ok(Response::new(Box::pin(updates.map(|update| Ok(render(update?))))))
     }
 
@@ -48,7 +49,8 @@ impl ImageService for Service {
         request: Request<pb::PushImageRequest>,
     ) -> Result<Response<Self::PushImageStream>, Status> {
         let pb::PushImageRequest { name, credential } = request.into_inner();
-        let updates = self.0.push(ImageRef::parse(&name)?, credential.map(Into::into)).await?;
+        let image = ImageRef::parse(&name).map_err(|error| error.in_field("name"))?;
+        let updates = self.0.push(image, credential.map(Into::into)).await?;
         Ok(Response::new(Box::pin(updates.map(|update| Ok(update?.into())))))
     }
 

@@ -35,7 +35,8 @@ impl TokenService for Service {
         &self,
         request: Request<pb::RevokeTokenRequest>,
     ) -> Result<Response<pb::RevokeTokenResponse>, Status> {
-        self.0.revoke_token(&request.into_inner().name).await?;
+        let pb::RevokeTokenRequest { name, force } = request.into_inner();
+        self.0.revoke_token(&name, force).await?;
         Ok(Response::new(pb::RevokeTokenResponse {}))
     }
 }

@@ -186,7 +186,7 @@ async fn a_token_ends_when_it_is_revoked_or_expires_and_survives_a_restart() {
     assert!(!listed.to_string().contains("secret"));
     assert_eq!(service.rest("DELETE", "/container-svc/token/a", "").await.0, 200);
     assert_eq!(service.rest("DELETE", "/container-svc/token/a", "").await.0, 404);
-    assert_eq!(service.rest("DELETE", "/container-svc/token/admin", "").await.0, 200);
+    assert_eq!(service.rest("DELETE", "/container-svc/token/admin?force=true", "").await.0, 200);
     assert_eq!(service.get("/container-svc/node").await.0, 401, "revoked at once");
 }
 
@@ -229,4 +229,21 @@ async fn a_stranger_is_refused_before_what_it_sends_is_read() {
     let big = "x".repeat(100_000);
     let (status, body) = service.rest("PUT", "/container-svc/container", &big).await;
     assert_eq!(status, 401, "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_token_that_makes_tokens_ends_only_by_force() {
+    let service = Service::start().await;
+    let revoke = |path: &'static str| service.rest("DELETE", path, "");
+    let (status, answer) = revoke("/container-svc/token/admin").await;
+    assert_eq!(
+        (status, &answer["details"][0]["reason"]),
+        (400, &json!("LAST_MANAGER")),
+        "{answer}"
+    );
+    let other = json!({"name": "other", "grantSet": "admin"}).to_string();
+    assert_eq!(service.rest("POST", "/container-svc/token", &other).await.0, 200);
+    assert_eq!(revoke("/container-svc/token/other").await.0, 200, "there is one more");
+    assert_eq!(revoke("/container-svc/token/admin?force=true").await.0, 200);
+    assert_eq!(service.get("/container-svc/tokens").await.0, 401, "it was the last");
 }

@@ -72,8 +72,10 @@ fn compile(field: &str, expression: &str, ignore_case: bool) -> Result<Regex> {
         .size_limit(COMPILED)
         .dfa_size_limit(COMPILED)
         .build()
-        // The library's message shows the place with a mark under it.
-        .map_err(|error| Error::field(field, format!("is no regular expression: {error}")))
+        // The library's message shows the place with a mark under it, and then why.
+        .map_err(|error| {
+            Error::field(field, format!("\"{expression}\" is no regular expression: {error}"))
+        })
 }
 
 /// Everything that a line is judged by, apart from its container.
