@@ -16,6 +16,16 @@ use crate::{
     engine,
 };
 
+mod export;
+mod helper;
+mod import;
+
+pub use helper::Helpers;
+pub use import::Import;
+
+/// Reason of an error about a keep that a container has.
+const KEEP_IN_USE: &str = "KEEP_IN_USE";
+
 /// Which keeps are asked for; empty is all.
 #[derive(Debug, Clone, Default)]
 pub struct KeepQuery {
@@ -61,29 +71,59 @@ impl App {
 
     /// Makes sure that the volumes of a spec are there; answers their names.
     pub(super) async fn ensure_keeps(&self, spec: &RunSpec) -> Result<Vec<String>> {
-        let volumes = self.keep_volumes(spec);
-        for (name, kept) in volumes.iter().zip(&spec.keeps) {
-            let ours = [
-                (labels::NODE, self.settings.node_id.clone()),
-                (labels::OWNER, spec.engine_name()),
-                (labels::PATH, kept.path.clone()),
-            ];
-            let ours: HashMap<_, _> =
-                ours.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-            let found = self.engine.ensure_volume(name, ours.clone()).await?;
-            if ours.iter().any(|(key, value)| found.labels.get(key) != Some(value)) {
-                return Err(Error::new(
-                    Kind::AlreadyExists,
-                    "VOLUME_TAKEN",
-                    format!(
-                        "the volume \"{name}\" for the keep {} was made by somebody else; rename or remove it",
-                        kept.path
-                    ),
-                )
-                .with("volume", name));
-            }
+        let owner = spec.engine_name();
+        for kept in &spec.keeps {
+            self.refuse_half_imported(&owner, &kept.path)?;
+            self.ensure_keep(&owner, &kept.path).await?;
         }
-        Ok(volumes)
+        Ok(self.keep_volumes(spec))
+    }
+
+    /// Makes sure that the volume of a keep is there.
+    async fn ensure_keep(&self, owner: &str, path: &str) -> Result<()> {
+        let name = keep::volume(&self.settings.node_id, owner, path);
+        let ours = [
+            (labels::NODE, self.settings.node_id.as_str()),
+            (labels::OWNER, owner),
+            (labels::PATH, path),
+        ];
+        let ours = ours.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let ours = HashMap::from(ours);
+        let found = self.engine.ensure_volume(&name, ours.clone()).await?;
+        if ours.iter().all(|(key, value)| found.labels.get(key) == Some(value)) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::AlreadyExists,
+            "VOLUME_TAKEN",
+            format!(
+                "the volume \"{name}\" for the keep {path} was made by somebody else; rename or remove it"
+            ),
+        )
+        .with("volume", &name))
+    }
+
+    /// An import that was cut short must come to its end before anybody writes.
+    fn refuse_half_imported(&self, owner: &str, path: &str) -> Result<()> {
+        let has = |container: &Container, key, value: &str| {
+            container.labels.get(key).is_some_and(|have| have == value)
+        };
+        let half = self.view.all().into_iter().any(|container| {
+            container.labels.contains_key(labels::STAGED)
+                && has(&container, labels::HELPER, &self.settings.node_id)
+                && has(&container, labels::OWNER, owner)
+                && has(&container, labels::PATH, path)
+        });
+        if !half {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Unavailable,
+            "KEEP_HALF_IMPORTED",
+            format!(
+                "an import into the keep {path} of \"{owner}\" was cut short and is being brought to its end; try again in a moment"
+            ),
+        ))
     }
 
     /// Notes that the keeps of a spec are used now.
@@ -124,6 +164,31 @@ impl App {
 
     /// Removes a keep and its data, for good. Never while a container has it.
     pub async fn remove_keep(&self, owner: &str, path: &str) -> Result<()> {
+        // No run may take it up in between.
+        let _guard = self.locks.take(vec![format!("name:{owner}")]).await;
+        let (volume, keep) = self.find_keep(owner, path).await?;
+        self.remove_keep_volume(&keep).await?;
+        let what = What::KeepRemoved { path: keep.path, volume: volume.clone() };
+        self.store.forget_keep(volume, events::now(Subject::name(owner), what)).await
+    }
+
+    async fn remove_keep_volume(&self, keep: &KeepInfo) -> Result<()> {
+        if !keep.used_by.is_empty() {
+            return Err(in_use(keep));
+        }
+        match self.engine.remove_volume(&keep.volume).await {
+            // The engine knows of a container that we do not know yet.
+            Err(error)
+                if matches!(error.kind(), Kind::AlreadyExists | Kind::FailedPrecondition) =>
+            {
+                Err(in_use(keep).because(error))
+            }
+            other => other,
+        }
+    }
+
+    /// The keep at a path, and its volume.
+    async fn find_keep(&self, owner: &str, path: &str) -> Result<(String, KeepInfo)> {
         if owner.is_empty() {
             return Err(Error::field(
                 "name",
@@ -132,8 +197,6 @@ impl App {
         }
         let path = keep::path(path).map_err(|why| Error::field("path", why))?;
         let volume = keep::volume(&self.settings.node_id, owner, &path);
-        // No run may take it up in between.
-        let _guard = self.locks.take(vec![format!("name:{owner}")]).await;
         let Some(found) = self.engine.volume(&volume).await? else {
             return Err(Error::not_found(
                 "KEEP_NOT_FOUND",
@@ -149,21 +212,12 @@ impl App {
                 format!("the volume \"{volume}\" was made by somebody else; it is left alone"),
             ));
         };
-        if !keep.used_by.is_empty() {
-            return Err(in_use(&keep));
-        }
-        match self.engine.remove_volume(&volume).await {
-            // The engine knows of a container that we do not know yet.
-            Err(error)
-                if matches!(error.kind(), Kind::AlreadyExists | Kind::FailedPrecondition) =>
-            {
-                return Err(in_use(&keep).because(error));
-            }
-            other => other?,
-        }
-        let what = What::KeepRemoved { path, volume: volume.clone() };
-        self.store.forget_keep(volume, events::now(Subject::name(owner), what)).await
+        Ok((volume, keep))
     }
+}
+
+fn stopping() -> Error {
+    Error::new(Kind::Unavailable, "STOPPING", "the service stops; try again later")
 }
 
 fn in_use(keep: &KeepInfo) -> Error {
@@ -172,7 +226,7 @@ fn in_use(keep: &KeepInfo) -> Error {
         names => format!("\"{}\"", names.join("\", \"")),
     };
     Error::precondition(
-        "KEEP_IN_USE",
+        KEEP_IN_USE,
         format!(
             "the keep {} of \"{}\" is in use by {by}; remove that container first",
             keep.path, keep.owner
@@ -184,7 +238,9 @@ fn in_use(keep: &KeepInfo) -> Error {
 fn info(volume: engine::Volume, containers: &[Arc<Container>]) -> Option<KeepInfo> {
     let holders = containers
         .iter()
-        .filter(|container| container.volumes.iter().any(|mount| mount.source == volume.name));
+        .filter(|container| container.volumes.iter().any(|mount| mount.source == volume.name))
+        // What only reads or fills it does not use it.
+        .filter(|container| !container.labels.contains_key(labels::HELPER));
     Some(KeepInfo {
         owner: volume.labels.get(labels::OWNER)?.clone(),
         path: volume.labels.get(labels::PATH)?.clone(),

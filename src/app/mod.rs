@@ -102,6 +102,8 @@ pub struct App {
     assets: assets::Assets,
     /// Facts about the node.
     pub node: node::Facts,
+    /// Containers that hold volumes for a moment.
+    helpers: keeps::Helpers,
     /// Where the service runs.
     pub place: place::Place,
     /// Who may call.
@@ -151,6 +153,7 @@ impl App {
             images: images::Images::default(),
             builds: builds::Builds::default(),
             node: node::Facts::default(),
+            helpers: keeps::Helpers::default(),
             place: place::Place::default(),
             access,
             tasks,

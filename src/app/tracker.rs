@@ -70,6 +70,8 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
     *wait = RETRY.0;
     app.view.set_synced();
     super::recover::recover_all(app).await;
+    let mended = app.clone();
+    app.tasks.background("keeps", async move { mended.mend_keeps().await });
 
     // Starts that no inspection has seen yet: some containers are gone before it.
     let mut started = BTreeMap::new();

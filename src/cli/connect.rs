@@ -16,8 +16,9 @@ use crate::{
     rpc::pb::{
         build_service_client::BuildServiceClient, container_service_client::ContainerServiceClient,
         event_service_client::EventServiceClient, gpu_service_client::GpuServiceClient,
-        image_service_client::ImageServiceClient, log_service_client::LogServiceClient,
-        node_service_client::NodeServiceClient, token_service_client::TokenServiceClient,
+        image_service_client::ImageServiceClient, keep_service_client::KeepServiceClient,
+        log_service_client::LogServiceClient, node_service_client::NodeServiceClient,
+        token_service_client::TokenServiceClient,
     },
 };
 
@@ -73,6 +74,11 @@ impl Session {
     /// The client for images.
     pub(super) fn images(&self) -> ImageServiceClient<Wire> {
         ImageServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// The client for keeps.
+    pub(super) fn keeps(&self) -> KeepServiceClient<Wire> {
+        KeepServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
     /// The client for logs.

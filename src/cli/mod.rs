@@ -10,6 +10,7 @@ mod images;
 mod info;
 mod inspect;
 mod interrupt;
+mod keeps;
 mod logs;
 mod output;
 mod parse;
@@ -106,6 +107,8 @@ enum Command {
     Rmi(rmi::Args),
     /// Print what containers wrote
     Logs(Box<logs::Args>),
+    /// List, remove, export and import the data that containers keep
+    Keeps(keeps::Args),
     /// Print what happened: created, replaced, died, pulled and so on
     Events(events::Args),
     /// Print containers and their changes as they happen
@@ -146,6 +149,7 @@ impl Cli {
             Command::Push(args) => push::push(args, session().await?, out).await,
             Command::Rmi(args) => rmi::rmi(args, session().await?, out).await,
             Command::Logs(args) => logs::logs(*args, session().await?, out).await,
+            Command::Keeps(args) => keeps::keeps(args, session().await?, out).await,
             Command::Events(args) => events::events(args, session().await?, out).await,
             Command::Watch(args) => watch::watch(args, session().await?, out).await,
             Command::Gpus(args) => gpus::gpus(&args, session().await?, out).await,

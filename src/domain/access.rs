@@ -17,6 +17,8 @@ pub const PERMISSIONS: &[&str] = &[
     "container-svc:keep:remove",
     "container-svc:asset:view",
     "container-svc:asset:remove",
+    "container-svc:keep:export",
+    "container-svc:keep:import",
     "container-svc:token:manage",
 ];
 

@@ -17,6 +17,14 @@ pub mod labels {
     pub const OWNER: &str = "container-svc.keep.owner";
     /// Path in the container.
     pub const PATH: &str = "container-svc.keep.path";
+    /// On a container that only holds a volume: node id of its service.
+    pub const HELPER: &str = "container-svc.helper";
+    /// On a volume into which an archive is unpacked first: the same.
+    pub const IMPORT: &str = "container-svc.import";
+    /// On the container that marks a whole import: that volume.
+    pub const STAGED: &str = "container-svc.import.staged";
+    /// On the same: bytes of the archive.
+    pub const BYTES: &str = "container-svc.import.bytes";
 }
 
 /// A path whose data outlive the container.

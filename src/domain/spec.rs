@@ -16,7 +16,7 @@ use super::{
 
 mod resolve;
 
-pub use resolve::{Defaults, RawPort, RunRequest};
+pub use resolve::{Defaults, RawPort, RunRequest, is_name};
 
 /// How long a stop waits where the request says nothing.
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);

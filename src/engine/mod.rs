@@ -6,6 +6,7 @@ use bollard::{ClientVersion, Docker};
 
 use crate::domain::{Error, Result};
 
+mod archive;
 mod body;
 pub mod builds;
 mod containers;

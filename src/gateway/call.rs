@@ -33,17 +33,32 @@ pub(super) async fn call(
     extensions: http::Extensions,
     message: &DynamicMessage,
 ) -> Result<Answer, Status> {
+    call_with(grpc, rpc, headers, extensions, Body::from(frame(message)?)).await
+}
+
+/// A message as it stands in a body.
+pub(super) fn frame(message: &DynamicMessage) -> Result<Bytes, Status> {
     let length = message.encoded_len();
     let mut frame = BytesMut::with_capacity(length + 5);
     frame.put_u8(0);
     frame.put_u32(u32::try_from(length).map_err(|_| Status::resource_exhausted("too large"))?);
     message.encode(&mut frame).map_err(|error| Status::internal(error.to_string()))?;
+    Ok(frame.freeze())
+}
 
+/// The same with a body of frames.
+pub(super) async fn call_with(
+    grpc: &Router,
+    rpc: &MethodDescriptor,
+    headers: &HeaderMap,
+    extensions: http::Extensions,
+    frames: Body,
+) -> Result<Answer, Status> {
     let mut request = Request::post(path(rpc))
         .version(http::Version::HTTP_2)
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
-        .body(Body::from(frame.freeze()))
+        .body(frames)
         .map_err(|error| Status::internal(error.to_string()))?;
     forward(headers, request.headers_mut());
     *request.extensions_mut() = extensions;

@@ -20,6 +20,7 @@ mod once;
 mod openapi;
 mod plan;
 mod query;
+mod raw;
 mod rules;
 mod wire;
 mod writer;
@@ -29,6 +30,7 @@ pub use writer::Printer;
 use crate::rpc::Auth;
 use input::Refused;
 use plan::Plans;
+use raw::Raws;
 use rules::{Found, Rules};
 
 /// How long a stream may wait for its first message before its head is sent.
@@ -42,6 +44,7 @@ pub struct Gateway(Arc<Inner>);
 struct Inner {
     plans: Arc<Plans>,
     rules: Rules,
+    raws: Raws,
     /// The gRPC services behind their guard.
     grpc: Router,
     max_body: usize,
@@ -57,7 +60,8 @@ impl Gateway {
         let rules = Rules::read(pool);
         let openapi = openapi::document(pool, &rules).to_string().into();
         let plans = Arc::new(Plans::read(pool));
-        Self(Arc::new(Inner { plans, rules, grpc, max_body, auth, openapi }))
+        let raws = Raws::read(pool);
+        Self(Arc::new(Inner { plans, rules, raws, grpc, max_body, auth, openapi }))
     }
 
     /// The OpenAPI document.
@@ -77,6 +81,15 @@ impl Gateway {
             Ok(path) => path,
             Err(status) => return answer::error(&status, plans),
         };
+        if let Some(raw) = self.0.raws.find(&head.method, &path) {
+            if let Some(auth) = &self.0.auth
+                && let Err(error) = auth.authorise(&call::path(&raw.rpc), &head.headers)
+            {
+                return answer::error(&error.into(), plans);
+            }
+            let query = head.uri.query().unwrap_or_default();
+            return self.0.raw(raw, &head.headers, head.extensions, query, body).await;
+        }
         let (rule, path) = match self.0.rules.find(&head.method, &path) {
             Found::Rule(rule, fields) => (rule, fields),
             Found::OtherMethod(_) if head.method == Method::OPTIONS => {

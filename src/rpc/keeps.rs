@@ -1,13 +1,19 @@
 //! KeepService.
 
-use tonic::{Request, Response, Status};
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt as _, stream};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Service,
     convert::timestamp,
     pb::{self, keep_service_server::KeepService},
 };
-use crate::app::keeps::{KeepInfo, KeepQuery};
+use crate::{
+    app::keeps::{Import, KeepInfo, KeepQuery},
+    domain::{Error, Kind},
+};
 
 #[tonic::async_trait]
 impl KeepService for Service {
@@ -28,6 +34,39 @@ impl KeepService for Service {
         let pb::RemoveKeepRequest { name, path } = request.into_inner();
         self.0.remove_keep(&name, &path).await?;
         Ok(Response::new(pb::RemoveKeepResponse {}))
+    }
+
+    type ExportKeepStream =
+        Pin<Box<dyn Stream<Item = Result<pb::ExportKeepResponse, Status>> + Send>>;
+
+    async fn export_keep(
+        &self,
+        request: Request<pb::ExportKeepRequest>,
+    ) -> Result<Response<Self::ExportKeepStream>, Status> {
+        let pb::ExportKeepRequest { name, path, live } = request.into_inner();
+        let pieces = self.0.export_keep(&name, &path, live).await?;
+        let pieces = pieces.map(|piece| Ok(pb::ExportKeepResponse { data: piece?.into() }));
+        Ok(Response::new(Box::pin(pieces)))
+    }
+
+    async fn import_keep(
+        &self,
+        request: Request<Streaming<pb::ImportKeepRequest>>,
+    ) -> Result<Response<pb::ImportKeepResponse>, Status> {
+        let mut messages = request.into_inner();
+        let first = messages.message().await?.unwrap_or_default();
+        let pb::ImportKeepRequest { name: owner, path, replace, data } = first;
+        let rest = messages.map(|message| match message {
+            Ok(message) => Ok(message.data.into()),
+            Err(status) => {
+                let broke = "the archive did not come to its end";
+                Err(Error::new(Kind::Cancelled, "UPLOAD_BROKE", broke).because(status))
+            }
+        });
+        let archive = stream::once(std::future::ready(Ok(data.into()))).chain(rest);
+        let bytes = self.0.import_keep(Import { owner, path, replace }, archive).await?;
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        Ok(Response::new(pb::ImportKeepResponse { bytes }))
     }
 }
 

@@ -5,6 +5,8 @@ use serde_json::Value;
 
 use crate::support::{Service, docker, eventually, unique};
 
+mod transfer;
+
 /// A request of a container that keeps paths.
 fn keeping(service: &Service, name: &str, keeps: &[(&str, bool)]) -> pb::RunContainerRequest {
     let keep = |(path, only): &(&str, bool)| pb::Keep {

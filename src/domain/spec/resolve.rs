@@ -204,7 +204,8 @@ pub(super) fn resolve(request: RunRequest, defaults: &Defaults) -> Result<RunSpe
 }
 
 /// The engine's own rule for names, [a-zA-Z0-9][a-zA-Z0-9_.-]+.
-fn is_name(name: &str) -> bool {
+/// True for what a container can be called.
+pub fn is_name(name: &str) -> bool {
     name.len() >= 2
         && name.len() <= 128
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())

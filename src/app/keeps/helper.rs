@@ -1,0 +1,107 @@
+//! Containers that never start and only hold a volume, so that its data can be read
+//! and written. None is left behind: what a crash leaves is found by its labels.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{App, import};
+use crate::domain::{Error, Result, keep::labels, spec::hex};
+
+/// Names of helpers and volumes that this process works with.
+#[derive(Debug, Default)]
+pub struct Helpers(Mutex<BTreeSet<String>>);
+
+/// A container that holds a volume.
+#[derive(Debug)]
+pub(super) struct Helper {
+    /// Engine id.
+    pub(super) id: String,
+    /// Name.
+    pub(super) name: String,
+}
+
+impl Helpers {
+    fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a name is ours to work with; false when it was already.
+    pub(super) fn begin(&self, name: &str) -> bool {
+        self.names().insert(name.to_owned())
+    }
+
+    /// Notes that nobody works with it any more.
+    pub(super) fn end(&self, name: &str) {
+        self.names().remove(name);
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.names().contains(name)
+    }
+}
+
+impl App {
+    /// A name that no helper and no volume has.
+    pub(super) fn helper_name() -> Result<String> {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes)
+            .map_err(|error| Error::internal(format!("no randomness for a name: {error}")))?;
+        Ok(format!("container-svc-helper-{}", hex(&bytes)))
+    }
+
+    /// Makes a container that holds a volume.
+    pub(super) async fn hold(&self, volume: &str, more: HashMap<String, String>) -> Result<Helper> {
+        let name = Self::helper_name()?;
+        self.helpers.begin(&name);
+        let mut own = more;
+        own.insert(labels::HELPER.to_owned(), self.settings.node_id.clone());
+        match self.engine.hold_volume(&name, volume, own).await {
+            Ok(id) => Ok(Helper { id, name }),
+            Err(error) => {
+                // It may be there in spite of the error; then the next listing finds it.
+                self.helpers.end(&name);
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes a helper. The volume stays.
+    pub(super) async fn release(&self, helper: Helper) {
+        self.discard(&helper.id).await;
+        self.helpers.end(&helper.name);
+    }
+
+    /// Removes what a crash left: helpers, and what was half imported. What was
+    /// imported as a whole is brought to its end.
+    pub(in crate::app) async fn mend_keeps(self: &Arc<Self>) {
+        let node = &self.settings.node_id;
+        for container in self.view.all() {
+            let left = container.labels.get(labels::HELPER) == Some(node);
+            if !left || self.helpers.has(container.name()) {
+                continue;
+            }
+            match import::Marker::of(&container) {
+                Some(marker) => self.finish_import(marker),
+                None => self.discard(&container.id).await,
+            }
+        }
+        if let Err(error) = self.remove_lost_imports().await {
+            tracing::warn!(?error, "what a crash left of an import cannot be removed yet");
+        }
+    }
+
+    async fn remove_lost_imports(&self) -> Result<()> {
+        let label = format!("{}={}", labels::IMPORT, self.settings.node_id);
+        for volume in self.engine.volumes(&label).await? {
+            let marked = |container: &Arc<_>| {
+                import::Marker::of(container).is_some_and(|marker| marker.staging == volume.name)
+            };
+            if !self.helpers.has(&volume.name) && !self.view.all().iter().any(marked) {
+                self.engine.remove_volume(&volume.name).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! Tar archives, checked as they pass: no entry may lead out of the directory into
+//! which the archive is unpacked.
+//!
+//! Only headers are looked at, so any archive takes the same memory. What unpacks
+//! it is locked in too; this tells a caller what is wrong before anything is done.
+
+use super::{Error, Kind, Result};
+
+const BLOCK: usize = 512;
+/// What a file of gzip begins with.
+const GZIP: &[u8] = &[0x1f, 0x8b];
+/// Longest name, or further fields, that an entry may have.
+const LONGEST: u64 = 64 << 10;
+
+/// Follows an archive through its bytes.
+#[derive(Debug)]
+pub struct Checker {
+    /// Where the directory is for those who use it: links may name it in full.
+    root: Vec<Vec<u8>>,
+    state: State,
+    /// What the entry's own extensions say, until its header comes.
+    path: Option<Vec<u8>>,
+    target: Option<Vec<u8>>,
+    size: Option<u64>,
+    entries: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    /// A header, of which so much has come.
+    Header(Vec<u8>),
+    /// Data of an entry, so many bytes of which are to come.
+    Data(u64),
+    /// The fields of an extension, and what fills its last block.
+    Extension { kind: u8, size: u64, padded: u64, read: Vec<u8> },
+    /// The end was there; what follows is filling.
+    Ended,
+}
+
+impl Checker {
+    /// For an archive that is unpacked where this path leads to.
+    pub fn new(root: &str) -> Self {
+        let root = parts(root.as_bytes()).map(<[u8]>::to_vec).collect();
+        let state = State::Header(Vec::new());
+        Self { root, state, path: None, target: None, size: None, entries: 0 }
+    }
+
+    /// Takes the next bytes.
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let state = std::mem::replace(&mut self.state, State::Ended);
+            self.state = match state {
+                State::Ended => return Ok(()),
+                State::Data(left) => {
+                    let take = usize::try_from(left).unwrap_or(bytes.len()).min(bytes.len());
+                    bytes = &bytes[take..];
+                    match left - take as u64 {
+                        0 => State::Header(Vec::new()),
+                        left => State::Data(left),
+                    }
+                }
+                State::Extension { kind, size, padded, mut read } => {
+                    let left = usize::try_from(padded).unwrap_or(0) - read.len();
+                    let take = left.min(bytes.len());
+                    read.extend_from_slice(&bytes[..take]);
+                    bytes = &bytes[take..];
+                    if take < left {
+                        State::Extension { kind, size, padded, read }
+                    } else {
+                        read.truncate(usize::try_from(size).unwrap_or(0));
+                        self.extend(kind, &read)?;
+                        State::Header(Vec::new())
+                    }
+                }
+                State::Header(mut header) => {
+                    let take = (BLOCK - header.len()).min(bytes.len());
+                    header.extend_from_slice(&bytes[..take]);
+                    bytes = &bytes[take..];
+                    if header.len() < BLOCK { State::Header(header) } else { self.header(&header)? }
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Says whether it was a whole archive.
+    pub fn finish(&self) -> Result<()> {
+        match &self.state {
+            State::Ended => Ok(()),
+            State::Header(header) if header.is_empty() && self.entries == 0 => {
+                Err(refused("there is no archive; send a tar"))
+            }
+            State::Header(header) if header.starts_with(GZIP) => Err(compressed()),
+            _ => Err(refused("the archive is cut short; send all of it")),
+        }
+    }
+
+    fn header(&mut self, header: &[u8]) -> Result<State> {
+        if header.iter().all(|byte| *byte == 0) {
+            return Ok(State::Ended);
+        }
+        if header.starts_with(GZIP) {
+            return Err(compressed());
+        }
+        let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
+        let sum = sum - header[148..156].iter().map(|byte| u64::from(*byte)).sum::<u64>() + 8 * 32;
+        if number(&header[148..156]) != Some(sum) {
+            return Err(refused("this is no tar archive, or it is damaged"));
+        }
+        let size = number(&header[124..136]).ok_or_else(|| refused("an entry has no size"))?;
+        let kind = header[156];
+        if matches!(kind, b'x' | b'g' | b'L' | b'K') {
+            if size > LONGEST {
+                return Err(refused("an entry's name or further fields are too long"));
+            }
+            let padded = size.div_ceil(BLOCK as u64) * BLOCK as u64;
+            return Ok(match padded {
+                0 => State::Header(Vec::new()),
+                padded => State::Extension { kind, size, padded, read: Vec::new() },
+            });
+        }
+        self.entries += 1;
+        let path = self.path.take().unwrap_or_else(|| name(header));
+        let target = self.target.take().unwrap_or_else(|| text(&header[157..257]).to_vec());
+        let size = self.size.take().unwrap_or(size);
+        self.entry(kind, &path, &target)?;
+        // Only files have data, whatever their header says.
+        let data = if matches!(kind, 0 | b'0' | b'7') { size } else { 0 };
+        let blocks = data.checked_next_multiple_of(BLOCK as u64);
+        let data = blocks.ok_or_else(|| wrong(&path, "is larger than anything"))?;
+        Ok(if data == 0 { State::Header(Vec::new()) } else { State::Data(data) })
+    }
+
+    fn entry(&self, kind: u8, path: &[u8], target: &[u8]) -> Result<()> {
+        let depth = depth(path).map_err(|why| wrong(path, why))?;
+        let link = |why: &str| {
+            let target = String::from_utf8_lossy(target).into_owned();
+            wrong(path, &format!("links to \"{target}\", which {why}"))
+        };
+        match kind {
+            0 | b'0' | b'5' | b'6' | b'7' => Ok(()),
+            // A hard link names another entry.
+            b'1' => self::depth(target).map(drop).map_err(link),
+            b'2' if target.starts_with(b"/") => match self.is_inside(target) {
+                true => Ok(()),
+                false => Err(link("is outside; links must stay inside")),
+            },
+            b'2' => follows(depth.saturating_sub(1), target).map_err(link),
+            b'3' | b'4' => Err(wrong(path, "is a device; leave it out")),
+            b'S' => Err(wrong(path, "is a sparse file; make the archive without --sparse")),
+            _ => Err(wrong(path, "is of a kind that is not known; leave it out")),
+        }
+    }
+
+    /// True for a whole path that stays below the root.
+    fn is_inside(&self, target: &[u8]) -> bool {
+        let mut parts = parts(target);
+        let below = self.root.iter().all(|part| parts.next() == Some(part));
+        below && parts.all(|part| part != b"..")
+    }
+
+    fn extend(&mut self, kind: u8, content: &[u8]) -> Result<()> {
+        match kind {
+            b'L' => self.path = Some(text(content).to_vec()),
+            b'K' => self.target = Some(text(content).to_vec()),
+            b'x' => {
+                for (key, value) in records(content)? {
+                    match key {
+                        b"path" => self.path = Some(value.to_vec()),
+                        b"linkpath" => self.target = Some(value.to_vec()),
+                        b"size" => {
+                            let size = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
+                            let why = || refused("an entry has no size");
+                            self.size = Some(size.ok_or_else(why)?);
+                        }
+                        key if key.starts_with(b"GNU.sparse.") => {
+                            return Err(refused(
+                                "the archive has sparse files; make it without --sparse",
+                            ));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            // What is said of all entries at once names none.
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// `LENGTH KEY=VALUE\n` each.
+fn records(mut content: &[u8]) -> Result<Vec<(&[u8], &[u8])>> {
+    let broken = || refused("an entry's further fields are broken");
+    let mut found = Vec::new();
+    while !content.is_empty() {
+        let space = memchr::memchr(b' ', content).ok_or_else(broken)?;
+        let length = std::str::from_utf8(&content[..space]).ok().and_then(|n| n.parse().ok());
+        let record = length.and_then(|length: usize| content.get(space + 1..length));
+        let record = record.and_then(|record| record.strip_suffix(b"\n")).ok_or_else(broken)?;
+        let equals = memchr::memchr(b'=', record).ok_or_else(broken)?;
+        found.push((&record[..equals], &record[equals + 1..]));
+        content = &content[length.unwrap_or(content.len())..];
+    }
+    Ok(found)
+}
+
+/// Octal digits, or bytes after a mark.
+fn number(field: &[u8]) -> Option<u64> {
+    if field.first().is_some_and(|byte| byte & 0x80 != 0) {
+        let (first, rest) = field.split_first()?;
+        return rest.iter().try_fold(u64::from(first & 0x7f), |sum, byte| {
+            sum.checked_mul(256).map(|sum| sum + u64::from(*byte))
+        });
+    }
+    let digits = std::str::from_utf8(text(field)).ok()?.trim();
+    u64::from_str_radix(if digits.is_empty() { "0" } else { digits }, 8).ok()
+}
+
+/// The name in a header, which POSIX cuts in two.
+fn name(header: &[u8]) -> Vec<u8> {
+    let name = text(&header[..100]);
+    let prefix = text(&header[345..500]);
+    match &header[257..263] == b"ustar\0" && !prefix.is_empty() {
+        true => [prefix, b"/", name].concat(),
+        false => name.to_vec(),
+    }
+}
+
+fn text(field: &[u8]) -> &[u8] {
+    &field[..memchr::memchr(0, field).unwrap_or(field.len())]
+}
+
+fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."))
+}
+
+/// How deep a relative path without `..` leads.
+fn depth(path: &[u8]) -> Result<usize, &'static str> {
+    if path.starts_with(b"/") {
+        return Err("is absolute; paths must be relative");
+    }
+    if parts(path).any(|part| part == b"..") {
+        return Err("contains \"..\"; paths must stay inside");
+    }
+    Ok(parts(path).count())
+}
+
+/// Follows a relative link from a directory so deep.
+fn follows(from: usize, target: &[u8]) -> Result<(), &'static str> {
+    let end = parts(target).try_fold(from, |depth, part| match part {
+        b".." => depth.checked_sub(1),
+        _ => Some(depth + 1),
+    });
+    end.map(drop).ok_or("is outside; links must stay inside")
+}
+
+fn wrong(path: &[u8], why: &str) -> Error {
+    refused(&format!("the entry \"{}\" {why}", String::from_utf8_lossy(path)))
+}
+
+fn compressed() -> Error {
+    refused("the archive is compressed; send it as plain tar")
+}
+
+fn refused(why: &str) -> Error {
+    Error::new(Kind::InvalidArgument, "ARCHIVE_REFUSED", why)
+}
+
+#[cfg(test)]
+mod tests;
