@@ -161,7 +161,8 @@ impl App {
             && found.image_id == image_id
             && found.name() == spec.engine_name()
             && found.is_running()
-            && self.assets.are_there(&found, spec);
+            && self.assets.are_there(&found, spec)
+            && self.store.is_recorded(&spec.key(), &found.id);
         same.then(|| outcome(Action::Unchanged, spec, &found))
     }
 
@@ -190,6 +191,9 @@ impl App {
             return self.replace(&spec, &ready, &existing, differences, Lost::default()).await;
         }
         if existing.is_running() {
+            if !self.store.is_recorded(&spec.key(), &existing.id) {
+                return self.finish_unrecorded(&spec, &existing).await;
+            }
             return Ok(outcome(Action::Unchanged, &spec, &existing));
         }
         ready.tell.tell(Step::Starting);
@@ -343,6 +347,21 @@ impl App {
         let ours = ours.into_iter().chain(assets).chain(gpus);
         let ours = ours.map(|(key, value)| (key.to_owned(), value));
         spec.labels.clone().into_iter().chain(ours).collect()
+    }
+
+    /// A crash came between the start of this container and its record: what was not
+    /// told then is told now.
+    async fn finish_unrecorded(&self, spec: &RunSpec, existing: &Container) -> Result<Outcome> {
+        let records = self.store.records().await?;
+        let what = match records.into_iter().find(|record| record.key == spec.key()) {
+            Some(before) => What::Replaced {
+                fields: differing(&before.spec, &spec.canonical()),
+                predecessor: before.container_id,
+            },
+            None => What::Created,
+        };
+        let ports = asked_ports(spec, existing);
+        self.finish(spec, &existing.id, &ports, Action::Unchanged, what).await
     }
 
     pub(super) async fn discard(&self, id: &str) {

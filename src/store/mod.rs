@@ -37,6 +37,7 @@ pub struct Store {
     jobs: mpsc::Sender<Job>,
     reads: mpsc::Sender<Job>,
     events: Arc<events::State>,
+    recorded: Arc<records::Recorded>,
 }
 
 impl Store {
@@ -54,12 +55,15 @@ impl Store {
         };
         let mut connection = open().map_err(|error| unusable(path, &error))?;
         migrations::run(&mut connection, path, migrations::RECORDS)?;
+        let recorded =
+            records::Recorded::read(&connection).map_err(|error| unusable(path, &error))?;
         let state = events::State::read(&connection).map_err(|error| unusable(path, &error))?;
         let reader = reader(path).map_err(|error| unusable(path, &error))?;
         Ok(Self {
             jobs: worker("store", connection)?,
             reads: worker("store reader", reader)?,
             events: Arc::new(state),
+            recorded: Arc::new(recorded),
         })
     }
 

@@ -1,7 +1,12 @@
 //! Our containers, each change with the event that tells of it.
 
+use std::{
+    collections::HashMap,
+    sync::{PoisonError, RwLock},
+};
+
 use jiff::Timestamp;
-use rusqlite::{Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::Store;
 use crate::domain::{Result, event::Event, spec::Canonical};
@@ -25,7 +30,35 @@ pub struct Record {
     pub wanted: bool,
 }
 
+/// Which container the record of each identity is of, in memory.
+#[derive(Debug, Default)]
+pub(super) struct Recorded(RwLock<HashMap<String, String>>);
+
+impl Recorded {
+    pub(super) fn read(db: &Connection) -> rusqlite::Result<Self> {
+        let mut statement = db.prepare("SELECT key, container_id FROM containers")?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let rows: rusqlite::Result<_> = rows.collect();
+        Ok(Self(RwLock::new(rows?)))
+    }
+
+    fn note(&self, key: &str, id: Option<&str>) {
+        let mut recorded = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        match id {
+            Some(id) => recorded.insert(key.to_owned(), id.to_owned()),
+            None => recorded.remove(key),
+        };
+    }
+}
+
 impl Store {
+    /// Whether the record of an identity is of this container. A crash between the
+    /// engine's work and ours leaves one that is not.
+    pub fn is_recorded(&self, key: &str, id: &str) -> bool {
+        let recorded = self.recorded.0.read().unwrap_or_else(PoisonError::into_inner);
+        recorded.get(key).is_some_and(|have| have == id)
+    }
+
     /// All records.
     pub async fn records(&self) -> Result<Vec<Record>> {
         self.run(|db| {
@@ -40,6 +73,7 @@ impl Store {
 
     /// Writes a record and what happened in one transaction.
     pub async fn put_record(&self, record: Record, event: Event) -> Result<()> {
+        let (key, id) = (record.key.clone(), record.container_id.clone());
         self.with_events(vec![event], move |change, _| {
             change.execute(
                 "INSERT OR REPLACE INTO containers VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -54,18 +88,20 @@ impl Store {
                 ],
             )
         })
-        .await
-        .map(drop)
+        .await?;
+        self.recorded.note(&key, Some(&id));
+        Ok(())
     }
 
     /// Forgets a container, and says what happened in the same transaction.
     pub async fn delete_record(&self, key: &str, event: Event) -> Result<()> {
-        let key = key.to_owned();
+        let forgotten = key.to_owned();
         self.with_events(vec![event], move |change, _| {
-            change.execute("DELETE FROM containers WHERE key = ?1", [key])
+            change.execute("DELETE FROM containers WHERE key = ?1", [forgotten])
         })
-        .await
-        .map(drop)
+        .await?;
+        self.recorded.note(key, None);
+        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     support::{DEADLINE, Service, docker, eventually, image, unique},
 };
 
+mod failpoints;
 mod interleavings;
 mod ports;
 pub(crate) mod private_engine;

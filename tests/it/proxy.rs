@@ -3,9 +3,13 @@
 #![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
 
 use std::{
+    future::Future,
     net::TcpListener,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use container_svc::config::Config;
@@ -41,6 +45,14 @@ pub(crate) enum Mode {
     /// Before a container starts, takes its host ports as another process
     /// would, as long as it holds fewer than so many.
     Steal(usize),
+    /// Keeps back the n-th request that changes something: before the engine has it,
+    /// or its answer when it is done.
+    Cut {
+        /// Number of the request, from 1.
+        step: usize,
+        /// The engine does it.
+        done: bool,
+    },
 }
 
 /// Host ports that the proxy has taken.
@@ -57,6 +69,8 @@ pub(crate) struct Proxy {
     dir: TempDir,
     mode: watch::Sender<(Mode, String)>,
     seen: watch::Sender<u64>,
+    /// Requests since the mode was set that change something.
+    changes: Arc<AtomicUsize>,
     stolen: Stolen,
     accepting: JoinHandle<()>,
 }
@@ -74,18 +88,21 @@ impl Proxy {
         let listener = UnixListener::bind(dir.path().join("sock")).expect("a socket");
         let mode = watch::Sender::new((Mode::Pass, String::new()));
         let seen = watch::Sender::new(0);
-        let stolen = Stolen::default();
+        let (stolen, changes) = (Stolen::default(), Arc::new(AtomicUsize::new(0)));
+        let changes_of = changes.clone();
         let (mode_of, seen_of, stolen_of) = (mode.clone(), seen.clone(), stolen.clone());
         let accepting = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.expect("a connection");
                 let (mode, seen, real) = (mode_of.subscribe(), seen_of.clone(), real.clone());
-                let stolen = stolen_of.clone();
+                let (stolen, changes) = (stolen_of.clone(), changes_of.clone());
                 // Errors are what the proxy is for.
-                tokio::spawn(async move { drop(serve(client, real, mode, seen, stolen).await) });
+                tokio::spawn(async move {
+                    drop(serve(client, real, mode, seen, stolen, changes).await);
+                });
             }
         });
-        Self { dir, mode, seen, stolen, accepting }
+        Self { dir, mode, seen, changes, stolen, accepting }
     }
 
     /// Its address, for a service.
@@ -106,6 +123,7 @@ impl Proxy {
 
     /// Behaves so for requests whose first line contains the text.
     pub(crate) fn set_for(&self, mode: Mode, only: &str) {
+        self.changes.store(0, Ordering::Relaxed);
         self.mode.send_replace((mode, only.to_owned()));
     }
 
@@ -118,6 +136,13 @@ impl Proxy {
     /// Frees them.
     pub(crate) fn give_back(&self) {
         self.stolen.lock().expect("no panic").clear();
+    }
+
+    /// Resolves when one more request than now has met the fault.
+    pub(crate) fn met_now(&self) -> impl Future<Output = ()> + use<> {
+        let mut seen = self.seen.subscribe();
+        let before = *seen.borrow_and_update();
+        async move { drop(seen.wait_for(|now| *now > before).await.expect("the proxy lives")) }
     }
 
     /// Waits until one more request has met the fault.
@@ -144,6 +169,7 @@ async fn serve(
     mut mode: watch::Receiver<(Mode, String)>,
     seen: watch::Sender<u64>,
     stolen: Stolen,
+    changes: Arc<AtomicUsize>,
 ) -> std::io::Result<()> {
     if mode.borrow().0 == Mode::Refuse && mode.borrow().1.is_empty() {
         return Ok(());
@@ -152,7 +178,16 @@ async fn serve(
     let line = head.lines().next().unwrap_or_default().to_owned();
     let (now, only) = mode.borrow_and_update().clone();
     let now = if line.contains(&only) { now } else { Mode::Pass };
-    if now != Mode::Pass {
+    let mut met = now;
+    if let Mode::Cut { step, .. } = now {
+        let changing = !line.starts_with("GET ") && !line.starts_with("HEAD ");
+        let cut = changing && changes.fetch_add(1, Ordering::Relaxed) + 1 == step;
+        met = if cut { now } else { Mode::Pass };
+    }
+    let now = met;
+    // What is done first is met when it is done.
+    let first = matches!(now, Mode::Cut { done: true, .. });
+    if now != Mode::Pass && !first {
         seen.send_modify(|seen| *seen += 1);
     }
     match now {
@@ -166,8 +201,12 @@ async fn serve(
             drop(mode.changed().await);
             return Ok(());
         }
+        Mode::Cut { done: false, .. } => {
+            drop(mode.changed().await);
+            return Ok(());
+        }
         Mode::Steal(most) => steal(&line, most, &stolen),
-        Mode::Pass | Mode::HangAfterHeaders | Mode::Truncate | Mode::Hold => {}
+        Mode::Pass | Mode::HangAfterHeaders | Mode::Truncate | Mode::Hold | Mode::Cut { .. } => {}
     }
 
     let mut engine = UnixStream::connect(real).await?;
@@ -184,9 +223,12 @@ async fn serve(
             Mode::Pass | Mode::Steal(_) => {
                 tokio::io::copy(&mut from_engine, &mut to_client).await?;
             }
-            Mode::Hold => {
+            Mode::Hold | Mode::Cut { .. } => {
                 let mut whole = Vec::new();
                 from_engine.read_to_end(&mut whole).await?;
+                if first {
+                    seen.send_modify(|seen| *seen += 1);
+                }
                 drop(mode.clone().changed().await);
                 to_client.write_all(&whole).await?;
             }
