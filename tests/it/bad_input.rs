@@ -66,6 +66,8 @@ async fn a_wrong_run_names_the_field_and_leaves_nothing() {
         (json!({"names": ["a b"]}), "names[0]", "a b"),
         (json!({"names": ["/slash"]}), "names[0]", "/slash"),
         (json!({"names": ["x"]}), "names[0]", "2 to 128"),
+        (json!({"names": ["web__old"]}), "names[0]", "being replaced"),
+        (json!({"names": ["web", "web__new"]}), "names[1]", "being replaced"),
         (json!({"names": ["twin", "twin"]}), "names[1]", "twice"),
     ] {
         refused(&service, &with(&fields), field, words).await;

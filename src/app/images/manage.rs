@@ -68,6 +68,20 @@ impl Images {
     }
 }
 
+/// An id, or the beginning of one. It becomes part of the path of a question to the
+/// engine, where `..` would lead to something that is no image.
+fn image_id(id: &str) -> Result<&str> {
+    let digits = id.strip_prefix("sha256:").unwrap_or(id);
+    let fits = (4..=64).contains(&digits.len())
+        && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    fits.then_some(id).ok_or_else(|| {
+        Error::field(
+            "id",
+            format!("\"{id}\" is no image id; give at least 4 of its hexadecimal digits"),
+        )
+    })
+}
+
 impl App {
     /// Lists images, newest first. A name without a tag or digest fits all tags.
     pub async fn list_images(&self, name: &str, unused: bool) -> Result<Vec<ImageInfo>> {
@@ -100,7 +114,7 @@ impl App {
     pub async fn delete_image(&self, name: &str, id: &str) -> Result<Removed> {
         let target = match (name, id) {
             ("", "") => return Err(Error::field("name", "nothing is named; set name or id")),
-            ("", id) => id.to_owned(),
+            ("", id) => image_id(id)?.to_owned(),
             (name, _) => named(name)?.familiar(),
         };
         let missing = |error: Error| match error.kind() {

@@ -10,7 +10,7 @@ use std::{
 
 use crate::domain::{
     asset::{self, Asset, Given, Policy},
-    container::{Resources, labels},
+    container::{PREDECESSOR, Resources, SUCCESSOR, labels},
     error::{Error, FieldViolation, Result},
     gpu::{RawWish, Wish},
     image::ImageRef,
@@ -221,6 +221,13 @@ fn names(names: &[String], wrong: &mut Wrong) {
                 format!("names[{at}]"),
                 format!(
                     "\"{name}\" is no container name; use 2 to 128 of [a-zA-Z0-9_.-], a letter or digit first"
+                ),
+            );
+        } else if name.ends_with(SUCCESSOR) || name.ends_with(PREDECESSOR) {
+            wrong.add(
+                format!("names[{at}]"),
+                format!(
+                    "\"{name}\" ends with {SUCCESSOR} or {PREDECESSOR}, as only containers do that are being replaced; take another name"
                 ),
             );
         } else if !seen.insert(name) {

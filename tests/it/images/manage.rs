@@ -8,7 +8,7 @@ use super::{alice, client, id_of, pull};
 use crate::{
     faults::private_engine::{Engine, TAG},
     registry::Registry,
-    support::{Service, docker, eventually, unique},
+    support::{Service, docker, eventually, image, unique},
 };
 
 /// All messages of one push.
@@ -109,6 +109,20 @@ async fn an_image_that_a_container_has_is_listed_with_it_and_not_removed() {
     assert!(removed["ids"].as_array().is_some_and(|ids| ids.contains(&json!(id))), "{removed}");
     assert_eq!(service.rest("DELETE", &remove, "").await.0, 404);
     assert_eq!(service.rest("DELETE", "/container-svc/image", "").await.0, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_leads_to_something_else_in_the_engine_is_refused() {
+    let service = Service::start().await.synced().await;
+    let name = unique("victim");
+    docker(&["create", "--name", &name, image(), "true"]);
+    for id in ["..%2Fcontainers%2F", "%2E%2E/containers/", "x/../../containers/"] {
+        let path = format!("/container-svc/image?id={id}{name}");
+        let (status, refused) = service.rest("DELETE", &path, "").await;
+        assert_eq!((status, &refused["code"]), (400, &3.into()), "{path}: {refused}");
+    }
+    docker(&["inspect", "--format", "{{.Id}}", &name]);
+    docker(&["rm", &name]);
 }
 
 /// Makes an image with a layer of its own, in a later second than the one before.
