@@ -1,6 +1,7 @@
 //! GPUs: what is there now, again and again, and for the figures.
 
 mod book;
+mod image;
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
@@ -11,7 +12,10 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::App;
 use crate::domain::{Error, Result, gpu::Inventory};
 
+pub use image::CudaChoice;
+
 pub(super) use book::{Booked, Reserved};
+pub(super) use image::Tags;
 
 /// How often a watch looks where the request says nothing, and the range.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -94,6 +94,8 @@ pub struct App {
     ports: ports::Reserved,
     /// GPUs that are being given out.
     gpus_reserved: gpus::Reserved,
+    /// Tags of CUDA images.
+    tags: gpus::Tags,
     /// Images and downloads.
     pub images: images::Images,
     /// Builds that go on.
@@ -150,6 +152,7 @@ impl App {
             locks: locks::Locks::default(),
             ports: ports::Reserved::default(),
             gpus_reserved: gpus::Reserved::default(),
+            tags: gpus::Tags::default(),
             images: images::Images::default(),
             builds: builds::Builds::default(),
             node: node::Facts::default(),

@@ -9,7 +9,7 @@ use super::{
     App,
     assets::{AssetStep, InPlace},
     events,
-    gpus::Booked,
+    gpus::{Booked, CudaChoice},
     images::PullUpdate,
     ports::{Chosen, Lost},
 };
@@ -52,6 +52,8 @@ pub struct Outcome {
     pub hash: String,
     /// Ports as they really are.
     pub ports: Vec<PublishedPort>,
+    /// The image that was chosen in place of the one that was asked for.
+    pub cuda: Option<CudaChoice>,
 }
 
 /// What a run is doing.
@@ -137,14 +139,21 @@ impl App {
         })
     }
 
-    async fn run_and_tell(self: &Arc<Self>, request: RunRequest, tell: Teller) -> Result<Outcome> {
+    async fn run_and_tell(
+        self: &Arc<Self>,
+        mut request: RunRequest,
+        tell: Teller,
+    ) -> Result<Outcome> {
+        let cuda = self.fit_cuda(&mut request).await?;
         let spec = RunSpec::resolve(request, &self.defaults())?;
         if let Some(outcome) = self.already_runs(&spec) {
-            return Ok(outcome);
+            return Ok(Outcome { cuda, ..outcome });
         }
         let app = self.clone();
         // A caller that leaves must not leave the work half done.
-        self.tasks.to_the_end(async move { app.run_alone(spec, tell).await }).await
+        let run = async move { app.run_alone(spec, tell).await };
+        let outcome = self.tasks.to_the_end(run).await?;
+        Ok(Outcome { cuda, ..outcome })
     }
 
     /// The quick answer from memory: it runs, and nothing differs.
@@ -467,5 +476,6 @@ fn outcome(action: Action, spec: &RunSpec, container: &Container) -> Outcome {
         name: container.name().to_owned(),
         hash: spec.spec_hash(),
         ports,
+        cuda: None,
     }
 }

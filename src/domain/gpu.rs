@@ -1,5 +1,6 @@
 //! GPUs: what a node has of them, as it was seen at one moment.
 
+pub mod cuda;
 pub mod label;
 pub mod placement;
 pub mod request;

@@ -11,6 +11,7 @@ mod guard;
 mod helper;
 mod http;
 pub mod registry;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod token;

@@ -71,24 +71,38 @@ impl Registry {
         self.config.credential(image.registry()).await
     }
 
-    fn rules(&self, image: &ImageRef, plain: bool) -> Rules {
+    pub(super) fn rules(&self, image: &ImageRef, plain: bool) -> Rules {
         let local = manifest_url("http", image)
             .is_ok_and(|url| guard::is_loopback(url.host_str().unwrap_or_default()));
         Rules { registry: image.registry().to_owned(), plain, local }
     }
 
-    async fn ask(&self, image: &ImageRef) -> Result<bool> {
+    /// How long one question may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// How the registry is reached; each further way only when the one before it
+    /// cannot connect.
+    pub(super) fn schemes(&self, image: &ImageRef) -> &'static [&'static str] {
         if self.rules(image, false).local {
-            return self.ask_by("http", image).await;
+            return &["http"];
         }
-        let answer = self.ask_by("https", image).await;
-        let insecure = self.insecure.iter().any(|one| one.eq_ignore_ascii_case(image.registry()));
-        match answer {
-            Err(error) if insecure && error.reason() == http::UNREACHABLE => {
-                self.ask_by("http", image).await
+        match self.insecure.iter().any(|one| one.eq_ignore_ascii_case(image.registry())) {
+            true => &["https", "http"],
+            false => &["https"],
+        }
+    }
+
+    async fn ask(&self, image: &ImageRef) -> Result<bool> {
+        let mut answer = Ok(false);
+        for scheme in self.schemes(image) {
+            answer = self.ask_by(scheme, image).await;
+            if !matches!(&answer, Err(error) if error.reason() == http::UNREACHABLE) {
+                break;
             }
-            answer => answer,
         }
+        answer
     }
 
     async fn ask_by(&self, scheme: &str, image: &ImageRef) -> Result<bool> {
@@ -99,16 +113,46 @@ impl Registry {
         if first.status().as_u16() != 401 || !http::same_origin(first.url(), &url) {
             return verdict(&rules, &first);
         }
-        let headers = first.headers().get_all(WWW_AUTHENTICATE).iter();
+        match self.authorization(&rules, image, &first).await? {
+            None => Ok(false),
+            some => verdict(&rules, &self.manifest(&rules, &url, some).await?),
+        }
+    }
+
+    /// What a challenge wants of us; `None` when the registry wants nothing of ours.
+    async fn authorization(
+        &self,
+        rules: &Rules,
+        image: &ImageRef,
+        challenge: &Response,
+    ) -> Result<Option<HeaderValue>> {
+        let headers = challenge.headers().get_all(WWW_AUTHENTICATE).iter();
         let challenges: Vec<_> =
             headers.filter_map(|value| value.to_str().ok()).flat_map(challenge::parse).collect();
         let credential = self.credential_for(image).await?;
         let repository = image.repository();
-        let authorization =
-            token::authorize(&self.client, &rules, &challenges, repository, credential.as_ref());
-        match authorization.await? {
-            None => Ok(false),
-            some => verdict(&rules, &self.manifest(&rules, &url, some).await?),
+        token::authorize(&self.client, rules, &challenges, repository, credential.as_ref()).await
+    }
+
+    /// A plain question about an image, with our credentials where they are wanted;
+    /// the answer may still be a refusal.
+    pub(super) async fn get(
+        &self,
+        rules: &Rules,
+        image: &ImageRef,
+        url: &Url,
+        headers: HeaderMap,
+    ) -> Result<Response> {
+        let get = |authorization| {
+            http::follow(&self.client, rules, Method::GET, url, headers.clone(), authorization)
+        };
+        let first = get(None).await?;
+        if first.status().as_u16() != 401 || !http::same_origin(first.url(), url) {
+            return Ok(first);
+        }
+        match self.authorization(rules, image, &first).await? {
+            None => Ok(first),
+            some => get(some).await,
         }
     }
 

@@ -36,6 +36,7 @@ pub(super) fn duration(given: Option<prost_types::Duration>) -> Option<Result<Du
 impl From<pb::RunContainerRequest> for RunRequest {
     fn from(request: pb::RunContainerRequest) -> Self {
         let resources = request.resources.unwrap_or_default();
+        let cuda_off = request.cuda_policy() == pb::CudaPolicy::Off;
         let pull_policy = match request.pull_policy() {
             pb::PullPolicy::Unspecified | pb::PullPolicy::IfNotPresent => PullPolicy::IfNotPresent,
             pb::PullPolicy::Always => PullPolicy::Always,
@@ -65,6 +66,7 @@ impl From<pb::RunContainerRequest> for RunRequest {
             stop_timeout: duration(request.stop_timeout),
             pull_policy,
             gpu_enabled: request.capabilities.is_some_and(|capabilities| capabilities.gpu_enabled),
+            cuda_off,
             gpus: request.gpus.map(super::gpus::wish),
         }
     }
@@ -157,6 +159,11 @@ impl From<run::Outcome> for pb::RunContainerResponse {
             action: action.into(),
             differing_fields,
             name: outcome.name,
+            cuda: outcome.cuda.map(|choice| pb::CudaChoice {
+                asked_image: choice.asked,
+                image: choice.image,
+                reason: choice.reason,
+            }),
         }
     }
 }

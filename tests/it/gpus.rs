@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::support::{Service, docker, eventually, unique};
 
 mod booked;
+mod cuda;
 mod stub;
 
 use stub::{Stub, device, devices, uuid};

@@ -92,6 +92,8 @@ pub struct RunRequest {
     pub gpu_enabled: bool,
     /// What it shall have of GPUs.
     pub gpus: Option<RawWish>,
+    /// The image is not to be exchanged for one that the driver runs.
+    pub cuda_off: bool,
 }
 
 /// Collects what is wrong.
