@@ -87,8 +87,12 @@ impl Service {
             Channel::from_shared(url.clone()).ok()?.connect().await.ok()
         })
         .await?;
+        let token = eventually("the token is written", || async {
+            let text = std::fs::read_to_string(&token_file).ok()?;
+            text.ends_with('\n').then(|| text.trim().to_owned())
+        })
+        .await?;
         let bearer = Bearer::read(&token_file)?;
-        let token = std::fs::read_to_string(token_file)?.trim().to_owned();
         let service = Self {
             client: ContainerServiceClient::with_interceptor(channel, bearer),
             network,

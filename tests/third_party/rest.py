@@ -273,6 +273,14 @@ class Rest(unittest.TestCase):
                     break
         self.assertEqual(seen, list(range(seen[0], seen[0] + len(seen))))
 
+    def test_assets_are_told_and_refused_by_their_field(self):
+        self.assertEqual(self.good("GET", "/assets"), {"assets": []})
+        self.bad(404, "no asset", "DELETE", "/asset?id=0123456789abcdef0123456789abcdef")
+        asset = {"envVarKey": "A", "url": "https://169.254.169.254/latest"}
+        self.bad(400, "link-local", "PUT", "/container", spec(assets=[asset]))
+        run = {"run": spec(assets=[asset])}
+        self.bad(400, "assets[0].url", "POST", "/container/stream", run)
+
     def test_builds_are_answered_in_json(self):
         # They are for later; until then the answer is JSON, and not a crash.
         answer = call("PUT", "/image", {})

@@ -77,7 +77,7 @@ impl Resolve for Resolver {
             for found in tokio::net::lookup_host((name.as_str(), 0)).await? {
                 match policy.check_address(found.ip()) {
                     Ok(()) => kept.push(found),
-                    Err(rule) => why = Some(format!("{} leads to {rule}", name.as_str())),
+                    Err(rule) => why = Some(format!("{}: {rule}", name.as_str())),
                 }
             }
             match why {

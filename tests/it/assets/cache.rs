@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    source::{Source, give},
+    source::{Source, give, say},
     *,
 };
 
@@ -186,6 +186,26 @@ async fn the_longest_unused_go_first_when_there_is_too_much() {
     eventually("one is gone", || async { listed(&service).await.len() == 2 }).await;
     assert!(listed(&service).await.iter().all(|row| row["sha256"] != second));
     assert_eq!(exec(&names[0], "wc -c < $A"), (100 << 10).to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_asset_takes_no_memory_of_its_size() {
+    const LENGTH: u64 = 128 << 20;
+    let service = Service::program(lenient).await.synced().await;
+    let source = Source::start(|_, mut stream| async move {
+        say(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n").as_bytes())
+            .await;
+        let part = vec![b'x'; 1 << 20];
+        for _ in 0..LENGTH >> 20 {
+            say(&mut stream, &part).await;
+        }
+    })
+    .await;
+    let name = unique("asset");
+    run(&service, with(&service, &name, &[asset("A", &source.url("/a"))])).await;
+    assert_eq!(exec(&name, "wc -c < $A"), LENGTH.to_string());
+    let most = service.most_memory();
+    assert!(most < 64 << 20, "{most} bytes for an asset of {LENGTH}");
 }
 
 /// A file system of 8 MiB in memory, unmounted when it is dropped.

@@ -101,6 +101,35 @@ async fn a_content_that_changed_in_between_is_never_mixed_with_the_old() {
     }
 }
 
+/// Where a kill between the last byte and the publication leaves things.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_whole_before_a_kill_is_not_fetched_again() {
+    let service = service().await;
+    let file = bytes(1000);
+    let source = Source::of(file.clone(), "\"a\"").await;
+    let plain = asset("A", &source.url("/a.bin"));
+    let id = &sha256(plain.url.as_bytes())[..32];
+    let parts = service.asset_folder().join("parts");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot");
+    let mut beside = json!({"url": plain.url, "etag": "\"a\"", "last_modified": "", "total": 1000,
+        "boot": boot.trim()});
+    fs::write(parts.join(id), &file).expect("a part");
+    fs::write(parts.join(format!("{id}.json")), beside.to_string()).expect("its companion");
+    assert_eq!(fetch(&service, &source).await, sha256(&file));
+    assert_eq!(source.seen().len(), 0);
+    assert_eq!(files(&service, "parts"), [""; 0]);
+
+    // A part from before a crash of the machine may hold zeros.
+    let other = Source::of(file.clone(), "\"a\"").await;
+    let url = other.url("/a.bin");
+    let id = &sha256(url.as_bytes())[..32];
+    (beside["url"], beside["boot"]) = (url.into(), "another".into());
+    fs::write(parts.join(id), [0; 1000]).expect("a part");
+    fs::write(parts.join(format!("{id}.json")), beside.to_string()).expect("its companion");
+    assert_eq!(fetch(&service, &other).await, sha256(&file));
+    assert_eq!((other.seen().len(), other.seen()[0].from()), (1, 0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_was_killed_goes_on_where_it_was() {
     let mut service = Service::program(lenient).await.synced().await;

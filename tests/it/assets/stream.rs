@@ -4,6 +4,7 @@ use super::{
     source::{Source, head, say},
     *,
 };
+use crate::registry::Registry;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_tells_its_steps_and_then_its_answer() {
@@ -63,6 +64,27 @@ async fn a_run_tells_its_steps_and_then_its_answer() {
     assert_eq!(answer["result"]["result"]["action"], "RUN_ACTION_UNCHANGED", "{answer}");
     assert!(answer["result"].get("download").is_none(), "{answer}");
     assert_eq!(source.seen().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_pulls_tells_how_far_its_image_is() {
+    let registry = Registry::start(false).await;
+    let service = registry.service().await;
+    let run = pb::RunContainerRequest {
+        image: registry.push("told"),
+        ..service.request(&unique("pull"))
+    };
+    let request = pb::RunContainerStreamRequest { run: Some(run) };
+    let mut client = service.grpc().await;
+    let mut steps = client.run_container_stream(request).await.expect("accepted").into_inner();
+    let mut told = Vec::new();
+    while let Some(step) = steps.message().await.expect("it runs") {
+        told.push(step);
+    }
+    let pulls: Vec<_> = told.iter().filter_map(|step| step.pull.clone()).collect();
+    assert!(pulls.iter().any(|pull| pull.layer.is_some()), "{told:?}");
+    assert_eq!(told[0].stage(), pb::RunStage::Pulling);
+    assert_eq!(told.last().map(pb::RunContainerStreamResponse::stage), Some(pb::RunStage::Ready));
 }
 
 #[tokio::test(flavor = "multi_thread")]
