@@ -18,7 +18,7 @@ use crate::{
     domain::{
         Error, Kind, Result,
         build::{BuildEvent, BuildRequest, BuildSpec, Builder, Built, Failure},
-        dockerfile::{self, base_images},
+        dockerfile::{self, base_images, needs_buildkit},
         event::{Subject, What},
         image::ImageRef,
     },
@@ -74,9 +74,9 @@ impl App {
         request: BuildRequest,
     ) -> Result<impl Stream<Item = Result<BuildEvent>> + Send + use<>> {
         let spec = BuildSpec::resolve(request)?;
-        let builder = choose(&spec)?;
         let place = self.builds.enter()?;
         let context = self.open_context(&spec).await?;
+        let builder = choose(&spec, &context.dockerfile)?;
         let (events, receiver) = mpsc::channel(AHEAD);
         let app = self.clone();
         self.tasks.background("build", async move {
@@ -169,8 +169,13 @@ impl App {
         let instructions = dockerfile::instructions(&text);
         let credentials = self.credentials(&base_images(&instructions)).await?;
         let Sending { archive, mut warnings, state } = context.send();
-        let new =
-            NewBuild { spec, dockerfile_path: &path, instructions, credentials: &credentials };
+        let new = NewBuild {
+            builder,
+            spec,
+            dockerfile_path: &path,
+            instructions,
+            credentials: &credentials,
+        };
         let building = tokio::select! {
             building = self.engine.build(new, archive) => building,
             never = sending(events, &mut warnings, &state) => match never {},
@@ -185,7 +190,8 @@ impl App {
         }
         let sent = state.sent();
         tell(events, context_progress(sent, sent)).await;
-        let image_id = self.follow_build(&mut building, events).await?;
+        let followed = self.follow_build(&mut building, events).await;
+        let image_id = followed.map_err(|error| refused(error, &text))?;
         let found = self.engine.image_by_id(&image_id).await?;
         self.images.forget_names();
         Ok(BuildEvent::Finished(Built {
@@ -260,20 +266,26 @@ impl App {
     }
 }
 
-/// What shall build, or why it cannot.
-fn choose(spec: &BuildSpec) -> Result<Builder> {
-    if !spec.secrets.is_empty() {
-        return Err(Error::precondition(
-            "BUILDER_CANNOT",
-            "secrets need BuildKit, which this version does not use yet; leave secrets out",
-        ));
-    }
-    match spec.builder {
-        None | Some(Builder::Classic) => Ok(Builder::Classic),
-        Some(Builder::BuildKit) => Err(Error::precondition(
-            "BUILDER_CANNOT",
-            "this version does not use BuildKit yet; leave builder out, or ask for the classic one",
+/// What shall build, or why it cannot: BuildKit where it is needed, else the
+/// classic builder, of which the context is exactly that of the docker command.
+fn choose(spec: &BuildSpec, text: &str) -> Result<Builder> {
+    let cannot = |why: String| Err(Error::precondition("BUILDER_CANNOT", why));
+    let needed = !spec.secrets.is_empty() || needs_buildkit(&dockerfile::instructions(text));
+    let builder = match spec.builder {
+        Some(Builder::Classic) if !spec.secrets.is_empty() => {
+            return cannot("secrets need BuildKit; leave builder out".to_owned());
+        }
+        Some(builder) => builder,
+        None if needed => Builder::BuildKit,
+        None => Builder::Classic,
+    };
+    match dockerfile::syntax(text) {
+        // It would be fetched and run with the powers of the builder.
+        Some(frontend) if builder == Builder::BuildKit => cannot(format!(
+            "the Dockerfile asks for the frontend {frontend:?}, which this service does not run; \
+             take its \"# syntax=\" line out"
         )),
+        _ => Ok(builder),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `build`: build an image, its steps told as they go.
 
 use std::{
+    collections::HashMap,
     io::{self, IsTerminal as _},
     path::PathBuf,
     time::{Duration, Instant},
@@ -51,6 +52,9 @@ pub(super) struct Args {
     /// Label of the image
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
     labels: Vec<pb::Label>,
+    /// Secret for steps that mount it, as id=key,src=FILE or id=key,env=VARIABLE
+    #[arg(long = "secret", value_name = "SECRET", value_parser = parse::secret)]
+    secrets: Vec<pb::BuildSecret>,
     /// Image whose layers may be taken; repeatable
     #[arg(long, value_name = "IMAGE")]
     cache_from: Vec<String>,
@@ -123,7 +127,7 @@ fn request(args: Args) -> Result<pb::BuildImageStreamRequest, Failure> {
         no_cache: args.no_cache,
         pull: args.pull,
         labels: args.labels,
-        secrets: Vec::new(),
+        secrets: args.secrets,
         cache_from: args.cache_from,
         builder: builder.into(),
     })
@@ -132,8 +136,12 @@ fn request(args: Args) -> Result<pb::BuildImageStreamRequest, Failure> {
 /// How a build is shown, all on stderr.
 struct View {
     sort: Sort,
-    /// The step that runs.
+    /// The step that began last.
     step: Option<Running>,
+    /// What steps wrote, the last of it.
+    output: HashMap<String, Vec<u8>>,
+    /// The step that failed.
+    failed: String,
 }
 
 enum Sort {
@@ -148,7 +156,6 @@ struct Running {
     label: String,
     began: Instant,
     cached: bool,
-    output: Vec<u8>,
 }
 
 impl View {
@@ -164,7 +171,7 @@ impl View {
         } else {
             Sort::Plain
         };
-        Self { sort, step: None }
+        Self { sort, step: None, output: HashMap::new(), failed: String::new() }
     }
 
     fn show(&mut self, event: Event) -> Result<(), Failure> {
@@ -172,7 +179,10 @@ impl View {
             Event::Step(step) => {
                 self.end_step();
                 let name = step.name.replace(char::is_control, " ");
-                let label = format!("[{}/{}] {name}", step.number, step.total);
+                let label = match step.number {
+                    0 => name,
+                    number => format!("[{number}/{}] {name}", step.total),
+                };
                 match &self.sort {
                     Sort::Silent => {}
                     Sort::Plain => warn(&label),
@@ -182,8 +192,7 @@ impl View {
                         bar.set_message("");
                     }
                 }
-                let (began, output) = (Instant::now(), Vec::new());
-                self.step = Some(Running { label, began, cached: false, output });
+                self.step = Some(Running { label, began: Instant::now(), cached: false });
             }
             Event::Cached(_) => {
                 if let Some(step) = &mut self.step {
@@ -193,7 +202,8 @@ impl View {
                     }
                 }
             }
-            Event::Log(log) => self.log(&log.data)?,
+            Event::Log(log) => self.log(log.vertex, &log.data)?,
+            Event::Failed(failed) => self.failed = failed.step.unwrap_or_default().vertex,
             Event::Progress(progress) => {
                 if let Sort::Live(bar) = &self.sort {
                     let sent = size(progress.current_bytes);
@@ -203,24 +213,25 @@ impl View {
             Event::Warning(warning) => {
                 self.line(&format!("warning: {}", warning.message));
             }
-            Event::Started(_) | Event::Failed(_) | Event::Finished(_) => {}
+            Event::Started(_) | Event::Finished(_) => {}
         }
         Ok(())
     }
 
-    fn log(&mut self, data: &[u8]) -> Result<(), Failure> {
-        match (&self.sort, &mut self.step) {
-            (Sort::Plain, _) => Output { json: false }.bytes(Target::Stderr, data)?,
-            (Sort::Live(bar), Some(step)) => {
-                step.output.extend_from_slice(data);
-                let over = step.output.len().saturating_sub(KEPT);
-                step.output.drain(..over);
+    fn log(&mut self, vertex: String, data: &[u8]) -> Result<(), Failure> {
+        match &self.sort {
+            Sort::Plain => Output { json: false }.bytes(Target::Stderr, data)?,
+            Sort::Live(bar) => {
+                let output = self.output.entry(vertex).or_default();
+                output.extend_from_slice(data);
+                let over = output.len().saturating_sub(KEPT);
+                output.drain(..over);
                 let text = String::from_utf8_lossy(data);
                 if let Some(last) = text.lines().rev().find(|line| !line.trim().is_empty()) {
                     bar.set_message(last.replace(char::is_control, " "));
                 }
             }
-            _ => {}
+            Sort::Silent => {}
         }
         Ok(())
     }
@@ -254,8 +265,8 @@ impl View {
             self.line(&format!("{}  failed", step.label));
         }
         self.clear();
-        match step {
-            Some(step) => Output { json: false }.bytes(Target::Stderr, &step.output),
+        match self.output.remove(&self.failed) {
+            Some(output) => Output { json: false }.bytes(Target::Stderr, &output),
             None => Ok(()),
         }
     }

@@ -64,6 +64,23 @@ pub(super) fn memory(text: &str) -> Result<i32, String> {
     number.checked_mul(factor).ok_or_else(wrong)
 }
 
+/// `id=KEY,src=FILE` or `id=KEY,env=VARIABLE`; the file or variable is read here.
+pub(super) fn secret(text: &str) -> Result<pb::BuildSecret, String> {
+    const FORM: &str = "write id=KEY,src=FILE or id=KEY,env=VARIABLE";
+    let (id, from) = text.split_once(',').ok_or(FORM)?;
+    let id = id.strip_prefix("id=").filter(|id| !id.is_empty()).ok_or(FORM)?;
+    let value = match from.split_once('=') {
+        Some(("src", file)) => {
+            std::fs::read(file).map_err(|why| format!("{file} cannot be read: {why}"))?
+        }
+        Some(("env", name)) => {
+            env::var(name).map_err(|_| format!("{name} has no value here"))?.into_bytes()
+        }
+        _ => return Err(FORM.to_owned()),
+    };
+    Ok(pb::BuildSecret { id: id.to_owned(), value })
+}
+
 /// Bytes, as the service's own settings take them.
 pub(super) fn bytes(text: &str) -> Result<i64, String> {
     let bytes = crate::config::size(text, 0..=1 << 60)?;

@@ -74,6 +74,19 @@ pub fn base_images(instructions: &[Instruction]) -> Vec<&str> {
     images
 }
 
+/// True for what only BuildKit understands: mounts of a RUN, and heredocs.
+pub fn needs_buildkit(instructions: &[Instruction]) -> bool {
+    instructions.iter().any(|instruction| {
+        let mut words = instruction.text.split_whitespace();
+        let keyword = words.next().unwrap_or_default().to_ascii_uppercase();
+        let options = words.take_while(|word| word.starts_with("--"));
+        let own = ["--mount=", "--network=", "--chmod=", "--link"];
+        let mut asked = options.filter(|word| own.iter().any(|own| word.starts_with(own)));
+        let can = ["RUN", "COPY", "ADD"].contains(&keyword.as_str());
+        (can && asked.next().is_some()) || !heredocs(&instruction.text).is_empty()
+    })
+}
+
 /// The frontend that a `# syntax=` line asks for.
 pub fn syntax(dockerfile: &str) -> Option<&str> {
     directive(dockerfile, "syntax").filter(|value| !value.is_empty())
@@ -143,6 +156,20 @@ mod tests {
     fn base_images_are_those_that_are_fetched() {
         let dockerfile = "ARG v=1\nfrom --platform=linux/amd64 a:1 AS one\nFROM One as two\nFROM scratch\nFROM a:1\nFROM b";
         assert_eq!(base_images(&instructions(dockerfile)), ["a:1", "b"]);
+    }
+
+    #[test]
+    fn what_only_buildkit_understands_is_seen() {
+        for (text, needed) in [
+            ("RUN --mount=type=secret,id=a cat x", true),
+            ("copy --chmod=600 a b", true),
+            ("RUN <<EOF\nx\nEOF", true),
+            ("RUN echo --mount=x << EOF", false),
+            ("RUN cat <<<x", false),
+            ("COPY --from=a --chown=1 b c", false),
+        ] {
+            assert_eq!(needs_buildkit(&instructions(text)), needed, "{text}");
+        }
     }
 
     #[test]

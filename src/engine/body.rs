@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Empty, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, client::conn::http1};
@@ -110,6 +110,36 @@ impl Body {
             };
             return Poll::Ready(chunk);
         }
+    }
+}
+
+/// Opens a connection on which the engine asks and we answer.
+pub(super) async fn upgrade(
+    address: &str,
+    question: http::request::Builder,
+) -> Result<hyper::upgrade::Upgraded> {
+    let unreachable = || errors::unreachable(address);
+    let (socket, host) = connect(address).await.map_err(|error| unreachable().because(error))?;
+    let (mut sender, connection) = http1::Builder::new()
+        .handshake::<_, Sent>(TokioIo::new(socket))
+        .await
+        .map_err(|error| unreachable().because(error))?;
+    let nothing = Empty::new().map_err(|never| match never {}).boxed_unsync();
+    let question = question.header(header::HOST, host).body(nothing).map_err(broken)?;
+    let asked = async move {
+        let answer = sender.send_request(question).await?;
+        let status = answer.status();
+        Ok::<_, hyper::Error>((status, hyper::upgrade::on(answer).await))
+    };
+    let (mut asked, mut connection) = (pin!(asked), pin!(connection.with_upgrades()));
+    let answer = tokio::select! {
+        answer = &mut asked => answer,
+        _ = &mut connection => asked.await,
+    };
+    match answer {
+        Ok((StatusCode::SWITCHING_PROTOCOLS, Ok(upgraded))) => Ok(upgraded),
+        Ok((status, _)) => Err(errors::answered(status.as_u16(), "it opens no session")),
+        Err(error) => Err(unreachable().because(error)),
     }
 }
 

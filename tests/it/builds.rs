@@ -15,6 +15,7 @@ use super::support::{Service, docker, image, unique};
 
 mod bad_input;
 mod beside_docker;
+mod buildkit;
 mod ends;
 mod tells;
 

@@ -1,7 +1,12 @@
 //! Builds: a context goes to the engine, what happens comes back as events.
 
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+};
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
-use futures_util::TryStreamExt as _;
+use futures_util::{FutureExt as _, TryStreamExt as _, future::BoxFuture};
 use http::{Request, header};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
@@ -17,14 +22,19 @@ use super::{
 };
 use crate::domain::{
     Error, Kind, Result,
-    build::{BuildEvent, BuildSpec, Failure},
+    build::{BuildEvent, BuildSpec, Builder, Failure},
     dockerfile::Instruction,
     image::ImageRef,
+    spec::hex,
 };
 
 mod classic;
+mod session;
+mod trace;
 
 use classic::Classic;
+use session::Answers;
+use trace::Trace;
 
 /// How docker.io is called where credentials are given.
 const DOCKER_IO: &str = "https://index.docker.io/v1/";
@@ -32,11 +42,23 @@ const DOCKER_IO: &str = "https://index.docker.io/v1/";
 /// A build that the engine does.
 pub struct Building {
     lines: Lines,
-    classic: Classic,
+    reader: Reader,
+    session: Session,
 }
+
+/// What reads the engine's words.
+enum Reader {
+    Classic(Classic),
+    BuildKit(Box<Trace>),
+}
+
+/// Where BuildKit asks for credentials and secrets; `None` once it has ended.
+type Session = Option<BoxFuture<'static, ()>>;
 
 /// What the engine needs beside the context.
 pub struct NewBuild<'a> {
+    /// What shall build.
+    pub builder: Builder,
     /// What was asked for.
     pub spec: &'a BuildSpec,
     /// Where the Dockerfile is in the archive.
@@ -62,44 +84,98 @@ impl Engine {
     /// Builds; dropping the answer, or this call, ends the build.
     pub async fn build(&self, new: NewBuild<'_>, archive: Archived) -> Result<Building> {
         let version = self.docker().await?.client_version();
-        let (major, minor) = (version.major_version, version.minor_version);
+        let version = format!("v{}.{}", version.major_version, version.minor_version);
+        let mut query = query(&new);
+        let mut session: Session = None;
+        if new.builder == Builder::BuildKit {
+            let id = session_id()?;
+            let answers = Answers {
+                credentials: new.credentials.to_vec(),
+                secrets: new.spec.secrets.clone(),
+            };
+            session = Some(session::open(&self.address, &version, &id, answers).await?.boxed());
+            query.push_str(&format!("&version=2&session={id}"));
+        }
         let question = Request::builder()
-            .uri(format!("/v{major}.{minor}/build?{}", query(&new)))
+            .uri(format!("/{version}/build?{query}"))
             .header(header::CONTENT_TYPE, "application/x-tar")
             .header("X-Registry-Config", registries(new.credentials));
         let sent = StreamBody::new(archive.map_ok(Frame::data)).boxed_unsync();
-        let body = Body::post(self.address.clone(), question, sent).await?;
+        let begun = Body::post(self.address.clone(), question, sent);
+        let body = beside(&mut session, begun).await?;
         let lines = Lines::new(self.address.clone(), body);
-        Ok(Building { lines, classic: Classic::new(new.instructions) })
+        let reader = match new.builder {
+            Builder::Classic => Reader::Classic(Classic::new(new.instructions)),
+            Builder::BuildKit => Reader::BuildKit(Box::new(Trace::new(new.instructions))),
+        };
+        Ok(Building { lines, reader, session })
     }
 }
 
 impl Building {
     /// What happens next; `None` when the engine has nothing more to say.
     pub async fn next(&mut self) -> Result<Option<Next>> {
-        while let Some(message) = self.lines.next().await? {
-            if let Some(next) = self.classic.message(message) {
+        loop {
+            if let Reader::BuildKit(trace) = &mut self.reader
+                && let Some(next) = trace.waiting()
+            {
                 return Ok(Some(next));
             }
+            let message = beside(&mut self.session, self.lines.next()).await?;
+            match (&mut self.reader, message) {
+                (Reader::Classic(classic), Some(message)) => {
+                    if let Some(next) = classic.message(message) {
+                        return Ok(Some(next));
+                    }
+                }
+                (Reader::BuildKit(trace), Some(message)) => trace.message(&message),
+                (Reader::BuildKit(trace), None) => return Ok(trace.end()),
+                (Reader::Classic(_), None) => return Ok(None),
+            }
         }
-        Ok(None)
     }
 
     /// The container in which a step runs now.
     pub fn container(&self) -> Option<&str> {
-        self.classic.container()
+        match &self.reader {
+            Reader::Classic(classic) => classic.container(),
+            Reader::BuildKit(_) => None,
+        }
     }
+}
+
+/// Does one thing while the session is answered.
+async fn beside<T>(session: &mut Session, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        if session.as_mut().is_some_and(|session| session.as_mut().poll(cx).is_ready()) {
+            *session = None;
+        }
+        work.as_mut().poll(cx)
+    })
+    .await
+}
+
+fn session_id() -> Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::internal(format!("the system gives no random bytes: {error}")))?;
+    Ok(hex(&bytes))
 }
 
 /// The error for a build that failed.
 pub fn build_error(failure: &Failure) -> Error {
     let at = failure.step.as_ref().map(|step| {
         let line = if step.line > 0 { format!(", line {}", step.line) } else { String::new() };
-        format!("at step {} of {}{line} ({}): ", step.number, step.total, step.name)
+        match step.number {
+            0 => format!("at \"{}\": ", step.name),
+            number => format!("at step {number} of {}{line} ({}): ", step.total, step.name),
+        }
     });
     let told = failure.message.trim();
     let fetches = failure.step.as_ref().is_some_and(|step| {
-        step.name.get(..5).is_some_and(|word| word.eq_ignore_ascii_case("FROM "))
+        let from = step.name.get(..5).is_some_and(|word| word.eq_ignore_ascii_case("FROM "));
+        from || step.name.starts_with("load metadata for ")
     });
     let (kind, reason) = if told.contains("no space left on device") {
         (Kind::ResourceExhausted, "NO_SPACE")

@@ -1,0 +1,249 @@
+//! BuildKit's own telling of a build, read as events.
+//!
+//! Its messages are those of `moby.buildkit.v1`; the fields that are not needed are
+//! left out, which protobuf allows.
+
+use std::collections::{HashMap, VecDeque};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use prost::Message as _;
+
+use super::Next;
+use crate::{
+    domain::{
+        build::{BuildEvent, Failure, Step},
+        dockerfile::Instruction,
+    },
+    engine::lines::Message,
+};
+
+/// What the engine calls these messages.
+const TRACE: &str = "moby.buildkit.trace";
+/// Most steps that are told apart.
+const MOST: usize = 10_000;
+
+/// A change of the graph of steps.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Status {
+    #[prost(message, repeated, tag = "1")]
+    vertexes: Vec<Vertex>,
+    #[prost(message, repeated, tag = "2")]
+    statuses: Vec<VertexStatus>,
+    #[prost(message, repeated, tag = "3")]
+    logs: Vec<VertexLog>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Vertex {
+    #[prost(string, tag = "1")]
+    digest: String,
+    #[prost(string, tag = "3")]
+    name: String,
+    #[prost(bool, tag = "4")]
+    cached: bool,
+    #[prost(message, optional, tag = "5")]
+    started: Option<prost_types::Timestamp>,
+    #[prost(string, tag = "7")]
+    error: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct VertexStatus {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    vertex: String,
+    #[prost(int64, tag = "4")]
+    current: i64,
+    #[prost(int64, tag = "5")]
+    total: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct VertexLog {
+    #[prost(string, tag = "1")]
+    vertex: String,
+    #[prost(int64, tag = "3")]
+    stream: i64,
+    #[prost(bytes = "vec", tag = "4")]
+    data: Vec<u8>,
+}
+
+/// What was told so far.
+pub(super) struct Trace {
+    instructions: Vec<Instruction>,
+    /// Steps that began, and whether it was told that the cache had them.
+    steps: HashMap<String, (Step, bool)>,
+    failed: Option<Step>,
+    image: Option<String>,
+    waiting: VecDeque<Next>,
+}
+
+impl Trace {
+    pub(super) fn new(instructions: Vec<Instruction>) -> Self {
+        Self {
+            instructions,
+            steps: HashMap::new(),
+            failed: None,
+            image: None,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// What was read and not told yet.
+    pub(super) fn waiting(&mut self) -> Option<Next> {
+        self.waiting.pop_front()
+    }
+
+    /// The image, once the engine has nothing more to say.
+    pub(super) fn end(&mut self) -> Option<Next> {
+        self.image.take().map(Next::Made)
+    }
+
+    pub(super) fn message(&mut self, message: &Message) {
+        if let Some(detail) = &message.error_detail {
+            self.waiting.push_back(Next::Failed(Failure {
+                message: detail.message.clone(),
+                exit_code: exit_code(&detail.message),
+                step: self.failed.clone(),
+            }));
+            return;
+        }
+        if let Some(id) = message.aux.get("ID").and_then(|id| id.as_str()) {
+            self.image = Some(id.to_owned());
+            return;
+        }
+        if message.id != TRACE {
+            return;
+        }
+        // What cannot be read tells nothing; the build goes on without.
+        let bytes = message.aux.as_str().and_then(|text| STANDARD.decode(text).ok());
+        if let Some(status) = bytes.and_then(|bytes| Status::decode(&*bytes).ok()) {
+            self.status(status);
+        }
+    }
+
+    fn status(&mut self, status: Status) {
+        for vertex in status.vertexes {
+            self.vertex(vertex);
+        }
+        for status in status.statuses {
+            let bytes = |count: i64| u64::try_from(count).unwrap_or(0);
+            let vertex = self.steps.get(&status.vertex).map(|(step, _)| step.name.clone());
+            self.waiting.push_back(Next::Event(BuildEvent::Progress {
+                id: status.id,
+                status: vertex.unwrap_or_default(),
+                current: bytes(status.current),
+                total: bytes(status.total),
+            }));
+        }
+        for log in status.logs {
+            self.waiting.push_back(Next::Event(BuildEvent::Log {
+                vertex: log.vertex,
+                stderr: log.stream == 2,
+                data: log.data,
+            }));
+        }
+    }
+
+    fn vertex(&mut self, vertex: Vertex) {
+        if vertex.started.is_none() && !vertex.cached {
+            return;
+        }
+        let room = self.steps.len() < MOST;
+        let step = match self.steps.get_mut(&vertex.digest) {
+            Some((step, cached)) => {
+                if vertex.cached && !*cached {
+                    *cached = true;
+                    let vertex = step.vertex.clone();
+                    self.waiting.push_back(Next::Event(BuildEvent::Cached { vertex }));
+                }
+                step.clone()
+            }
+            None if room => {
+                let step = step(&vertex, &self.instructions);
+                self.waiting.push_back(Next::Event(BuildEvent::Step(step.clone())));
+                if vertex.cached {
+                    let vertex = step.vertex.clone();
+                    self.waiting.push_back(Next::Event(BuildEvent::Cached { vertex }));
+                }
+                self.steps.insert(vertex.digest, (step.clone(), vertex.cached));
+                step
+            }
+            None => return,
+        };
+        if !vertex.error.is_empty() {
+            self.failed = Some(step);
+        }
+    }
+}
+
+/// `[build 2/5] RUN …`: the second of five of the stage "build".
+fn step(vertex: &Vertex, instructions: &[Instruction]) -> Step {
+    let split = vertex.name.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+    let count = split.and_then(|(head, _)| {
+        let (number, total) = head.rsplit(' ').next()?.split_once('/')?;
+        Some((number.parse().ok()?, total.parse().ok()?))
+    });
+    let (number, total) = count.unwrap_or((0, 0));
+    let name = split.map_or(vertex.name.as_str(), |(_, name)| name);
+    let found = instructions.iter().find(|instruction| number > 0 && instruction.text == name);
+    let line = found.and_then(|instruction| u32::try_from(instruction.line).ok());
+    Step {
+        vertex: vertex.digest.clone(),
+        name: name.chars().take(1024).collect(),
+        number,
+        total,
+        line: line.unwrap_or(0),
+    }
+}
+
+fn exit_code(message: &str) -> Option<i32> {
+    let (_, code) = message.rsplit_once("exit code: ")?;
+    code.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::dockerfile::instructions;
+
+    fn told(trace: &mut Trace, status: &Status) -> Vec<Next> {
+        trace.message(&Message {
+            id: TRACE.to_owned(),
+            aux: STANDARD.encode(status.encode_to_vec()).into(),
+            ..Default::default()
+        });
+        std::iter::from_fn(|| trace.waiting()).collect()
+    }
+
+    #[test]
+    fn a_step_is_told_once_with_its_line_and_that_the_cache_had_it() {
+        let mut trace = Trace::new(instructions("FROM a\n\nRUN x\n"));
+        let mut vertex =
+            Vertex { digest: "d".into(), name: "[stage-1 2/3] RUN x".into(), ..Default::default() };
+        let of = |vertex: &Vertex| Status { vertexes: vec![vertex.clone()], ..Default::default() };
+        assert_eq!(told(&mut trace, &of(&vertex)).len(), 0, "it did not begin");
+        vertex.started = Some(prost_types::Timestamp::default());
+        let first = told(&mut trace, &of(&vertex));
+        let [Next::Event(BuildEvent::Step(step))] = &first[..] else { panic!("{first:?}") };
+        assert_eq!((step.number, step.total, step.line, step.name.as_str()), (2, 3, 3, "RUN x"));
+        vertex.cached = true;
+        assert_eq!(told(&mut trace, &of(&vertex)).len(), 1);
+        vertex.error = "executor failed: exit code: 7".into();
+        assert_eq!(told(&mut trace, &of(&vertex)).len(), 0);
+        let detail = r#"{"errorDetail":{"message":"executor failed: exit code: 7"}}"#;
+        trace.message(&serde_json::from_str(detail).unwrap());
+        let Some(Next::Failed(failure)) = trace.waiting() else { panic!("it failed") };
+        assert_eq!((failure.exit_code, failure.step.unwrap().line), (Some(7), 3));
+    }
+
+    #[test]
+    fn what_cannot_be_read_tells_nothing() {
+        let mut trace = Trace::new(Vec::new());
+        for aux in [serde_json::Value::Null, "?".into(), "AAAA".into(), 5.into()] {
+            trace.message(&Message { id: TRACE.to_owned(), aux, ..Default::default() });
+        }
+        assert!(trace.waiting().is_none() && trace.end().is_none());
+    }
+}

@@ -1,0 +1,132 @@
+//! Builds by BuildKit: its graph as steps, secrets, mounts, and the same errors.
+
+use container_svc::rpc::pb::{self, build_image_stream_response::Event};
+use tonic::Code;
+
+use super::{Tree, begin, build, count, finished};
+use crate::{
+    registry::Registry,
+    support::{Service, docker, eventually, image, unique},
+};
+
+fn by_buildkit(tree: &Tree) -> pb::BuildImageRequest {
+    pb::BuildImageRequest { builder: pb::BuilderKind::Buildkit.into(), ..tree.request() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_by_buildkit_tells_steps_output_and_the_cache() {
+    let word = unique("kit");
+    let tree = Tree::new(&format!("COPY a /a\n\nRUN echo {word}; echo err >&2\n"), &[("a", "a")]);
+    let service = tree.service().await;
+    let told = build(&service, by_buildkit(&tree)).await;
+    let made = finished(&told);
+    assert_eq!(made.builder(), pb::BuilderKind::Buildkit);
+    assert_eq!(made.image_id, docker(&["image", "inspect", "--format", "{{.Id}}", tree.name()]));
+    let events = &told.0;
+    let run_of = |events: &[Event]| {
+        let run = events.iter().find_map(|event| match event {
+            Event::Step(step) if step.name.starts_with("RUN") => Some(step.clone()),
+            _ => None,
+        });
+        run.expect("the step")
+    };
+    let run = run_of(events);
+    assert_eq!((run.number, run.total, run.line), (3, 3, 4), "{run:?}");
+    for (stream, text) in [(pb::LogStream::Stdout, word.as_str()), (pb::LogStream::Stderr, "err")] {
+        let wrote = |event: &Event| matches!(event, Event::Log(log) if log.stream() == stream && log.vertex == run.vertex && String::from_utf8_lossy(&log.data).contains(text));
+        assert_eq!(count(events, wrote), 1, "{text} in {events:?}");
+    }
+    let again = build(&service, by_buildkit(&tree)).await;
+    let run = run_of(&again.0);
+    let cached =
+        |event: &Event| matches!(event, Event::Cached(cached) if cached.vertex == run.vertex);
+    assert_eq!(count(&again.0, cached), 1, "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_reaches_the_step_that_mounts_it_and_nothing_else() {
+    let value = unique("hush");
+    let tree =
+        Tree::new("RUN --mount=type=secret,id=key busybox wc -c < /run/secrets/key > /size\n", &[]);
+    let service = tree.service().await;
+    let secret = pb::BuildSecret { id: "key".into(), value: value.clone().into_bytes() };
+    let request = pb::BuildImageRequest { secrets: vec![secret], no_cache: true, ..tree.request() };
+    let told = build(&service, request).await;
+    assert_eq!(finished(&told).builder(), pb::BuilderKind::Buildkit, "chosen by itself");
+    assert!(!format!("{told:?}").contains(&value));
+    let size = docker(&["run", "--rm", tree.name(), "cat", "/size"]);
+    assert_eq!(size, value.len().to_string());
+    let left = "busybox grep -rl hush /run /etc /tmp | busybox wc -l";
+    assert_eq!(docker(&["run", "--rm", tree.name(), "sh", "-c", left]), "0");
+    assert!(!docker(&["history", "--no-trunc", tree.name()]).contains(&value));
+
+    let missing = pb::BuildImageRequest { no_cache: true, ..tree.request() };
+    let missing = build(&service, missing).await.1;
+    assert!(missing.is_some(), "the step has no secret to read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_of_buildkit_are_told_as_those_of_the_classic_builder() {
+    let tree = Tree::new("RUN echo the last words; exit 7\n", &[]);
+    let service = tree.service().await;
+    let (events, failed) = build(&service, by_buildkit(&tree)).await;
+    let failed = failed.expect("it fails");
+    assert_eq!(failed.code(), Code::FailedPrecondition, "{failed:?}");
+    assert!(failed.message().contains("step 2 of 2, line 2"), "{failed:?}");
+    let told = events.iter().find_map(|event| match event {
+        Event::Failed(failed) => Some(failed),
+        _ => None,
+    });
+    assert_eq!(told.and_then(|told| told.exit_code), Some(7), "{events:?}");
+
+    tree.write("ctx/Dockerfile", "FROM scratch\n\nRUUN echo hi\n");
+    let wrong = build(&service, by_buildkit(&tree)).await.1.expect("it is wrong");
+    assert_eq!(wrong.code(), Code::InvalidArgument, "{wrong:?}");
+    assert!(wrong.message().contains("line 3, \"RUUN echo hi\""), "{wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_by_buildkit_that_nobody_listens_to_ends() {
+    let word = unique("left");
+    let tree = Tree::new(&format!("RUN echo {word}; sleep 1000.{}\n", std::process::id()), &[]);
+    let service = tree.service().await;
+    let mut stream = begin(&service, by_buildkit(&tree)).await.expect("it begins");
+    loop {
+        let message = stream.message().await.expect("it goes on").expect("it goes on");
+        if let Some(Event::Log(log)) = message.event
+            && String::from_utf8_lossy(&log.data).contains(&word)
+        {
+            break;
+        }
+    }
+    drop(stream);
+    let step = format!("sleep 1000.{}", std::process::id());
+    eventually("the step is gone", || async {
+        let all = std::process::Command::new("ps").args(["-eo", "args"]).output().expect("ps");
+        !String::from_utf8_lossy(&all.stdout).lines().any(|line| line.starts_with(&step))
+    })
+    .await;
+    assert_eq!(docker(&["images", "-q", tree.name()]), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn base_images_come_from_a_closed_registry_for_both_builders() {
+    let registry = Registry::start(true).await;
+    let tree = Tree::new("", &[]);
+    let (config, root) = (registry.config_of("alice"), tree.root().to_owned());
+    let service = Service::with(|with| {
+        with.docker_config = Some(config);
+        with.build_roots = vec![root];
+    });
+    let service = service.await.synced().await;
+    let tag = image();
+    for (builder, base) in [
+        (pb::BuilderKind::Classic, registry.push("classic")),
+        (pb::BuilderKind::Buildkit, registry.push("kit")),
+    ] {
+        tree.write("ctx/Dockerfile", &format!("FROM {base}\nLABEL of={tag}\n"));
+        let request = pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
+        let told = build(&service, request).await;
+        assert_eq!(finished(&told).builder(), builder);
+    }
+}
