@@ -7,7 +7,8 @@
 //! - [`cli`]: the client subcommands.
 //! - [`gateway`]: the JSON bridge; [`rpc`]: the gRPC services.
 //! - [`app`]: the use cases, free of transport.
-//! - [`engine`], [`store`], [`gpu`], [`fetch`]: the adapters to Docker, SQLite, NVML and HTTP.
+//! - [`engine`], [`store`], [`gpu`], [`fetch`], [`probe`]: the adapters to Docker, SQLite,
+//!   NVML, HTTP, and to what containers say of themselves.
 //! - [`domain`]: the rules, free of everything.
 
 pub mod app;
@@ -18,6 +19,7 @@ pub mod engine;
 pub mod fetch;
 pub mod gateway;
 pub mod gpu;
+pub mod probe;
 pub mod rpc;
 pub mod server;
 pub mod store;

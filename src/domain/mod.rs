@@ -11,6 +11,7 @@ pub mod dockerfile;
 pub mod error;
 pub mod event;
 pub mod gpu;
+pub mod health;
 pub mod ignore;
 pub mod image;
 pub mod keep;
@@ -19,6 +20,7 @@ pub mod metrics;
 pub mod page;
 pub mod place;
 pub mod ports;
+pub mod restart;
 pub mod spec;
 
 pub use error::{Error, Kind, Result};
