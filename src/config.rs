@@ -24,8 +24,8 @@ pub use parse::{duration, size};
 use host::Host;
 use layers::Layers;
 
-pub use crate::app::logs::SourceChoice;
 use crate::domain::{address::Range, asset::HostRule};
+pub use crate::{app::logs::SourceChoice, domain::restart::Policy};
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
@@ -140,6 +140,9 @@ pub struct Config {
     /// Most bytes of all assets; those that no container has go when there are more.
     /// Default 500 GiB.
     pub asset_max_total_bytes: u64,
+    /// Which ends of a named container are followed by a start where its request says
+    /// nothing. Default on-failure.
+    pub restart_policy: Policy,
     /// How long open calls may go on after a stop signal, at most 1 h. Default 10 s.
     pub drain_timeout: Duration,
     /// How long one call to the engine may take, 1 s to 1 h; creating, starting and
@@ -275,6 +278,11 @@ impl Config {
                 "asset_max_total_bytes",
                 |v| parse::size(v, 1 << 10..=1 << 50),
                 500 << 30,
+            )?,
+            restart_policy: layers.or(
+                "restart_policy",
+                parse::restart_policy,
+                Policy::OnFailure,
             )?,
             drain_timeout: layers.or(
                 "drain_timeout",

@@ -60,6 +60,9 @@ pub async fn run(
     write_admin_token(&config, &app).await?;
     tasks.vital("tracker", &app, app::follow);
     tasks.vital("assets", &app, app::assets::clean);
+    tasks.vital("restarts", &app, app::restart::supervise);
+    tasks.vital("probes", &app, app::health::ask_all);
+    tasks.vital("probe results", &app, app::health::keep);
     tasks.background("logs", app::logs::collect(app.clone()));
     tasks.vital("gpus", &app, app::gpus::sample);
     tasks.vital("log retention", &app, app::logs::retain);
@@ -118,6 +121,7 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
             count: config.container_log_files,
         },
         events: EventLimits { age: config.events_max_age, count: config.events_max_count },
+        restart_policy: config.restart_policy,
     };
     let registry = Registry::new(RegistrySettings {
         insecure: config.insecure_registries.clone(),

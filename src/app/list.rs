@@ -1,17 +1,32 @@
 //! Look-ups and lists, from memory.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{App, unknown};
 use crate::domain::{
     Error, Result,
     container::{Container, State},
     event::Event,
+    health::ProbeResult,
     page,
 };
 
 /// Largest page.
 const LARGEST_PAGE: i64 = 1000;
+
+/// How long the engine may take to tell of one container.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is told of one container.
+#[derive(Debug, Clone)]
+pub struct Details {
+    /// The container.
+    pub container: Arc<Container>,
+    /// What was done with it, newest first.
+    pub history: Vec<Event>,
+    /// What its last probes answered, newest first.
+    pub probes: Vec<ProbeResult>,
+}
 
 /// How a container is named in a request; the first that is set counts.
 #[derive(Debug, Clone, Default)]
@@ -86,14 +101,22 @@ impl App {
         }
     }
 
-    /// One container and what was done with it.
-    pub async fn get(&self, selector: &Selector) -> Result<(Arc<Container>, Vec<Event>)> {
-        let container = self.find(selector, "id, name or hash")?;
+    /// One container, what was done with it, and what its probes answered.
+    pub async fn get(&self, selector: &Selector) -> Result<Details> {
+        let mut container = self.find(selector, "id, name or hash")?;
         let history = match self.is_ours(&container) {
             true => self.history(container.plain_name()).await?,
             false => Vec::new(),
         };
-        Ok((container, history))
+        // The engine sends no event for each answer of its own checks.
+        if container.engine_health.is_some() && container.is_running() {
+            let asked = tokio::time::timeout(PATIENCE, self.engine.inspect(&container.id)).await;
+            if let Ok(Ok(Some(now))) = asked {
+                container = now.into();
+            }
+        }
+        let probes = self.probes_of(&container);
+        Ok(Details { container, history, probes })
     }
 
     /// True when a container with this hash or name runs.

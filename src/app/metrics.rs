@@ -44,7 +44,17 @@ impl App {
                 family = family.labelled(&labels, count as f64);
             }
         }
-        vec![family]
+        let help = "Containers that are checked, by how they do.";
+        let mut health = Family::gauge("container_svc_containers_health", help);
+        for (status, count) in self.conditions() {
+            health = health.labelled(&[("health", status.word())], count as f64);
+        }
+        let (waiting, given_up) = self.restarts.count();
+        let help = "Containers that ended and wait for their restart, or were given up.";
+        let restarts = Family::gauge("container_svc_containers_ended", help)
+            .labelled(&[("restart", "backing_off")], waiting as f64)
+            .labelled(&[("restart", "gave_up")], given_up as f64);
+        vec![family, health, restarts]
     }
 
     fn event_figures(&self) -> Vec<Family> {

@@ -6,14 +6,15 @@ use crate::{
     domain::{
         Error, Kind, Result,
         container::Container,
-        event::{Subject, What},
+        event::{Event, Subject, What},
         ports::PortRange,
+        restart::Policy,
         spec::Defaults,
     },
     engine::{Engine, LogFilesLimit},
     fetch::{AssetFetcher, Registry},
     gpu::Gpus,
-    store::{Store, logs::LogStore},
+    store::{Record, Store, logs::LogStore},
 };
 
 pub mod access;
@@ -21,6 +22,7 @@ pub mod assets;
 pub mod builds;
 pub mod events;
 pub mod gpus;
+pub mod health;
 pub mod images;
 pub mod keeps;
 pub mod list;
@@ -32,6 +34,7 @@ pub mod place;
 mod ports;
 mod recover;
 mod replace;
+pub mod restart;
 pub mod run;
 pub mod stop;
 pub mod summary;
@@ -69,6 +72,8 @@ pub struct Settings {
     pub log_files: LogFilesLimit,
     /// How many events are kept.
     pub events: events::EventLimits,
+    /// Restart policy of named containers where the request says nothing.
+    pub restart_policy: Policy,
 }
 
 /// The application: adapters, the view of the node, and what guards them.
@@ -108,6 +113,10 @@ pub struct App {
     helpers: keeps::Helpers,
     /// Where the service runs.
     pub place: place::Place,
+    /// How containers do by our own probes.
+    pub health: health::Healths,
+    /// What is remembered for restarts.
+    pub restarts: restart::Restarts,
     /// Who may call.
     pub access: access::Tokens,
     /// Every task.
@@ -140,6 +149,8 @@ impl App {
     ) -> Result<Arc<Self>> {
         let Adapters { engine, store, logs, registry, fetcher, gpus } = adapters;
         let access = access::Tokens::load(&store).await?;
+        let health = health::Healths::load(&store).await?;
+        let restarts = restart::Restarts::load(&store).await?;
         Ok(Arc::new(Self {
             assets: assets::Assets::new(fetcher, &settings.assets)?,
             logs: logs::Logs::new(logs, settings.logs),
@@ -158,6 +169,8 @@ impl App {
             node: node::Facts::default(),
             helpers: keeps::Helpers::default(),
             place: place::Place::default(),
+            health,
+            restarts,
             access,
             tasks,
         }))
@@ -187,6 +200,15 @@ impl App {
         Ok(found)
     }
 
+    /// Writes a record and what happened. Somebody decided what shall become of it, so
+    /// what was remembered for restarts is forgotten.
+    async fn put_record(&self, record: Record, event: Event) -> Result<()> {
+        let key = record.key.clone();
+        self.store.put_record(record, event).await?;
+        self.restarts.forget(&key);
+        Ok(())
+    }
+
     /// Forgets records whose container is gone and which nobody works on.
     async fn forget_lost_records(&self) -> Result<()> {
         for record in self.store.records().await? {
@@ -200,6 +222,7 @@ impl App {
                 };
                 let gone = events::now(subject, What::Removed { by_service: false });
                 self.store.delete_record(&record.key, gone).await?;
+                self.restarts.forget(&record.key);
             }
         }
         Ok(())

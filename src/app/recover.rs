@@ -32,7 +32,7 @@ pub(super) async fn recover_all(app: &Arc<App>) {
     }
 }
 
-fn is_leftover(container: &Container) -> bool {
+pub(super) fn is_leftover(container: &Container) -> bool {
     container.plain_name() != container.name()
 }
 

@@ -19,7 +19,9 @@ use crate::{
         container::{Container, labels},
         event::{Subject, What},
         gpu::label,
+        health::HealthChoice,
         ports::PublishedPort,
+        restart::RestartChoice,
         spec::{PullPolicy, RunRequest, RunSpec, differing},
     },
     engine::{NewContainer, PORT_IN_USE},
@@ -351,10 +353,22 @@ impl App {
         ];
         let given: Vec<_> = spec.assets.iter().map(|asset| &asset.given).collect();
         let assets = serde_json::to_string(&given).ok().filter(|_| !given.is_empty());
-        let assets = assets.map(|assets| (labels::ASSETS, assets));
-        let gpus = (!booked.gpus.is_empty()).then(|| (labels::GPUS, label::write(&booked.gpus)));
-        let ours = ours.into_iter().chain(assets).chain(gpus);
-        let ours = ours.map(|(key, value)| (key.to_owned(), value));
+        let gpus = (!booked.gpus.is_empty()).then(|| label::write(&booked.gpus));
+        // What is at its default is left out, so that a setting can decide it later.
+        let health = match &spec.health {
+            HealthChoice::Check(check) => serde_json::to_string(check).ok(),
+            HealthChoice::Image | HealthChoice::Off => None,
+        };
+        let restart = (spec.restart != RestartChoice::default())
+            .then(|| serde_json::to_string(&spec.restart).ok());
+        let some = [
+            (labels::ASSETS, assets),
+            (labels::GPUS, gpus),
+            (labels::HEALTH, health),
+            (labels::RESTART, restart.flatten()),
+        ];
+        let some = some.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        let ours = ours.into_iter().chain(some).map(|(key, value)| (key.to_owned(), value));
         spec.labels.clone().into_iter().chain(ours).collect()
     }
 
@@ -409,7 +423,7 @@ impl App {
         };
         let event = events::now(Subject::container(&container), what);
         tracing::info!(name = container.name(), id, event = event.message(), "run");
-        self.store.put_record(record, event).await?;
+        self.put_record(record, event).await?;
         self.used_keeps(spec).await?;
         self.used_assets(spec).await?;
         Ok(outcome(action, spec, &container))

@@ -56,7 +56,9 @@ impl App {
             tracing::info!(name, "removed");
             let what = What::Removed { by_service: true };
             let event = events::now(Subject::container(&container), what);
-            app.store.delete_record(container.key(), event).await
+            app.store.delete_record(container.key(), event).await?;
+            app.restarts.forget(container.key());
+            Ok(())
         };
         self.tasks.to_the_end(work).await
     }
@@ -79,17 +81,22 @@ impl App {
         Ok((fresh.ok_or_else(|| unknown("id", &found.id))?, guards))
     }
 
-    /// Somebody wants it stopped: a restart of the service must not undo that.
+    /// Somebody wants it stopped: neither a restart of the service nor a policy must
+    /// undo that.
     async fn note_stopped(&self, container: &Container) -> Result<()> {
         if !self.is_ours(container) {
             return Ok(());
         }
-        let records = self.store.records().await?;
-        match records.into_iter().find(|record| record.key == container.key() && record.wanted) {
+        match self.store.find_record(container.key()).await?.filter(|record| record.wanted) {
             Some(mut record) => {
                 record.wanted = false;
                 let event = events::now(Subject::container(container), What::Stopped);
-                self.store.put_record(record, event).await
+                let waited = self.restarts.get(&record.key).is_some();
+                self.put_record(record, event).await?;
+                if waited {
+                    self.view.touch(&container.id);
+                }
+                Ok(())
             }
             None => Ok(()),
         }

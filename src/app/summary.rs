@@ -8,6 +8,7 @@ use crate::{
         Error, Kind, Result,
         container::{Container, State},
         ports::PublishedPort,
+        restart::Phase,
     },
     store::logs::About,
 };
@@ -42,7 +43,7 @@ impl App {
         };
         let (status, logs) = match self.find(selector, "hash or name") {
             Ok(container) => {
-                let status = status(&container, Timestamp::now());
+                let status = status(&container, &self.standing(&container), Timestamp::now());
                 (status, self.last_lines(&container.id, lines).await?)
             }
             Err(error) if error.kind() == Kind::NotFound => {
@@ -55,6 +56,18 @@ impl App {
         let summary =
             format!("=== Status ===\n{status}\n=== Logs (last {lines} lines) ===\n{logs}");
         Ok(Summary { status, logs, summary })
+    }
+
+    /// What is known beside the state, in a few words; empty when there is nothing.
+    fn standing(&self, container: &Container) -> String {
+        let restart = self.restarts.get(container.key()).filter(|_| self.is_ours(container));
+        match restart.map(|state| state.phase) {
+            Some(Phase::BackingOff { next_try_at, .. }) => format!("restart at {next_try_at}"),
+            Some(Phase::GaveUp { reason, .. }) => format!("given up: {reason}"),
+            Some(Phase::Watching) | None => {
+                self.health_of(container).map_or("", |health| health.status.word()).to_owned()
+            }
+        }
     }
 }
 
@@ -73,7 +86,11 @@ fn epitaph(about: &About) -> String {
     .join("\n")
 }
 
-fn status(container: &Container, now: Timestamp) -> String {
+fn status(container: &Container, standing: &str, now: Timestamp) -> String {
+    let mut condition = condition(container, now);
+    if !standing.is_empty() {
+        condition = format!("{condition} ({})", standing.replace(char::is_control, " "));
+    }
     let or_never = |at: Option<Timestamp>| at.map_or("never".to_owned(), |at| at.to_string());
     let ports: Vec<String> = container.ports.iter().map(port).collect();
     [
@@ -81,7 +98,7 @@ fn status(container: &Container, now: Timestamp) -> String {
         ("Name", container.names.join(", ")),
         ("Image", container.image.clone()),
         ("State", container.state.word().to_owned()),
-        ("Status", condition(container, now)),
+        ("Status", condition),
         ("Created", container.created_at.to_string()),
         ("Started", or_never(container.started_at)),
         ("Ports", ports.join(", ")),

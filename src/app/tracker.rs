@@ -101,6 +101,10 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
                     dirty.insert(container.id.clone());
                     started.insert(container.id.clone(), *container);
                 }
+                Event::Stopped(id) => {
+                    app.restarts.was_stopped(&id);
+                    dirty.insert(id);
+                }
                 Event::Gone(id) => {
                     dirty.remove(&id);
                     deaths.gone(&id);

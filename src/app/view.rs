@@ -117,6 +117,16 @@ impl View {
         self.latest.send_replace(inner.seq);
     }
 
+    /// Tells watchers to look at a container again: something that is told with it,
+    /// and does not come from the engine, is another than before.
+    pub fn touch(&self, id: &str) {
+        let mut inner = self.write();
+        if let Some(container) = inner.by_id.get(id).map(|entry| entry.container.clone()) {
+            inner.note(ChangeKind::Changed, container);
+            self.latest.send_replace(inner.seq);
+        }
+    }
+
     /// Takes over a listing: what is not in it is gone. What an inspection
     /// told before is kept where the listing knows no better.
     pub fn replace(&self, listed: Vec<Container>, ticket: u64) {
@@ -180,6 +190,11 @@ impl View {
             self.read().by_id.values().map(|entry| entry.container.clone()).collect();
         all.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.id.cmp(&a.id)));
         all
+    }
+
+    /// The one with this whole id.
+    pub fn get(&self, id: &str) -> Option<Arc<Container>> {
+        self.read().by_id.get(id).map(|entry| entry.container.clone())
     }
 
     /// True when there is one with this id.

@@ -48,6 +48,26 @@ fn port(text: &str) -> Result<i32, String> {
     })
 }
 
+/// A port in a container.
+pub(super) fn container_port(text: &str) -> Result<i32, String> {
+    match text.parse::<u16>() {
+        Ok(port @ 1..) => Ok(port.into()),
+        _ => Err(format!("{text:?} is no port; use 1 to 65535")),
+    }
+}
+
+/// `port` or `port/path`.
+pub(super) fn http_probe(text: &str) -> Result<pb::HttpProbe, String> {
+    let (port, path) = text.find('/').map_or((text, ""), |at| text.split_at(at));
+    Ok(pb::HttpProbe { port: container_port(port)?, path: path.to_owned() })
+}
+
+/// `port` or `port/service`.
+pub(super) fn grpc_probe(text: &str) -> Result<pb::GrpcProbe, String> {
+    let (port, service) = text.split_once('/').unwrap_or((text, ""));
+    Ok(pb::GrpcProbe { port: container_port(port)?, service: service.to_owned() })
+}
+
 /// Memory in MiB: a bare number is MiB; `m`, `g` and `t`, with or without `b` or `ib`.
 pub(super) fn memory(text: &str) -> Result<i32, String> {
     let wrong = || "not a size; write MiB as 512, or 512m, 2g".to_owned();

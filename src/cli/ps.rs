@@ -74,11 +74,14 @@ pub(super) async fn list(
 }
 
 fn row(container: &pb::Container, now: i64) -> [String; 6] {
-    let status = match container.exit_code {
+    let mut status = match container.exit_code {
         Some(code) if container.oom_killed => format!("{} ({code}, oom)", container.status),
         Some(code) => format!("{} ({code})", container.status),
         None => container.status.clone(),
     };
+    if let Some(standing) = standing(container, now) {
+        status = format!("{status}, {standing}");
+    }
     let created = container.created_at.as_ref().map(|at| age(now - at.seconds));
     [
         short(&container.id).to_owned(),
@@ -88,6 +91,25 @@ fn row(container: &pb::Container, now: i64) -> [String; 6] {
         created.unwrap_or_default(),
         ports(&container.ports),
     ]
+}
+
+/// How it does, or what becomes of it.
+fn standing(container: &pb::Container, now: i64) -> Option<String> {
+    let restart = container.restart.as_ref();
+    let health = container.health.as_ref();
+    match restart.map(pb::RestartStatus::state) {
+        Some(pb::RestartState::BackingOff) => {
+            let next = restart.and_then(|restart| restart.next_try_at.as_ref());
+            Some(format!("restart in {}", age(next.map_or(0, |next| next.seconds - now))))
+        }
+        Some(pb::RestartState::GaveUp) => Some("gave up".to_owned()),
+        _ => match health.map(pb::HealthStatus::state)? {
+            pb::HealthState::Unspecified => None,
+            pb::HealthState::Starting => Some("starting".to_owned()),
+            pb::HealthState::Healthy => Some("healthy".to_owned()),
+            pb::HealthState::Unhealthy => Some("unhealthy".to_owned()),
+        },
+    }
 }
 
 /// Ports as docker writes them, as in `0.0.0.0:20000->80/tcp`.
@@ -141,6 +163,18 @@ mod tests {
         let expected =
             ["0123456789ab", "web,www", "nginx", "exited (137, oom)", "2m", "[::1]:20000->80/tcp"];
         assert_eq!(row(&container, 220), expected);
+        let restart = pb::RestartStatus {
+            state: pb::RestartState::BackingOff.into(),
+            next_try_at: Some(prost_types::Timestamp { seconds: 224, nanos: 0 }),
+            ..Default::default()
+        };
+        let waits = pb::Container { restart: Some(restart), ..container };
+        assert_eq!(row(&waits, 220)[3], "exited (137, oom), restart in 4s");
+        let health =
+            pb::HealthStatus { state: pb::HealthState::Unhealthy.into(), ..Default::default() };
+        let ill =
+            pb::Container { status: "running".into(), health: Some(health), ..Default::default() };
+        assert_eq!(row(&ill, 220)[3], "running, unhealthy");
         assert_eq!([age(-5), age(7_200), age(200_000)], ["0s", "2h", "2d"]);
     }
 }

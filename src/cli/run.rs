@@ -4,6 +4,8 @@ use crate::rpc::pb;
 
 use super::{Failure, Output, Session, parse, progress::View, ps, target};
 
+mod supervision;
+
 /// What shall run.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -66,6 +68,8 @@ pub(super) struct Args {
     /// How long a stop waits before it kills, as 10s; a bare number is seconds
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     stop_timeout: Option<prost_types::Duration>,
+    #[command(flatten)]
+    supervision: supervision::Flags,
     /// When to fetch the image
     #[arg(long, value_name = "WHEN", default_value = "missing")]
     pull: Pull,
@@ -130,6 +134,7 @@ fn request(args: Args) -> pb::RunContainerRequest {
         disk_mb: 0,
         pids: args.pids.unwrap_or_default(),
     };
+    let supervision::Request { health_check, restart_policy, restart } = args.supervision.request();
     let limited = args.cpus.is_some() || args.memory.is_some() || args.pids.is_some();
     let pull_policy = match args.pull {
         Pull::Always => pb::PullPolicy::Always,
@@ -166,6 +171,9 @@ fn request(args: Args) -> pb::RunContainerRequest {
         resources: limited.then_some(limits),
         stop_timeout: args.stop_timeout,
         pull_policy: pull_policy.into(),
+        health_check,
+        restart_policy: restart_policy.into(),
+        restart,
         ..Default::default()
     }
 }

@@ -142,6 +142,10 @@ pub struct ServeArgs {
     /// Most bytes of all assets [default: 500GiB]
     #[arg(long, value_name = "SIZE")]
     pub asset_max_total_bytes: Option<String>,
+    /// Which ends of a named container are followed by a start where its request says
+    /// nothing: never, on-failure or always [default: on-failure]
+    #[arg(long, value_name = "POLICY")]
+    pub restart_policy: Option<String>,
     /// How long open calls may go on after a stop signal [default: 10s]
     #[arg(long, value_name = "TIME")]
     pub drain_timeout: Option<String>,
@@ -195,6 +199,7 @@ impl ServeArgs {
             ("asset_min_free_bytes", one(&self.asset_min_free_bytes)),
             ("asset_max_age", one(&self.asset_max_age)),
             ("asset_max_total_bytes", one(&self.asset_max_total_bytes)),
+            ("restart_policy", one(&self.restart_policy)),
             ("drain_timeout", one(&self.drain_timeout)),
             ("engine_timeout", one(&self.engine_timeout)),
         ])

@@ -51,6 +51,7 @@ pub(super) fn describe(config: &Config) -> String {
     text.bare("asset_min_free_bytes", config.asset_min_free_bytes);
     text.string("asset_max_age", format_args!("{}s", config.asset_max_age.as_secs()));
     text.bare("asset_max_total_bytes", config.asset_max_total_bytes);
+    text.string("restart_policy", config.restart_policy.word());
     text.string("drain_timeout", format_args!("{}ms", config.drain_timeout.as_millis()));
     text.string("engine_timeout", format_args!("{}ms", config.engine_timeout.as_millis()));
     text.0

@@ -49,6 +49,7 @@ const KEYS: &[&str] = &[
     "asset_min_free_bytes",
     "asset_max_age",
     "asset_max_total_bytes",
+    "restart_policy",
     "drain_timeout",
     "engine_timeout",
 ];

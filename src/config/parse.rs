@@ -10,7 +10,7 @@ use std::{
 use http::{Uri, uri::Authority};
 use tracing_subscriber::EnvFilter;
 
-use super::{HostRule, Listen, LogFormat, Range, SourceChoice};
+use super::{HostRule, Listen, LogFormat, Policy, Range, SourceChoice};
 
 type Parsed<T> = Result<T, String>;
 
@@ -221,6 +221,15 @@ pub(super) fn library(text: &str) -> Parsed<String> {
         return Ok(text.to_owned());
     }
     Err("is not a library; write a name as libnvidia-ml.so.1, or an absolute path".to_owned())
+}
+
+pub(super) fn restart_policy(text: &str) -> Parsed<Policy> {
+    match text {
+        "never" => Ok(Policy::Never),
+        "on-failure" => Ok(Policy::OnFailure),
+        "always" => Ok(Policy::Always),
+        _ => Err("is not a restart policy; write never, on-failure or always".to_owned()),
+    }
 }
 
 pub(super) fn boolean(text: &str) -> Parsed<bool> {

@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{asset::Given, ports::PublishedPort};
+use super::{
+    asset::Given,
+    health::{Health, HealthCheck},
+    ports::PublishedPort,
+    restart::RestartChoice,
+};
 
 /// Labels that the service writes; callers may not set them.
 pub mod labels {
@@ -24,6 +29,10 @@ pub mod labels {
     pub const ASSETS: &str = "container-svc.assets";
     /// GPUs that it was given, and how much of them.
     pub const GPUS: &str = "container-svc.gpus";
+    /// Health check that the request gave, JSON.
+    pub const HEALTH: &str = "container-svc.health";
+    /// What the request said about restarts, JSON.
+    pub const RESTART: &str = "container-svc.restart";
     /// The caller's hash, else ours; also written by 1Backend's own service.
     pub const HASH: &str = "1backend-hash";
 
@@ -167,6 +176,8 @@ pub struct Container {
     /// How many files of its log the engine keeps; `None` when it throws nothing away
     /// or that is not known.
     pub log_files: Option<usize>,
+    /// What the engine's own check of its health says, where there is one.
+    pub engine_health: Option<Health>,
 }
 
 impl Container {
@@ -213,6 +224,21 @@ impl Container {
     pub fn mounted_at(&self, path: &str) -> Option<&str> {
         let volume = self.volumes.iter().find(|volume| volume.destination == path)?;
         Some(&volume.source)
+    }
+
+    /// The health check that the request gave.
+    pub fn health_check(&self) -> Option<HealthCheck> {
+        serde_json::from_str(self.label(labels::HEALTH)).ok()
+    }
+
+    /// What the request said about restarts.
+    pub fn restart_choice(&self) -> RestartChoice {
+        serde_json::from_str(self.label(labels::RESTART)).unwrap_or_default()
+    }
+
+    /// True when somebody gave it a name, and not the service.
+    pub fn is_named(&self) -> bool {
+        self.key().starts_with("name:")
     }
 
     /// True when the service of this node made it.
@@ -277,6 +303,7 @@ pub(crate) mod tests {
             log_driver: String::new(),
             log_path: String::new(),
             log_files: None,
+            engine_health: None,
             ended_at: None,
         }
     }

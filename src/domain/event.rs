@@ -51,9 +51,9 @@ pub enum What {
         #[serde(default)]
         predecessor: String,
     },
-    /// A container that did not run was started.
+    /// A container that did not run was started, by a run or on the engine.
     Started,
-    /// A container was stopped because a caller asked for it.
+    /// A container was stopped because a caller asked for it, or on the engine.
     Stopped,
     /// A container is gone.
     Removed {

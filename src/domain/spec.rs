@@ -10,13 +10,15 @@ use std::{collections::BTreeMap, time::Duration};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    asset::Asset, container::Resources, error::Result, gpu::Wish, image::ImageRef, keep::Keep,
-    ports::PortSpec,
+    asset::Asset, container::Resources, error::Result, gpu::Wish, health::HealthChoice,
+    image::ImageRef, keep::Keep, ports::PortSpec, restart::RestartChoice,
 };
 
 mod resolve;
+mod supervision;
 
 pub use resolve::{Defaults, RawPort, RunRequest, is_name};
+pub use supervision::{RawDuration, RawHealthCheck, RawProbe, RawRestart};
 
 /// How long a stop waits where the request says nothing.
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,6 +72,10 @@ pub struct RunSpec {
     pub gpu_enabled: bool,
     /// What it shall have of GPUs.
     pub gpus: Option<Wish>,
+    /// How it is asked whether it is well.
+    pub health: HealthChoice,
+    /// Whether it comes back when it ends.
+    pub restart: RestartChoice,
 }
 
 /// The canonical form: field name to the texts that make its value.
@@ -130,6 +136,9 @@ impl RunSpec {
         } else if let Some(wish) = &self.gpus {
             set("gpus", wish.canonical());
         }
+        set("healthCheck", supervision::health_texts(&self.health));
+        set("restartPolicy", supervision::policy_texts(&self.restart));
+        set("restart", supervision::restart_texts(&self.restart));
         fields
     }
 

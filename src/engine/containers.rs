@@ -7,13 +7,15 @@ use crate::domain::{
     Kind, Result,
     container::Container,
     gpu::{Booking, request::environment},
+    health::{HealthCheck, HealthChoice, Probe},
     ports::Protocol,
     spec::RunSpec,
 };
 use bollard::{
     models::{
-        ContainerCreateBody, DeviceRequest, EndpointSettings, HostConfig, HostConfigLogConfig,
-        Mount, MountType, NetworkingConfig, PortBinding, PortMap,
+        ContainerCreateBody, DeviceRequest, EndpointSettings, HealthConfig, HostConfig,
+        HostConfigLogConfig, Mount, MountType, NetworkingConfig, PortBinding, PortMap,
+        RestartPolicy, RestartPolicyNameEnum,
     },
     query_parameters::{
         CreateContainerOptions, InspectContainerOptions, ListContainersOptions,
@@ -216,6 +218,7 @@ fn body(new: &NewContainer<'_>) -> ContainerCreateBody {
         labels: Some(new.labels.clone()),
         exposed_ports: Some(bindings.keys().cloned().collect()),
         stop_timeout: i64::try_from(spec.stop_timeout.as_secs()).ok(),
+        healthcheck: health(&spec.health),
         host_config: Some(HostConfig {
             port_bindings: Some(bindings),
             network_mode: Some(new.network.to_owned()),
@@ -232,6 +235,11 @@ fn body(new: &NewContainer<'_>) -> ContainerCreateBody {
             }),
             device_requests: device_request(new).map(|request| vec![request]),
             pids_limit: (resources.pids > 0).then_some(i64::from(resources.pids)),
+            // Two that restart would undo each other's backoff, and the user's stop.
+            restart_policy: Some(RestartPolicy {
+                name: Some(RestartPolicyNameEnum::NO),
+                ..Default::default()
+            }),
             ..Default::default()
         }),
         networking_config: Some(NetworkingConfig {
@@ -258,6 +266,33 @@ fn mounts(new: &NewContainer<'_>) -> Vec<Mount> {
         ..Default::default()
     });
     keeps.chain(assets).collect()
+}
+
+/// The engine runs a command by itself, and ends one that takes too long; what is
+/// asked from outside must not be asked by it too.
+fn health(choice: &HealthChoice) -> Option<HealthConfig> {
+    let (test, timing) = match choice {
+        HealthChoice::Image => return None,
+        HealthChoice::Check(HealthCheck { probe: Probe::Exec { command }, timing }) => {
+            (std::iter::once("CMD".to_owned()).chain(command.iter().cloned()).collect(), timing)
+        }
+        HealthChoice::Off | HealthChoice::Check(_) => {
+            return Some(HealthConfig {
+                test: Some(vec!["NONE".to_owned()]),
+                ..Default::default()
+            });
+        }
+    };
+    let nanos = |time: Duration| i64::try_from(time.as_nanos()).ok();
+    Some(HealthConfig {
+        test: Some(test),
+        interval: nanos(timing.interval),
+        timeout: nanos(timing.timeout),
+        retries: Some(timing.retries.into()),
+        // The engine takes 0 for "as the image says".
+        start_period: nanos(timing.start_period.max(Duration::from_millis(1))),
+        ..Default::default()
+    })
 }
 
 fn exposed(port: u16, protocol: Protocol) -> String {

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::{
-    ContainerInspectResponse, ContainerSummary, EndpointSettings, MountPoint, PortMap,
+    ContainerInspectResponse, ContainerSummary, EndpointSettings, HealthStatusEnum, MountPoint,
+    PortMap,
 };
 use jiff::Timestamp;
 
 use crate::domain::{
     Error, Result,
     container::{Container, Network, Resources, State, Volume, labels},
+    health::{Health, ProbeResult, Status, clipped},
     ports::{Protocol, PublishedPort},
 };
 
@@ -73,8 +75,36 @@ pub(super) fn inspected(answer: ContainerInspectResponse) -> Result<Container> {
         log_driver: log.typ.unwrap_or_default(),
         log_path: answer.log_path.unwrap_or_default(),
         log_files,
+        engine_health: state.health.and_then(|health| checked(health, started_at)),
         labels,
         id,
+    })
+}
+
+/// What the engine's own check says; `None` where there is none.
+fn checked(health: bollard::models::Health, run: Option<Timestamp>) -> Option<Health> {
+    let status = match health.status? {
+        HealthStatusEnum::STARTING => Status::Starting,
+        HealthStatusEnum::HEALTHY => Status::Healthy,
+        HealthStatusEnum::UNHEALTHY => Status::Unhealthy,
+        HealthStatusEnum::EMPTY | HealthStatusEnum::NONE => return None,
+    };
+    let results = health.log.unwrap_or_default().into_iter().filter_map(|result| {
+        let at = time(result.start.as_deref())?;
+        let end = time(result.end.as_deref()).unwrap_or(at);
+        Some(ProbeResult {
+            at,
+            took: end.duration_since(at).try_into().unwrap_or_default(),
+            success: result.exit_code == Some(0),
+            output: clipped(&result.output.unwrap_or_default()),
+        })
+    });
+    Some(Health {
+        run,
+        status,
+        streak: health.failing_streak.and_then(|streak| streak.try_into().ok()).unwrap_or(0),
+        since: None,
+        results: results.collect(),
     })
 }
 
@@ -118,6 +148,7 @@ pub(super) fn summarised(row: ContainerSummary) -> Option<Container> {
         log_driver: String::new(),
         log_path: String::new(),
         log_files: None,
+        engine_health: None,
         labels,
     })
 }
@@ -154,6 +185,7 @@ pub(super) fn started(
         log_driver: String::new(),
         log_path: String::new(),
         log_files: None,
+        engine_health: None,
         labels,
     }
 }

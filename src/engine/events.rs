@@ -21,6 +21,8 @@ pub enum Event {
     Died(Box<Death>),
     /// A container is short of memory, and may die of it.
     OutOfMemory(String),
+    /// A container was stopped, and did not end by itself; ask for it.
+    Stopped(String),
     /// A container is gone.
     Gone(String),
     /// Image names may mean other content than before.
@@ -106,6 +108,7 @@ fn container(action: &str, id: String) -> Option<Event> {
     match action.split(':').next().unwrap_or_default() {
         "destroy" => Some(Event::Gone(id)),
         "oom" => Some(Event::OutOfMemory(id)),
+        "stop" => Some(Event::Stopped(id)),
         "exec_create" | "exec_start" | "exec_die" | "exec_detach" | "attach" | "detach" | "top"
         | "resize" | "copy" | "archive-path" | "extract-to-dir" | "export" | "commit" => None,
         _ => Some(Event::Container(id)),
@@ -119,7 +122,9 @@ mod tests {
     #[test]
     fn health_checks_do_not_wake_us_and_ends_do() {
         assert_eq!(container("exec_start: true", "a".into()), None);
-        assert_eq!(container("stop", "a".into()), Some(Event::Container("a".into())));
+        assert_eq!(container("stop", "a".into()), Some(Event::Stopped("a".into())));
+        let changed = Some(Event::Container("a".into()));
+        assert_eq!(container("health_status: unhealthy", "a".into()), changed);
         assert_eq!(container("destroy", "a".into()), Some(Event::Gone("a".into())));
     }
 

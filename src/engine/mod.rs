@@ -12,6 +12,7 @@ pub mod builds;
 mod containers;
 pub mod context;
 mod convert;
+mod endings;
 mod errors;
 mod events;
 mod images;
@@ -22,6 +23,7 @@ mod own;
 mod volumes;
 
 pub use containers::{GpuAccess, LogFilesLimit, NewContainer};
+pub use endings::Ending;
 pub use errors::{ENGINE_UNREACHABLE, PORT_IN_USE, conflicting_port};
 pub use events::{Death, Event};
 pub use images::{Credential, ListedImage, LocalImage, PullStep, Pushed, Pushing, Removed};

@@ -74,16 +74,17 @@ impl ContainerService for Service {
         request: Request<pb::GetContainerRequest>,
     ) -> Answer<pb::GetContainerResponse> {
         let pb::GetContainerRequest { id, name, hash } = request.into_inner();
-        let (found, history) = self.0.get(&Selector { id, name, hash }).await?;
-        let history = history.into_iter().map(|event| pb::ContainerEvent {
+        let found = self.0.get(&Selector { id, name, hash }).await?;
+        let history = found.history.into_iter().map(|event| pb::ContainerEvent {
             at: Some(timestamp(event.at)),
             action: event.what.kind().word().to_owned(),
             detail: event.what.detail(),
         });
         Ok(Response::new(pb::GetContainerResponse {
-            container: Some(container(&found, &self.0)),
+            container: Some(container(&found.container, &self.0)),
             history: history.collect(),
-            log: super::logs::status(&found.id, &self.0),
+            log: super::logs::status(&found.container.id, &self.0),
+            probes: found.probes.into_iter().map(Into::into).collect(),
         }))
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::pb;
+use super::{pb, supervision};
 use crate::{
     app::{self, list, run},
     domain::{
@@ -42,6 +42,7 @@ impl From<pb::RunContainerRequest> for RunRequest {
             pb::PullPolicy::Always => PullPolicy::Always,
             pb::PullPolicy::Never => PullPolicy::Never,
         };
+        let restart_policy = request.restart_policy();
         Self {
             image: request.image,
             names: request.names,
@@ -68,6 +69,9 @@ impl From<pb::RunContainerRequest> for RunRequest {
             gpu_enabled: request.capabilities.is_some_and(|capabilities| capabilities.gpu_enabled),
             cuda_off,
             gpus: request.gpus.map(super::gpus::wish),
+            health: request.health_check.map(Into::into),
+            restart_policy: supervision::policy(restart_policy),
+            restart: request.restart.map(Into::into).unwrap_or_default(),
         }
     }
 }
@@ -272,5 +276,7 @@ pub(super) fn container(container: &Container, app: &app::App) -> pb::Container 
         exit_code: container.exit_code,
         oom_killed: container.oom_killed,
         gpus,
+        health: app.health_of(container).map(Into::into),
+        restart: app.is_ours(container).then(|| supervision::restart(container, app)),
     }
 }

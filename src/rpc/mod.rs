@@ -20,6 +20,7 @@ mod logs;
 mod node;
 pub mod pb;
 mod status;
+mod supervision;
 mod tokens;
 pub mod unread;
 

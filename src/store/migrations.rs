@@ -87,6 +87,16 @@ pub(super) const RECORDS: &[&str] = &[
         last_used_at TEXT NOT NULL      -- RFC 3339
     ) STRICT;
 ",
+    "
+    -- what is remembered for restarts, JSON; '' is nothing
+    ALTER TABLE containers ADD COLUMN restart TEXT NOT NULL DEFAULT '';
+    -- what ended before nobody asked to have back
+    INSERT INTO meta VALUES ('supervised_since', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'));
+    CREATE TABLE health (
+        container_id TEXT PRIMARY KEY,
+        health TEXT NOT NULL            -- JSON
+    ) STRICT;
+",
 ];
 
 /// Brings a schema up to date, in one transaction a step. The version is kept in

@@ -14,6 +14,7 @@ use crate::domain::{Error, Kind, Result};
 mod assets;
 mod events;
 mod files;
+mod health;
 mod keeps;
 pub mod logs;
 mod migrations;

@@ -6,10 +6,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::Store;
-use crate::domain::{Result, event::Event, spec::Canonical};
+use crate::domain::{Result, event::Event, restart::Supervised, spec::Canonical};
 
 /// What is kept of one container that we made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,9 @@ pub struct Record {
     /// It shall run; false after a stop that somebody asked for.
     pub wanted: bool,
 }
+
+/// The columns of a record, in their order.
+const COLUMNS: &str = "key, name, container_id, spec_hash, spec, ports, wanted";
 
 /// Which container the record of each identity is of, in memory.
 #[derive(Debug, Default)]
@@ -62,21 +65,66 @@ impl Store {
     /// All records.
     pub async fn records(&self) -> Result<Vec<Record>> {
         self.run(|db| {
-            db.prepare(
-                "SELECT key, name, container_id, spec_hash, spec, ports, wanted FROM containers",
-            )?
-            .query_map([], record)?
-            .collect()
+            db.prepare(&format!("SELECT {COLUMNS} FROM containers"))?
+                .query_map([], record)?
+                .collect()
         })
         .await
     }
 
-    /// Writes a record and what happened in one transaction.
+    /// The record of one identity.
+    pub async fn find_record(&self, key: &str) -> Result<Option<Record>> {
+        let key = key.to_owned();
+        self.run(move |db| {
+            db.prepare_cached(&format!("SELECT {COLUMNS} FROM containers WHERE key = ?1"))?
+                .query_row([key], record)
+                .optional()
+        })
+        .await
+    }
+
+    /// What is remembered for restarts, by identity, and since when that is done.
+    pub async fn supervised(&self) -> Result<(HashMap<String, Supervised>, Timestamp)> {
+        self.run(|db| {
+            let mut statement =
+                db.prepare("SELECT key, restart FROM containers WHERE restart <> ''")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, json(row, 1)?)))?;
+            let states = rows.collect::<rusqlite::Result<_>>()?;
+            let since =
+                db.query_row("SELECT value FROM meta WHERE key = 'supervised_since'", [], |row| {
+                    parsed(row, 0)
+                })?;
+            Ok((states, since))
+        })
+        .await
+    }
+
+    /// Writes what is remembered for restarts, and what happened, in one transaction.
+    pub async fn put_supervised(
+        &self,
+        key: &str,
+        state: &Supervised,
+        events: Vec<Event>,
+    ) -> Result<()> {
+        let key = key.to_owned();
+        let text = serde_json::to_string(state).unwrap_or_default();
+        self.with_events(events, move |change, _| {
+            change.execute("UPDATE containers SET restart = ?2 WHERE key = ?1", [key, text])
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Writes a record and what happened in one transaction. What was remembered for
+    /// restarts is forgotten: somebody decided anew.
     pub async fn put_record(&self, record: Record, event: Event) -> Result<()> {
         let (key, id) = (record.key.clone(), record.container_id.clone());
         self.with_events(vec![event], move |change, _| {
             change.execute(
-                "INSERT OR REPLACE INTO containers VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                &format!(
+                    "INSERT OR REPLACE INTO containers ({COLUMNS})
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+                ),
                 params![
                     record.key,
                     record.name,

@@ -14,6 +14,7 @@ mod clients;
 mod events;
 mod faults;
 mod gpus;
+mod health;
 mod images;
 mod in_container;
 mod keeps;

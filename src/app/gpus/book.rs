@@ -119,17 +119,35 @@ impl App {
         let Some(wish) = spec.gpus.as_ref().filter(|_| !had.is_empty()) else {
             return Ok(Some(self.keep(&[])));
         };
+        Ok(self.book_same(&spec.engine_name(), &had, wish).await)
+    }
+
+    /// The same for a restart, which knows only what the container has.
+    pub(in crate::app) async fn book_as_before(&self, existing: &Container) -> Option<Booked<'_>> {
+        let had = label::read(existing);
+        let Some(first) = had.first() else { return Some(self.keep(&[])) };
+        let wish = Wish {
+            which: Which::All,
+            memory_mb: first.memory_mb,
+            compute: first.compute,
+            exclusive: first.exclusive,
+            profile: String::new(),
+            spread: false,
+        };
+        self.book_same(existing.plain_name(), &had, &wish).await
+    }
+
+    async fn book_same(&self, name: &str, had: &[Booking], wish: &Wish) -> Option<Booked<'_>> {
         let node = self.gpus.look().await;
-        let name = spec.engine_name();
         let ids = had.iter().map(|booking| booking.device.clone()).collect();
         let same = Wish { which: Which::Ids(ids), ..wish.clone() };
         let mut reserved = self.gpus_reserved.lock();
-        let others = self.others(&reserved.1, &name);
-        let Ok(gpus) = place(&same, &name, &node, &others, &[]) else { return Ok(None) };
+        let others = self.others(&reserved.1, name);
+        let gpus = place(&same, name, &node, &others, &[]).ok()?;
         let number = push(&mut reserved, gpus.iter());
         drop(reserved);
         let access = GpuAccess::default();
-        Ok(Some(Booked { reserved: &self.gpus_reserved, number, gpus, access }))
+        Some(Booked { reserved: &self.gpus_reserved, number, gpus, access })
     }
 
     /// What everybody else has; the names of a run are locked, so its own is known.

@@ -152,6 +152,11 @@ impl Logs {
         Some(LogStatus { origin: standing.origin, source, error: standing.error })
     }
 
+    /// True when all that a container wrote before it ended is collected.
+    pub(super) fn is_complete(&self, id: &str) -> bool {
+        self.known(id).is_some_and(|source| source.complete)
+    }
+
     fn known(&self, id: &str) -> Option<Arc<Source>> {
         self.store.sources().into_iter().find(|source| source.about.container_id == id)
     }

@@ -26,6 +26,7 @@ fn container(id: &str, name: &str, state: State) -> Container {
         log_driver: String::new(),
         log_path: String::new(),
         log_files: None,
+        engine_health: None,
     }
 }
 

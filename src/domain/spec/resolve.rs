@@ -16,7 +16,11 @@ use crate::domain::{
     image::ImageRef,
     keep::{self, Keep},
     ports::{PortSpec, Protocol},
-    spec::{DEFAULT_STOP_TIMEOUT, PullPolicy, RunSpec},
+    restart,
+    spec::{
+        DEFAULT_STOP_TIMEOUT, PullPolicy, RunSpec,
+        supervision::{self, RawDuration, RawHealthCheck, RawRestart},
+    },
 };
 
 const MAX_NAMES: usize = 16;
@@ -81,11 +85,17 @@ pub struct RunRequest {
     /// Processes.
     pub pids: i64,
     /// Stop timeout; `Err` is why it is no duration.
-    pub stop_timeout: Option<Result<Duration, String>>,
+    pub stop_timeout: RawDuration,
     /// Pull policy.
     pub pull_policy: PullPolicy,
     /// Keeps: path, and whether it is read-only.
     pub keeps: Vec<(String, bool)>,
+    /// Health check.
+    pub health: Option<RawHealthCheck>,
+    /// Restart policy.
+    pub restart_policy: Option<restart::Policy>,
+    /// Options of restarts.
+    pub restart: RawRestart,
     /// Assets.
     pub assets: Vec<Given>,
     /// The older way to ask for all GPUs.
@@ -98,21 +108,21 @@ pub struct RunRequest {
 
 /// Collects what is wrong.
 #[derive(Default)]
-struct Wrong(Vec<FieldViolation>);
+pub(super) struct Wrong(Vec<FieldViolation>);
 
 impl Wrong {
-    fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+    pub(super) fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
         let (field, description) = (field.into(), description.into());
         self.0.push(FieldViolation { field, description });
     }
 
-    fn too_many(&mut self, field: &str, have: usize, most: usize) {
+    pub(super) fn too_many(&mut self, field: &str, have: usize, most: usize) {
         if have > most {
             self.add(field, format!("{have} entries are too many; at most {most}"));
         }
     }
 
-    fn no_nul(&mut self, field: impl Into<String>, text: &str) {
+    pub(super) fn no_nul(&mut self, field: impl Into<String>, text: &str) {
         if text.contains('\0') {
             self.add(field, "contains a NUL byte; remove it");
         }
@@ -173,6 +183,9 @@ pub(super) fn resolve(request: RunRequest, defaults: &Defaults) -> Result<RunSpe
             DEFAULT_STOP_TIMEOUT
         }
     };
+    let health = supervision::health(request.health, &mut wrong);
+    let restart_choice =
+        supervision::restart(request.restart_policy, request.restart, &health, &mut wrong);
 
     let gpu_enabled = request.gpu_enabled && request.gpus.is_none();
     let gpus = match request.gpus {
@@ -202,6 +215,8 @@ pub(super) fn resolve(request: RunRequest, defaults: &Defaults) -> Result<RunSpe
         pull_policy: request.pull_policy,
         gpu_enabled,
         gpus,
+        health,
+        restart: restart_choice,
     })
 }
 

@@ -3,7 +3,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{Kind, asset::Given};
+use crate::domain::{Kind, asset::Given, restart::Policy};
+
+fn tcp(port: i64) -> RawHealthCheck {
+    RawHealthCheck { probe: Some(RawProbe::Tcp(port)), ..RawHealthCheck::default() }
+}
 
 fn defaults() -> Defaults {
     Defaults {
@@ -131,8 +135,14 @@ fn defaults_written_out_change_nothing() {
 fn every_field_that_matters_changes_the_hash_and_is_named() {
     let old = RunSpec::resolve(full(), &defaults()).expect("valid");
     type Change = fn(&mut RunRequest);
-    let changes: [(&str, Change); 15] = [
+    let changes: [(&str, Change); 19] = [
         ("assets", |r| r.assets = vec![asset("A", "https://host.example/a")]),
+        ("healthCheck", |r| r.health = Some(tcp(80))),
+        ("healthCheck", |r| {
+            r.health = Some(RawHealthCheck { disabled: true, ..RawHealthCheck::default() });
+        }),
+        ("restartPolicy", |r| r.restart_policy = Some(Policy::OnFailure)),
+        ("restart", |r| r.restart.max_restarts = Some(3)),
         ("keeps", |r| r.keeps = vec![("/data".into(), false)]),
         ("image", |r| r.image = "nginx:1".into()),
         ("names", |r| r.names.truncate(2)),
@@ -288,4 +298,76 @@ fn a_wrong_keep_is_named() {
     let many: Vec<String> = (0..65).map(|at| format!("/{at}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     assert!(refused(&many, &["web"]).contains("at most 64"));
+}
+
+#[test]
+fn health_and_restarts_at_their_default_leave_the_hash_and_explicit_ones_do_not() {
+    let second = |seconds| Some(Ok(Duration::from_secs(seconds)));
+    let restart = RawRestart {
+        max_restarts: Some(10),
+        window: second(1800),
+        min_backoff: second(1),
+        max_backoff: second(300),
+        stable_after: second(60),
+        on_unhealthy: None,
+    };
+    assert_eq!(hash(RunRequest { restart, ..full() }), hash(full()));
+    let written = RawHealthCheck {
+        interval: second(10),
+        timeout: second(5),
+        retries: Some(3),
+        start_period: second(0),
+        ..tcp(80)
+    };
+    let with = |health| hash(RunRequest { health: Some(health), ..full() });
+    assert_eq!(with(written), with(tcp(80)));
+    assert_ne!(with(tcp(80)), hash(full()));
+    let command = |words: &[&str]| RawHealthCheck {
+        probe: Some(RawProbe::Exec(words.iter().map(|word| (*word).to_owned()).collect())),
+        ..RawHealthCheck::default()
+    };
+    let timed = RawHealthCheck { interval: second(1), ..command(&["a"]) };
+    assert_ne!(with(timed), with(command(&["a", "interval", "1000000000"])));
+}
+
+#[test]
+fn a_wrong_health_check_or_restart_is_named() {
+    let second = |seconds| Some(Ok(Duration::from_secs(seconds)));
+    let check = |probe| RawHealthCheck { probe: Some(probe), ..RawHealthCheck::default() };
+    let none = RawHealthCheck::default;
+    for (health, field) in [
+        (none(), "healthCheck"),
+        (check(RawProbe::Exec(Vec::new())), "healthCheck.exec.command"),
+        (check(RawProbe::Http(0, String::new())), "healthCheck.http.port"),
+        (check(RawProbe::Http(80, "x".into())), "healthCheck.http.path"),
+        (check(RawProbe::Http(80, "/ HTTP/1.1\r\nX: y".into())), "healthCheck.http.path"),
+        (tcp(65_536), "healthCheck.tcp.port"),
+        (check(RawProbe::Grpc(-1, String::new())), "healthCheck.grpc.port"),
+        (RawHealthCheck { disabled: true, ..tcp(80) }, "healthCheck.disabled"),
+        (RawHealthCheck { interval: second(0), ..tcp(80) }, "healthCheck.interval"),
+        (RawHealthCheck { timeout: second(0), ..tcp(80) }, "healthCheck.timeout"),
+        (RawHealthCheck { timeout: Some(Err("no".into())), ..tcp(80) }, "healthCheck.timeout"),
+        (RawHealthCheck { retries: Some(0), ..tcp(80) }, "healthCheck.retries"),
+        (RawHealthCheck { start_period: second(3601), ..tcp(80) }, "healthCheck.startPeriod"),
+    ] {
+        let request = RunRequest { health: Some(health), ..full() };
+        let error = RunSpec::resolve(request, &defaults()).expect_err(field);
+        assert_eq!(error.violations()[0].field, field);
+    }
+    let off = RawHealthCheck { disabled: true, ..none() };
+    for (restart, field) in [
+        (RawRestart { max_restarts: Some(0), ..RawRestart::default() }, "restart.maxRestarts"),
+        (RawRestart { window: second(0), ..RawRestart::default() }, "restart.window"),
+        (RawRestart { min_backoff: second(0), ..RawRestart::default() }, "restart.minBackoff"),
+        (
+            RawRestart { min_backoff: second(10), max_backoff: second(9), ..RawRestart::default() },
+            "restart.maxBackoff",
+        ),
+        (RawRestart { stable_after: second(0), ..RawRestart::default() }, "restart.stableAfter"),
+        (RawRestart { on_unhealthy: Some(true), ..RawRestart::default() }, "restart.onUnhealthy"),
+    ] {
+        let request = RunRequest { restart, health: Some(off.clone()), ..full() };
+        let error = RunSpec::resolve(request, &defaults()).expect_err(field);
+        assert_eq!(error.violations()[0].field, field);
+    }
 }

@@ -31,6 +31,7 @@ fn container(started: Option<i64>, ended: Option<i64>) -> Container {
         log_driver: String::new(),
         log_path: String::new(),
         log_files: None,
+        engine_health: None,
     }
 }
 

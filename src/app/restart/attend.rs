@@ -1,0 +1,299 @@
+//! Attends to one container: decides, writes it down, and does it.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+
+use super::has_ended;
+use crate::{
+    app::{App, events, recover},
+    domain::{
+        Error, Kind, Result,
+        container::{Container, State},
+        event::{Event, Subject, What},
+        health::{Status, clipped},
+        restart::{Cause, LAST_LINES, Phase, Policy, Rules, Supervised, Verdict},
+    },
+    engine::Ending,
+    store::Record,
+};
+
+/// How long the last lines of a log are waited for, and how often is looked.
+const LINES_WITHIN: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// One container, seen under the locks of its names.
+struct Case<'a> {
+    app: &'a Arc<App>,
+    container: Container,
+    record: Record,
+    rules: Rules,
+    state: Supervised,
+    now: Timestamp,
+}
+
+impl App {
+    /// Attends to a container; answers after how long it must be attended to again.
+    pub(super) async fn attend(self: &Arc<Self>, id: &str) -> Result<Option<Duration>> {
+        let Some(seen) = self.view.get(id).filter(|seen| self.is_ours(seen)) else {
+            self.restarts.stopped().remove(id);
+            return Ok(None);
+        };
+        let names = vec![format!("name:{}", seen.name()), seen.key().to_owned()];
+        let _guards = self.locks.take(names).await;
+        self.view.require_synced()?;
+        let stopped = self.restarts.stopped().remove(id).is_some();
+        // Whoever held the locks may have changed everything.
+        let Some(container) = self.refresh(id).await? else { return Ok(None) };
+        let record = self.store.find_record(container.key()).await?;
+        let Some(record) = record.filter(|record| record.container_id == id) else {
+            return Ok(None);
+        };
+        if recover::is_leftover(&container) {
+            return Ok(None);
+        }
+        let mut case = Case {
+            app: self,
+            rules: self.restart_rules(&container),
+            state: self.restarts.get(&record.key).unwrap_or_default(),
+            now: Timestamp::now(),
+            container,
+            record,
+        };
+        let done = match case.container.state {
+            State::Running | State::Paused => case.runs().await,
+            _ if has_ended(&case.container) => case.ended(stopped).await,
+            _ => Ok(None),
+        };
+        if stopped && done.is_err() {
+            // It is still to be taken into account.
+            self.restarts.stopped().insert(id.to_owned(), true);
+        }
+        done
+    }
+}
+
+impl Case<'_> {
+    async fn runs(&mut self) -> Result<Option<Duration>> {
+        let (rules, run) = (self.rules, self.container.started_at);
+        if !self.record.wanted {
+            // A start on the engine is a wish as good as ours.
+            self.record.wanted = true;
+            return self.decided(What::Started).await;
+        }
+        let anew = self.state.run != run;
+        match &self.state.phase {
+            // We were killed between the start and writing it down.
+            Phase::BackingOff { .. } if anew && self.due() == Some(Duration::ZERO) => {
+                self.state.tried(&rules, self.now);
+                let restarted = self.restarted();
+                self.state.runs(run);
+                self.write(vec![restarted]).await?;
+            }
+            Phase::BackingOff { .. } | Phase::GaveUp { .. } if anew => {
+                return self.decided(What::Started).await;
+            }
+            // We were killed between writing it down and the stop.
+            Phase::BackingOff { for_health: true, .. } => return self.stop_for_health().await,
+            Phase::BackingOff { .. } => return Ok(self.due()),
+            Phase::Watching | Phase::GaveUp { .. } => {}
+        }
+        let ill = self.app.health_of(&self.container).map(|health| health.status);
+        let watching = self.state.phase == Phase::Watching;
+        if ill == Some(Status::Healthy) && !watching {
+            self.state.runs(run);
+            self.write(Vec::new()).await?;
+        }
+        if ill == Some(Status::Unhealthy)
+            && watching
+            && rules.on_unhealthy
+            && rules.policy != Policy::Never
+            && self.container.state == State::Running
+        {
+            self.state.run = run;
+            let ran = self.ran(Some(self.now));
+            return match self.judge(&Cause::Unhealthy, ran).await? {
+                Verdict::BackOff(_) => self.stop_for_health().await,
+                Verdict::Rest | Verdict::GiveUp => Ok(None),
+            };
+        }
+        Ok(None)
+    }
+
+    /// The wait goes on from when it was decided, however long the stop takes.
+    async fn stop_for_health(&mut self) -> Result<Option<Duration>> {
+        self.app.engine.stop(&self.container.id).await?;
+        if let Some(now) = self.app.refresh(&self.container.id).await? {
+            self.state.end = now.finished_at;
+            self.write(Vec::new()).await?;
+        }
+        self.now = Timestamp::now();
+        Ok(self.due())
+    }
+
+    async fn ended(&mut self, stopped: bool) -> Result<Option<Duration>> {
+        // An engine that was killed does not know when its containers ended; each run
+        // ends once, so its beginning tells one end from another as well.
+        let end = self.container.finished_at.or(self.container.started_at);
+        let Some(end) = end.filter(|end| *end > self.app.restarts.since) else {
+            return Ok(None);
+        };
+        if !self.record.wanted {
+            return Ok(None);
+        }
+        let for_health = matches!(self.state.phase, Phase::BackingOff { for_health: true, .. });
+        if stopped && !for_health {
+            return self.stopped_by_hand().await;
+        }
+        match self.due() {
+            Some(wait) if !wait.is_zero() => return Ok(Some(wait)),
+            None if self.state.end == Some(end) => return Ok(None),
+            Some(_) | None => {}
+        }
+        // What ended while we looked on ended by itself, unless we are told otherwise
+        // in a moment; before a start we make sure.
+        let synced_at = self.app.view.freshness().synced_at;
+        let unseen = synced_at.is_some_and(|synced| synced > end);
+        let (due, id) = (self.due().is_some(), &self.container.id);
+        let told = match !for_health && (due || unseen) {
+            true => self.app.engine.ending(id, end).await?,
+            false => Ending::Died,
+        };
+        if told == Ending::Stopped {
+            return self.stopped_by_hand().await;
+        }
+        if due {
+            return self.start().await;
+        }
+        let code = self.container.exit_code.unwrap_or(0);
+        let cause = match self.container.oom_killed {
+            true => Cause::OutOfMemory(code),
+            false if told == Ending::Forgotten => Cause::EngineEnded,
+            false => Cause::Exited(code),
+        };
+        let ran = self.ran(Some(end));
+        (self.state.run, self.state.end) = (self.container.started_at, Some(end));
+        self.judge(&cause, ran).await?;
+        Ok(self.due())
+    }
+
+    /// Decides what comes of a cause, and writes it down.
+    async fn judge(&mut self, cause: &Cause, ran: Duration) -> Result<Verdict> {
+        let verdict = self.state.ended(&self.rules, cause, ran, self.now, chance());
+        let attempt = self.state.attempts.saturating_add(1);
+        let what = match &mut self.state.phase {
+            Phase::Watching => None,
+            Phase::BackingOff { next_try_at: next_try, reason, .. } => {
+                let (next_try, reason) = (*next_try, reason.clone());
+                Some(What::BackingOff { attempt, next_try, reason })
+            }
+            Phase::GaveUp { reason, log } => {
+                *log = last_lines(self.app, &self.container).await;
+                tracing::warn!(name = self.record.name, reason, "gave a container up");
+                Some(What::GaveUp {
+                    reason: reason.clone(),
+                    exit_code: self.container.exit_code,
+                    oom_killed: self.container.oom_killed,
+                    last_lines: log.clone(),
+                })
+            }
+        };
+        let told = what.map(|what| self.event(what));
+        self.write(told.into_iter().collect()).await?;
+        Ok(verdict)
+    }
+
+    async fn start(&mut self) -> Result<Option<Duration>> {
+        self.state.tried(&self.rules, self.now);
+        let attempt = self.state.attempts;
+        let app = self.app;
+        let booked = app.book_as_before(&self.container).await;
+        let started = match &booked {
+            Some(_) => app.engine.start(&self.container.id).await,
+            None => Err(Error::precondition("GPUS_TAKEN", "others have its GPUs now")),
+        };
+        match started {
+            Ok(()) => {
+                let now = self.app.refresh(&self.container.id).await?;
+                let restarted = self.restarted();
+                self.state.runs(now.and_then(|now| now.started_at));
+                tracing::info!(name = self.record.name, attempt, "restarted a container");
+                self.write(vec![restarted]).await?;
+                Ok(None)
+            }
+            // The engine is away; that says nothing about the container.
+            Err(error) if error.kind() == Kind::Unavailable => Err(error),
+            Err(error) => {
+                let cause = Cause::DoesNotStart(clipped(error.message()));
+                // The engine may count the try as an end of its own.
+                let now = self.app.refresh(&self.container.id).await?;
+                self.state.end = now.and_then(|now| now.finished_at);
+                self.now = Timestamp::now();
+                self.judge(&cause, Duration::ZERO).await?;
+                Ok(self.due())
+            }
+        }
+    }
+
+    /// Somebody stopped it on the engine, as by `docker stop`.
+    async fn stopped_by_hand(&mut self) -> Result<Option<Duration>> {
+        self.record.wanted = false;
+        self.decided(What::Stopped).await
+    }
+
+    /// Writes down what somebody else decided; all that was remembered is void.
+    async fn decided(&mut self, what: What) -> Result<Option<Duration>> {
+        self.app.put_record(self.record.clone(), self.event(what)).await?;
+        self.app.view.touch(&self.container.id);
+        Ok(None)
+    }
+
+    fn event(&self, what: What) -> Event {
+        events::now(Subject::container(&self.container), what)
+    }
+
+    /// The event of a try that was made because of what the state still says.
+    fn restarted(&self) -> Event {
+        let reason = match &self.state.phase {
+            Phase::BackingOff { reason, .. } | Phase::GaveUp { reason, .. } => reason.clone(),
+            Phase::Watching => String::new(),
+        };
+        self.event(What::Restarted { attempt: self.state.attempts, reason })
+    }
+
+    async fn write(&mut self, told: Vec<Event>) -> Result<()> {
+        self.app.store.put_supervised(&self.record.key, &self.state, told).await?;
+        self.app.restarts.set(&self.record.key, self.state.clone());
+        self.app.view.touch(&self.container.id);
+        Ok(())
+    }
+
+    fn due(&self) -> Option<Duration> {
+        self.state.due_in(&self.rules, self.now)
+    }
+
+    /// How long it ran, until then.
+    fn ran(&self, end: Option<Timestamp>) -> Duration {
+        let ran = end.zip(self.container.started_at).map(|(end, start)| end.duration_since(start));
+        ran.and_then(|ran| ran.try_into().ok()).unwrap_or_default()
+    }
+}
+
+/// The last lines of a log, once all of it is collected, or nearly.
+async fn last_lines(app: &App, container: &Container) -> Vec<String> {
+    let collected = async {
+        let mut ticks = tokio::time::interval(LOOK);
+        while has_ended(container) && !app.logs.is_complete(&container.id) {
+            ticks.tick().await;
+        }
+    };
+    let _ = tokio::time::timeout(LINES_WITHIN, collected).await;
+    let text = app.last_lines(&container.id, LAST_LINES).await.unwrap_or_default();
+    text.lines().map(clipped).collect()
+}
+
+/// A number from 0 to 1.
+fn chance() -> f64 {
+    // Without randomness, containers come back together; nothing worse.
+    getrandom::u32().map_or(0.0, |chance| f64::from(chance) / f64::from(u32::MAX))
+}

@@ -1,0 +1,76 @@
+//! How runs of containers ended, from the past events that the engine still has.
+
+use std::collections::HashMap;
+
+use bollard::query_parameters::{EventsOptions, InspectNetworkOptions};
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+
+use super::Engine;
+use crate::domain::{Kind, Result};
+
+/// How a run of a container ended, as far as the engine remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Somebody asked for it.
+    Stopped,
+    /// By itself, or by a signal.
+    Died,
+    /// Not known: the engine was started since, or has much to remember.
+    Forgotten,
+}
+
+impl Engine {
+    /// Asks how the run of a container ended that ended then.
+    pub async fn ending(&self, id: &str, end: Timestamp) -> Result<Ending> {
+        let docker = self.docker().await?;
+        let filters = HashMap::from([
+            ("container".to_owned(), vec![id.to_owned()]),
+            ("event".to_owned(), vec!["die".to_owned(), "stop".to_owned()]),
+        ]);
+        // What an engine ends as it starts, it tells as stopped.
+        let begin = end.max(self.began().await?.unwrap_or(end)).as_nanosecond();
+        let info = self.within(self.timeout, docker.info()).await?;
+        let now = info.system_time.and_then(|time| time.parse::<Timestamp>().ok());
+        // By the engine's clock. Without an end the answer would be a stream.
+        let until = now.unwrap_or_else(Timestamp::now);
+        let options = EventsOptions {
+            since: Some((end.as_second() - 1).to_string()),
+            until: Some(format!("{}.{:09}", until.as_second(), until.subsec_nanosecond())),
+            filters: Some(filters),
+        };
+        let mut ending = Ending::Forgotten;
+        let told = async {
+            let mut events = docker.events(Some(options));
+            while let Some(event) = events.next().await {
+                let event = event?;
+                // Seconds are all that can be asked for; it may have been stopped and
+                // started just before.
+                if event.time_nano.is_some_and(|at| i128::from(at) < begin) {
+                    continue;
+                }
+                match event.action.as_deref() {
+                    Some("stop") => ending = Ending::Stopped,
+                    Some("die") if ending == Ending::Forgotten => ending = Ending::Died,
+                    _ => {}
+                }
+            }
+            Ok(())
+        };
+        self.within(self.timeout, told).await?;
+        Ok(ending)
+    }
+
+    /// About when the engine was started: it makes its own bridge anew then, once it
+    /// has ended what still ran. `None` where it has none, and long ago where
+    /// containers outlived it.
+    async fn began(&self) -> Result<Option<Timestamp>> {
+        let docker = self.docker().await?;
+        let question = docker.inspect_network("bridge", None::<InspectNetworkOptions>);
+        match self.within(self.timeout, question).await {
+            Ok(found) => Ok(found.created.and_then(|at| at.parse().ok())),
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Many at once, and anything in any order, with health and restarts on (F12, F22).
+
+use std::collections::BTreeSet;
+
+use proptest::{
+    prelude::*,
+    strategy::ValueTree as _,
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+
+use super::*;
+
+fn watched(request: pb::RunContainerRequest) -> pb::RunContainerRequest {
+    pb::RunContainerRequest {
+        health_check: Some(pb::HealthCheck {
+            probe: Some(pb::health_check::Probe::Exec(pb::ExecProbe {
+                command: vec!["true".into()],
+            })),
+            interval: ms(500),
+            ..Default::default()
+        }),
+        restart_policy: pb::RestartPolicy::Always.into(),
+        restart: quick(100, 200, 1000),
+        ..request
+    }
+}
+
+fn names(service: &Service) -> BTreeSet<String> {
+    let label = format!("label=container-svc.node={}", service.node);
+    let names = docker(&["ps", "-a", "--filter", &label, "--format", "{{.Names}}"]);
+    names.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_runs_of_one_that_keeps_ending_make_one_container() {
+    let service = Service::start().await.synced().await;
+    let name = unique("one");
+    let request = watched(script(&service, &name, "sleep 0.3"));
+    let calls = (0..100).map(|_| run(&service, request.clone()));
+    let answers = futures_util::future::join_all(calls).await;
+    let created = answers.iter().filter(|answer| answer.action() == pb::RunAction::Created);
+    assert_eq!(created.count(), 1);
+    assert!(answers.iter().all(|answer| answer.id == answers[0].id));
+    eventually("it comes back", || did(&service, &name, pb::EventKind::Restarted)).await;
+    assert_eq!(names(&service), BTreeSet::from([name]));
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Run(u8),
+    Stop,
+    Crash,
+}
+
+async fn take(service: &Service, name: &str, step: Step) {
+    match step {
+        Step::Run(version) => {
+            let mut request = watched(service.request(name));
+            request.envs = vec![pb::EnvVar { key: "VERSION".into(), value: version.to_string() }];
+            run(service, request).await;
+        }
+        Step::Stop => {
+            let stop = pb::StopContainerRequest { name: name.to_owned(), ..Default::default() };
+            if let Err(status) = service.grpc().await.stop_container(stop).await {
+                assert_eq!(status.code(), tonic::Code::NotFound, "{status:?}");
+            }
+        }
+        Step::Crash => {
+            docker(&["kill", name]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_interleaving_with_restarts_leaves_one_container_as_last_asked() {
+    let service = Service::start().await.synced().await;
+    let step = prop_oneof![(0..3_u8).prop_map(Step::Run), Just(Step::Stop), Just(Step::Crash)];
+    // What stands together is asked for at once.
+    let steps = prop::collection::vec(prop::collection::vec(step, 1..4), 6);
+    let seed = TestRng::from_seed(RngAlgorithm::ChaCha, &[23; 32]);
+    let mut runner = TestRunner::new_with_rng(Config::default(), seed);
+    for round in 0..4 {
+        let name = unique("any");
+        let groups = steps.new_tree(&mut runner).expect("steps").current();
+        for group in &groups {
+            let all = group.iter().map(|step| take(&service, &name, *step));
+            futures_util::future::join_all(all).await;
+            let mine = names(&service).into_iter().filter(|have| have.starts_with(&name)).count();
+            assert!(mine <= 1, "after {group:?} of {groups:?}");
+        }
+        // The last that is acknowledged holds, and a crash does not undo it.
+        take(&service, &name, Step::Run(7)).await;
+        take(&service, &name, Step::Crash).await;
+        if round % 2 == 0 {
+            eventually("it comes back", || async {
+                did(&service, &name, pb::EventKind::Restarted).await && runs(&service, &name).await
+            })
+            .await;
+            let version = docker(&["inspect", "-f", "{{.Config.Env}}", &name]);
+            assert!(version.contains("VERSION=7"), "{groups:?}: {version}");
+        }
+        take(&service, &name, Step::Stop).await;
+        let end = Timestamp::now() + Duration::from_millis(800);
+        holds_until(end, || async { !runs(&service, &name).await }).await;
+        let remove = format!("/container-svc/container?name={name}");
+        assert_eq!(service.rest("DELETE", &remove, "").await.0, 200, "it is stopped");
+    }
+    assert!(names(&service).is_empty());
+}
