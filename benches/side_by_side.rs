@@ -26,6 +26,8 @@ mod report;
 mod service;
 #[path = "side_by_side/stored.rs"]
 mod stored;
+#[path = "side_by_side/supervise.rs"]
+mod supervise;
 #[path = "side_by_side/texts.rs"]
 mod texts;
 
@@ -72,6 +74,8 @@ struct Plan {
     /// Files of one build context, and bytes of the file of another.
     files: usize,
     file_bytes: u64,
+    /// Containers that are asked each second whether they are well.
+    probed: usize,
 }
 
 const FULL: Plan = Plan {
@@ -92,6 +96,7 @@ const FULL: Plan = Plan {
     followers: 100,
     files: 20_000,
     file_bytes: 1 << 30,
+    probed: 200,
 };
 const QUICK: Plan = Plan {
     runs: 2,
@@ -111,6 +116,7 @@ const QUICK: Plan = Plan {
     followers: 5,
     files: 1_000,
     file_bytes: 16 << 20,
+    probed: 5,
 };
 
 #[tokio::main]
@@ -185,5 +191,7 @@ async fn logs(plan: Plan, raw: &Raw) -> Result<Vec<Row>, Failure> {
     report::say("starting, and looking at the memory\n");
     rows.extend(footprint::idle().await?);
     rows.push(footprint::many(plan, raw).await?);
+    report::say("asking containers whether they are well\n");
+    rows.extend(supervise::probes(plan, raw).await?);
     Ok(rows)
 }
