@@ -75,6 +75,10 @@ pub(super) fn invalid(message: String) -> Status {
 
 /// The message names the field that is wrong.
 fn from_json(descriptor: &MessageDescriptor, body: &[u8]) -> Result<DynamicMessage, Status> {
+    // Also in fields that are not known, which nobody reads.
+    if let Err(error) = std::str::from_utf8(body) {
+        return Err(invalid(format!("the body is no UTF-8: {error}")));
+    }
     tracked(body, |from| {
         DynamicMessage::deserialize_with_options(descriptor.clone(), from, &OPTIONS)
     })
