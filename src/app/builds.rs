@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt as _, stream};
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::{App, images::Credential};
@@ -209,6 +210,7 @@ impl App {
         building: &mut Building,
         events: &Events,
     ) -> Result<String> {
+        let began = Timestamp::now();
         loop {
             match building.next().await {
                 Ok(Some(Next::Event(event))) => tell(events, event).await,
@@ -228,7 +230,7 @@ impl App {
                     if error.reason() == ENGINE_UNREACHABLE
                         && let Some(container) = building.container()
                     {
-                        self.sweep(container.to_owned());
+                        self.sweep(container.to_owned(), began);
                     }
                     return Err(error);
                 }
@@ -237,14 +239,31 @@ impl App {
     }
 
     /// Removes the container of a step, which an engine that was killed kept.
-    fn sweep(self: &Arc<Self>, container: String) {
+    ///
+    /// Its id stands in what the build wrote, so a build could name another's: only
+    /// one that is younger than the build, does not run and is not ours is removed.
+    fn sweep(self: &Arc<Self>, container: String, began: Timestamp) {
         let app = self.clone();
         self.tasks.background("build sweep", async move {
             let until = Instant::now() + SWEEP;
             while Instant::now() < until {
                 // It runs again, and has read what it kept.
-                if app.view.freshness().synced && app.engine.remove(&container).await.is_ok() {
-                    return;
+                if app.view.freshness().synced {
+                    let found = app.engine.inspect(&container).await;
+                    let swept = match found {
+                        Ok(Some(found)) => {
+                            let its = found.id.starts_with(&container)
+                                && found.created_at >= began
+                                && !found.is_running()
+                                && !app.is_ours(&found);
+                            !its || app.engine.remove(&found.id).await.is_ok()
+                        }
+                        Ok(None) => true,
+                        Err(_) => false,
+                    };
+                    if swept {
+                        return;
+                    }
                 }
                 tokio::time::sleep(TELL).await;
             }
@@ -279,6 +298,13 @@ fn choose(spec: &BuildSpec, text: &str) -> Result<Builder> {
         None if needed => Builder::BuildKit,
         None => Builder::Classic,
     };
+    // BuildKit takes a frontend from there too, before it looks at the Dockerfile.
+    if builder == Builder::BuildKit && spec.args.contains_key("BUILDKIT_SYNTAX") {
+        return cannot(
+            "the build argument BUILDKIT_SYNTAX asks for a frontend, which this service does not run; leave it out"
+                .to_owned(),
+        );
+    }
     match dockerfile::syntax(text) {
         // It would be fetched and run with the powers of the builder.
         Some(frontend) if builder == Builder::BuildKit => cannot(format!(

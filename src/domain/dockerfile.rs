@@ -87,9 +87,20 @@ pub fn needs_buildkit(instructions: &[Instruction]) -> bool {
     })
 }
 
-/// The frontend that a `# syntax=` line asks for.
+/// The frontend that a Dockerfile asks for, in any of the ways in which BuildKit
+/// looks for one: a `# syntax=` or `// syntax=` line, also below a `#!` line, or JSON.
+/// Source: `DetectSyntax` in BuildKit's `frontend/dockerfile/parser/directives.go`.
 pub fn syntax(dockerfile: &str) -> Option<&str> {
-    directive(dockerfile, "syntax").filter(|value| !value.is_empty())
+    let text = dockerfile.trim_start_matches('\u{feff}');
+    let below = match text.strip_prefix("#!") {
+        Some(rest) => rest.split_once('\n').map_or("", |(_, below)| below),
+        None => text,
+    };
+    let asked = ["#", "//"].into_iter().find_map(|mark| marked(below, mark, "syntax"));
+    asked.filter(|value| !value.is_empty()).or_else(|| {
+        let json = text.trim_start();
+        json.starts_with('{').then(|| json.lines().next().unwrap_or_default())
+    })
 }
 
 fn escape_of(dockerfile: &str) -> char {
@@ -101,8 +112,11 @@ fn escape_of(dockerfile: &str) -> char {
 
 /// A directive stands in a comment above everything else.
 fn directive<'a>(dockerfile: &'a str, wanted: &str) -> Option<&'a str> {
-    let comments = dockerfile.trim_start_matches('\u{feff}').lines();
-    let comments = comments.map_while(|line| line.trim().strip_prefix('#'));
+    marked(dockerfile.trim_start_matches('\u{feff}'), "#", wanted)
+}
+
+fn marked<'a>(text: &'a str, mark: &str, wanted: &str) -> Option<&'a str> {
+    let comments = text.lines().map_while(|line| line.trim().strip_prefix(mark));
     let mut directives = comments.map_while(|comment| comment.split_once('='));
     let found = directives.find(|(key, _)| key.trim().eq_ignore_ascii_case(wanted));
     found.map(|(_, value)| value.trim())
@@ -139,6 +153,20 @@ mod tests {
 
     fn lines(dockerfile: &str) -> Vec<(usize, String)> {
         instructions(dockerfile).into_iter().map(|found| (found.line, found.text)).collect()
+    }
+
+    #[test]
+    fn no_way_to_ask_for_a_frontend_is_overlooked() {
+        for text in [
+            "# syntax=evil/x\nFROM a",
+            "#!/usr/bin/env x\n#syntax = evil/x\nFROM a",
+            "// syntax=evil/x\nFROM a",
+            "# escape=`\n# Syntax=evil/x\nFROM a",
+        ] {
+            assert_eq!(syntax(text), Some("evil/x"), "{text}");
+        }
+        assert!(syntax(" {\"syntax\":\"evil/x\"}").is_some());
+        assert_eq!(syntax("FROM a\n# syntax=evil/x\n"), None);
     }
 
     #[test]

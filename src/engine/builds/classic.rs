@@ -19,6 +19,7 @@ pub(super) struct Classic {
     /// Nothing came after the head of the step yet.
     fresh: bool,
     container: Option<String>,
+    /// What the stage at hand came to; a further step begins another one.
     image: Option<String>,
 }
 
@@ -57,7 +58,7 @@ impl Classic {
         }
         if let Some(step) = self.step_of(text) {
             self.step = Some(step.clone());
-            (self.fresh, self.container) = (true, None);
+            (self.fresh, self.container, self.image) = (true, None, None);
             return Some(Next::Event(BuildEvent::Step(step)));
         }
         if self.image.is_some() {
@@ -105,7 +106,8 @@ impl Classic {
         if let Some(warning) = text.strip_prefix("[Warning] ") {
             return Some(Next::Event(BuildEvent::Warning(warning.trim().to_owned())));
         }
-        let done = text.starts_with("Successfully built ");
+        let last = self.step.as_ref().is_some_and(|step| step.number == step.total);
+        let done = last && text.starts_with("Successfully built ");
         self.image.clone().filter(|_| done).map(Next::Made)
     }
 
@@ -118,8 +120,7 @@ impl Classic {
             Some(step) => number == step.number + 1 && total == step.total,
             None => number == 1,
         };
-        let done = self.container.is_none() && self.image.is_none();
-        if !due || !done || number > total {
+        if !due || self.container.is_some() || number > total {
             return None;
         }
         let at = usize::try_from(number - 1).ok()?;
@@ -208,6 +209,32 @@ mod tests {
              3 false \"Step 4/3 : fake\"|3 false \"Removing intermediate container 000000000000\\n\"|\
              One or more build-args [BAR] were not consumed|sha256:0b98"
         );
+    }
+
+    #[test]
+    fn each_stage_has_an_image_and_the_last_one_is_the_builds() {
+        let told = read(
+            "FROM a AS x\nFROM b\nRUN y\n",
+            &[
+                "Step 1/3 : FROM a AS x",
+                " ---> 970f85668e83\n",
+                r#"{"aux":{"ID":"sha256:970f"}}"#,
+                "Step 2/3 : FROM b",
+                " ---> 970f85668e84\n",
+                "Step 3/3 : RUN y",
+                " ---> Running in ca5809c1f124\n",
+                "Successfully built 970f85668e83\n",
+                "Removing intermediate container ca5809c1f124\n",
+                " ---> 0b98d1830727\n",
+                r#"{"aux":{"ID":"sha256:0b98"}}"#,
+                "Successfully built 0b98d1830727\n",
+            ],
+        );
+        let steps = |next: &&Next| matches!(next, Next::Event(BuildEvent::Step(_)));
+        assert_eq!(told.iter().filter(steps).count(), 3);
+        assert!(matches!(&told[3], Next::Event(BuildEvent::Log { .. })), "{told:?}");
+        let [.., Next::Made(id)] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((id.as_str(), told.len()), ("sha256:0b98", 5));
     }
 
     #[test]
