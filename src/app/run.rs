@@ -153,7 +153,7 @@ impl App {
         }
         let app = self.clone();
         // A caller that leaves must not leave the work half done.
-        let run = async move { app.run_alone(spec, tell).await };
+        let run = Box::pin(app.run_alone(spec, tell));
         let outcome = self.tasks.to_the_end(run).await?;
         Ok(Outcome { cuda, ..outcome })
     }

@@ -1,6 +1,6 @@
 //! Containers: make, start, stop, rename, remove, inspect, list.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::PoisonError, time::Duration};
 
 use super::{Engine, convert};
 use crate::domain::{
@@ -26,6 +26,8 @@ use bollard::{
 
 /// Name of NVIDIA's runtime and of its driver in the engine.
 const NVIDIA: &str = "nvidia";
+/// How the variable begins that tells NVIDIA's runtime which GPUs to give.
+const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES=";
 /// What the names of NVIDIA's GPUs begin with in their description.
 const CDI_GPU: &str = "nvidia.com/gpu=";
 /// Creating and starting take the engine long on a busy disk: so many times the
@@ -95,6 +97,19 @@ impl Engine {
         })
     }
 
+    /// True when NVIDIA's runtime is the engine's default one.
+    async fn gives_gpus(&self) -> Result<bool> {
+        let known = *self.gives_gpus.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let docker = self.docker().await?;
+        let info = self.within(self.timeout, docker.info()).await?;
+        let gives = info.default_runtime.as_deref() == Some(NVIDIA);
+        *self.gives_gpus.lock().unwrap_or_else(PoisonError::into_inner) = Some(gives);
+        Ok(gives)
+    }
+
     pub(super) fn work_limit(&self) -> Duration {
         self.timeout * WORK_TIMES
     }
@@ -104,7 +119,14 @@ impl Engine {
         let docker = self.docker().await?;
         let options =
             CreateContainerOptions { name: Some(new.name.to_owned()), ..Default::default() };
-        let question = docker.create_container(Some(options), body(&new));
+        let mut body = body(&new);
+        // There, an image or a caller could name GPUs that nobody booked for it.
+        if new.gpus.is_empty() && self.gives_gpus().await? {
+            let envs = body.env.get_or_insert_default();
+            envs.retain(|env| !env.starts_with(VISIBLE));
+            envs.push(format!("{VISIBLE}void"));
+        }
+        let question = docker.create_container(Some(options), body);
         let created = self.within(self.work_limit(), question).await?;
         Ok(created.id)
     }

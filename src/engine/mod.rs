@@ -1,6 +1,10 @@
 //! The only place with bollard: the Docker engine in the words of the domain.
 
-use std::{future::Future, sync::Mutex, time::Duration};
+use std::{
+    future::Future,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use bollard::{ClientVersion, Docker};
 
@@ -56,6 +60,8 @@ pub struct Engine {
     docker: Mutex<Option<Docker>>,
     /// Held while a network is made.
     networks: tokio::sync::Mutex<()>,
+    /// Whether containers that ask for no runtime get NVIDIA's; asked once a connection.
+    gives_gpus: Mutex<Option<bool>>,
 }
 
 impl Engine {
@@ -66,6 +72,7 @@ impl Engine {
             timeout,
             docker: Mutex::default(),
             networks: Default::default(),
+            gives_gpus: Default::default(),
         }
     }
 
@@ -92,6 +99,7 @@ impl Engine {
         let version = self.within(self.timeout, docker.version()).await?;
         let api = docker.client_version();
         self.set(Some(docker));
+        *self.gives_gpus.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(Version {
             version: version.version.unwrap_or_default(),
             api: format!("{}.{}", api.major_version, api.minor_version),

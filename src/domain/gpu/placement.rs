@@ -70,6 +70,8 @@ struct Unit<'a> {
     left: Option<u64>,
     /// Percent that are left.
     compute: u32,
+    /// MiB that are used without a booking.
+    strangers: u64,
     holders: Vec<&'a Booking>,
 }
 
@@ -132,7 +134,9 @@ pub fn place(
     fitting.sort_by_key(|unit| {
         let left = unit.left.unwrap_or(0);
         let room = if wish.spread { u64::MAX - left } else { left };
-        (!keeps(unit), room, unit.device.index)
+        // One for itself is rather one that nobody uses, also nobody without a booking.
+        let strangers = if wish.exclusive { unit.strangers } else { 0 };
+        (!keeps(unit), strangers, room, unit.device.index)
     });
     if !named {
         fitting.truncate(count);
@@ -273,7 +277,8 @@ impl<'a> Unit<'a> {
             held.remove(booking.container_id.as_str()).unwrap_or_default();
             taken = taken.saturating_add(booking.memory_mb.max(used));
         }
-        taken = held.values().fold(taken, |sum, used| sum.saturating_add(*used));
+        let strangers = held.values().fold(0_u64, |sum, used| sum.saturating_add(*used));
+        taken = taken.saturating_add(strangers);
         let computed: u32 = holders.iter().map(|booking| booking.compute.min(100)).sum();
         Self {
             device,
@@ -281,6 +286,7 @@ impl<'a> Unit<'a> {
             capacity,
             left: capacity.map(|capacity| capacity.saturating_sub(taken)),
             compute: 100_u32.saturating_sub(computed),
+            strangers,
             holders,
         }
     }
