@@ -220,7 +220,7 @@ pub(super) fn resolve(request: RunRequest, defaults: &Defaults) -> Result<RunSpe
     })
 }
 
-/// The engine's own rule for names, [a-zA-Z0-9][a-zA-Z0-9_.-]+.
+/// The engine's own rule for names, `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.
 /// True for what a container can be called.
 pub fn is_name(name: &str) -> bool {
     name.len() >= 2
