@@ -42,6 +42,8 @@ impl App {
         let names = vec![format!("name:{}", seen.name()), seen.key().to_owned()];
         let _guards = self.locks.take(names).await;
         self.view.require_synced()?;
+        // A replacement that was cut short stopped its predecessor; that is nobody's wish.
+        self.recover_key(seen.key()).await?;
         let stopped = self.restarts.stopped().remove(id).is_some();
         // Whoever held the locks may have changed everything.
         let Some(container) = self.refresh(id).await? else { return Ok(None) };
