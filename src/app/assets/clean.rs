@@ -22,7 +22,7 @@ use crate::{
 const OFTEN: Duration = Duration::from_secs(5);
 /// How often the last use of what is in use is written.
 const TOUCH: Duration = Duration::from_secs(3600);
-/// How long a part stays that nobody went on with, at least.
+/// How long a part stays that nobody went on with.
 const PARTS: Duration = Duration::from_secs(24 * 3600);
 
 /// Keeps the cache within its limits until the service stops.
@@ -42,12 +42,12 @@ pub async fn clean(app: Arc<App>) {
 }
 
 impl App {
-    async fn clean_assets(&self) -> Result<()> {
+    async fn clean_assets(self: &Arc<Self>) -> Result<()> {
         let (age, most) = (self.settings.assets.max_age, self.settings.assets.max_total_bytes);
         let now = Timestamp::now();
         let files = self.assets.files.clone();
         let there = blocking(move || {
-            files.remove_old_parts(age.max(PARTS))?;
+            files.remove_old_parts(PARTS)?;
             files.list()
         })
         .await?;
@@ -81,11 +81,20 @@ impl App {
         }
         let mut total: u64 = sizes.values().sum();
         unused.sort_by_key(|row| row.last_used_at);
+        // Several URLs may have given one content; the last of them takes it along.
+        let mut owners: HashMap<String, usize> = HashMap::new();
+        for row in &unused {
+            *owners.entry(row.sha256.clone()).or_default() += 1;
+        }
         for row in unused {
             if total <= most && unused_for(&row) < age {
                 continue;
             }
-            if self.drop_content(&row.sha256).await? {
+            let left = owners.entry(row.sha256.clone()).or_default();
+            *left = left.saturating_sub(1);
+            if *left > 0 {
+                self.forget_asset(&row).await?;
+            } else if self.drop_content(&row.sha256).await? {
                 self.forget_asset(&row).await?;
                 total -= sizes.remove(row.sha256.as_str()).unwrap_or(0);
             }
@@ -120,14 +129,17 @@ impl App {
         users
     }
 
-    /// Removes the files of a content, unless a run holds it; says whether it did.
-    pub(super) async fn drop_content(&self, sha256: &str) -> Result<bool> {
+    /// Removes the files of a content, unless a run or a container holds it; says
+    /// whether it did.
+    pub(super) async fn drop_content(self: &Arc<Self>, sha256: &str) -> Result<bool> {
+        let app = self.clone();
         let (files, pins) = (self.assets.files.clone(), self.assets.pins.clone());
         let sha256 = sha256.to_owned();
         blocking(move || {
             // Held until the files are gone: whoever pins it later sees that.
             let pins = pins.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if pins.contains_key(&sha256) {
+            // A run lets go of it only when its container is known to have it.
+            if pins.contains_key(&sha256) || app.asset_users().contains_key(&sha256) {
                 return Ok(false);
             }
             for file in files.list()?.iter().filter(|file| file.sha256 == sha256) {

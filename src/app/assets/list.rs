@@ -1,5 +1,7 @@
 //! Which assets the cache has, and removing one on purpose.
 
+use std::sync::Arc;
+
 use super::{App, StoredAsset};
 use crate::domain::{Error, Result, asset};
 
@@ -29,7 +31,7 @@ impl App {
     }
 
     /// Removes an asset from the cache, never while somebody has it.
-    pub async fn remove_asset(&self, id: &str, url: &str) -> Result<()> {
+    pub async fn remove_asset(self: &Arc<Self>, id: &str, url: &str) -> Result<()> {
         let id = match (id.is_empty(), url.is_empty()) {
             (false, true) => id.to_owned(),
             (true, false) => id_of(url)?,

@@ -195,6 +195,22 @@ impl Assets {
     }
 }
 
+/// A download's place in the list. However it ends, by a panic or a stop too, nobody
+/// finds it there any more, and who waits for it sees that.
+struct Listed {
+    app: Arc<App>,
+    key: Option<String>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            let downloads = &self.app.assets.downloads;
+            downloads.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        }
+    }
+}
+
 impl App {
     /// Makes sure that the files of a spec's assets are in the cache.
     pub(super) async fn ensure_assets(
@@ -296,12 +312,17 @@ impl App {
         downloads.insert(key.clone(), sender.clone());
         drop(downloads);
         let (app, asset) = (self.clone(), asset.clone());
+        let mut listed = Listed { app: app.clone(), key: Some(key.clone()) };
         self.tasks.background("asset", async move {
-            let Some(end) = app.fetch_asset(&asset, &key, &sender).await else { return };
+            let Some(end) = app.fetch_asset(&asset, &key, &sender).await else {
+                // Another one may stand there by now.
+                listed.key.take();
+                return;
+            };
             if let Err(error) = &end {
                 tracing::warn!(?error, url = asset::shown(&asset.url), "an asset is not fetched");
             }
-            app.assets.downloads.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            drop(listed);
             sender.send_modify(|progress| progress.end = Some(end));
         });
         download

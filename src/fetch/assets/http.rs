@@ -246,7 +246,7 @@ fn judge(url: &Url, answer: &Response, part: &mut Part) -> Result<(), Failure> {
                         && from == part.length()
                         && (part.total() == 0 || part.total() == total) =>
                 {
-                    part.check(total).map_err(Failure::Never)
+                    part.resume(total).map_err(Failure::Never)
                 }
                 _ => {
                     part.restart(&Validator::default(), 0).map_err(Failure::Never)?;

@@ -145,7 +145,10 @@ impl AssetFetcher {
         let (mut tries, mut reached) = (0, 0);
         loop {
             let again = match self.once(&source, have, &mut part, tries == 0, tell).await {
-                Ok(None) => return Ok(None),
+                Ok(None) => {
+                    Part::discard(file).await;
+                    return Ok(None);
+                }
                 Ok(Some(whole)) => return whole.finish().await.map(Some),
                 Err(Failure::Never(error)) => {
                     Part::discard(file).await;

@@ -152,6 +152,12 @@ impl Part {
         self.length
     }
 
+    /// Goes on with the rest of a content that has so many bytes.
+    pub(super) fn resume(&mut self, total: u64) -> Result<()> {
+        self.beside.total = total;
+        self.check(total)
+    }
+
     /// How much there will be; 0 is not known.
     pub(super) fn total(&self) -> u64 {
         self.beside.total

@@ -174,3 +174,53 @@ async fn a_service_that_was_killed_goes_on_where_it_was() {
     assert_eq!(source.seen()[1].from(), BREAK);
     assert_eq!(files(&service, "parts"), [""; 0]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rest_that_is_too_short_is_not_taken_for_the_end() {
+    let service = service().await;
+    let file = Arc::new(bytes(LENGTH));
+    let whole = file.clone();
+    // The first answer does not tell how much there is, and breaks.
+    let source = Source::start(move |asked, mut stream| {
+        let file = whole.clone();
+        async move {
+            if asked.before == 0 {
+                let head = "HTTP/1.1 200 OK\r\nETag: \"a\"\r\nTransfer-Encoding: chunked\r\n\r\n";
+                say(&mut stream, format!("{head}{BREAK:x}\r\n").as_bytes()).await;
+                say(&mut stream, &file[..BREAK]).await;
+                return;
+            }
+            let (from, last) = (asked.from(), LENGTH - 1);
+            let head = format!(
+                "HTTP/1.1 206 Partial Content\r\nETag: \"a\"\r\nConnection: close\r\n\
+                 Content-Range: bytes {from}-{last}/{LENGTH}\r\n\r\n"
+            );
+            // And the second one ends early, as if that were its end.
+            let to = if asked.before == 1 { from.midpoint(LENGTH) } else { LENGTH };
+            say(&mut stream, head.as_bytes()).await;
+            say(&mut stream, &file[from..to]).await;
+        }
+    })
+    .await;
+    assert_eq!(fetch(&service, &source).await, sha256(&file));
+    assert_eq!(source.seen().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_stops_does_not_wait_for_a_download() {
+    let mut service = service().await;
+    let source = Source::start(|_, mut stream| async move {
+        say(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nsome").await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let request = with(&service, &unique("asset"), &[asset("A", &source.url("/a"))]);
+    let mut client = service.grpc().await;
+    let (status, ()) = tokio::join!(client.run_container(request), async {
+        eventually("the download has begun", || async { !source.seen().is_empty() }).await;
+        let begin = std::time::Instant::now();
+        service.stop().await;
+        assert!(begin.elapsed() < std::time::Duration::from_secs(5), "{:?}", begin.elapsed());
+    });
+    assert_eq!(status.expect_err("it stopped").code(), tonic::Code::Cancelled);
+}
