@@ -1,6 +1,6 @@
 //! Values as JSON, in the forms of grpc-gateway.
 
-use std::fmt::{Display, LowerExp, Write as _};
+use std::fmt::{Display, Write as _};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, civil};
@@ -32,28 +32,49 @@ pub(super) fn base64(bytes: &[u8], out: &mut String) {
 
 /// A float; the borders of its exponents are those of its own type.
 pub(super) fn single(value: f32, out: &mut String) {
-    let size = value.abs();
-    float(value.into(), (1e-6..1e21).contains(&size), value, out);
+    let near = (1e-6..1e21).contains(&value.abs()) || value == 0.0;
+    let shown = if near { value.to_string() } else { format!("{value:e}") };
+    let shown = even(shown, value.into(), |text| text.parse() == Ok(value));
+    float(value.into(), near, &shown, out);
 }
 
 /// A double.
 pub(super) fn double(value: f64, out: &mut String) {
-    float(value, (1e-6..1e21).contains(&value.abs()), value, out);
+    let near = (1e-6..1e21).contains(&value.abs()) || value == 0.0;
+    let shown = if near { value.to_string() } else { format!("{value:e}") };
+    let shown = even(shown, value, |text| text.parse() == Ok(value));
+    float(value, near, &shown, out);
 }
 
 /// Go switches to an exponent far from one, and has no sign before some.
-fn float(value: f64, near: bool, shown: impl Display + LowerExp, out: &mut String) {
+fn float(value: f64, near: bool, shown: &str, out: &mut String) {
     if value.is_nan() {
         out.push_str("\"NaN\"");
     } else if value.is_infinite() {
         out.push_str(if value > 0.0 { "\"Infinity\"" } else { "\"-Infinity\"" });
-    } else if value == 0.0 || near {
-        plain(shown, out);
+    } else if near || value.abs() < 1.0 {
+        out.push_str(shown);
     } else {
-        let exponent = format!("{shown:e}");
-        let large = value.abs() > 1.0;
-        out.push_str(&if large { exponent.replace('e', "e+") } else { exponent });
+        out.push_str(&shown.replace('e', "e+"));
     }
+}
+
+/// Of two texts that are as short and as near, Rust shows the upper and Go the even one.
+fn even(shown: String, value: f64, is_same: impl Fn(&str) -> bool) -> String {
+    let end = shown.find('e').unwrap_or(shown.len());
+    let last = shown[..end].rfind(|digit| ('1'..='9').contains(&digit));
+    let odd = last.map(|at| (at, shown.as_bytes()[at])).filter(|(_, digit)| digit % 2 == 1);
+    let Some((at, digit)) = odd else { return shown };
+    let mut lower = shown.clone();
+    lower.replace_range(at..=at, &char::from(digit - 1).to_string());
+    let digits = |text: &str| {
+        let mantissa = text.split('e').next().unwrap_or_default();
+        let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+        digits.trim_matches('0').to_owned()
+    };
+    // All digits of the value: a half behind the lower text.
+    let halfway = digits(&format!("{value:.40e}")) == format!("{}5", digits(&lower));
+    if halfway && is_same(&lower) { lower } else { shown }
 }
 
 /// A JSON text.
@@ -158,4 +179,28 @@ pub(super) fn duration(bytes: &[u8], out: &mut String) -> Result<(), Broken> {
     fraction(nanos, out);
     out.push_str("s\"");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_texts_that_are_as_near_the_even_one_is_shown() {
+        for (value, shown) in [
+            (870_140_283_155_574.0 + 0.25, "870140283155574.2"),
+            (870_140_283_155_574.0 + 0.75, "870140283155574.8"),
+            (0.3, "0.3"),
+            (-0.0, "-0"),
+            (1e21, "1e+21"),
+            (1.5e-7, "1.5e-7"),
+        ] {
+            let mut out = String::new();
+            double(value, &mut out);
+            assert_eq!(out, shown);
+        }
+        let mut out = String::new();
+        single(-1_625_396.0 - 0.25, &mut out);
+        assert_eq!(out, "-1625396.2");
+    }
 }
