@@ -282,10 +282,11 @@ class Rest(unittest.TestCase):
         self.bad(400, "assets[0].url", "POST", "/container/stream", run)
 
     def test_builds_are_answered_in_json(self):
-        # They are for later; until then the answer is JSON, and not a crash.
-        answer = call("PUT", "/image", {})
-        self.assertIn(answer.status_code, (404, 405))
-        self.assertEqual(answer.headers["Content-Type"], "application/json")
+        # This server reads no folder of the node, so none of these builds.
+        for path, method in (("/image", "PUT"), ("/image/build", "POST")):
+            answer = call(method, path, {})
+            self.assertEqual(answer.status_code, 400, answer.text)
+            self.assertEqual(answer.headers["Content-Type"], "application/json")
 
     # Bad input.
 

@@ -26,6 +26,15 @@ def tame(path, values):
             values["id"] = f"zz{values['id']}"
         if isinstance(values.get("image"), str) and values["image"]:
             values["image"] = f"127.0.0.1:9/{values['image']}"
+    if isinstance(values.get("run"), dict):
+        values["run"] = tame("/container", values["run"])
+    if path.endswith("/images/prune"):
+        values["dryRun"] = True
+    if path.endswith(("/image", "/image/push")):
+        if isinstance(values.get("name"), str) and values["name"]:
+            values["name"] = f"127.0.0.1:9/{values['name']}"
+        if isinstance(values.get("id"), str):
+            values["id"] = f"zz{values['id']}"
     if path.endswith("/logs/tail"):
         # It would follow for ever.
         values["noFollow"] = "true"
