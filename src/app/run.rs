@@ -1,16 +1,14 @@
 //! RunContainer: make sure that a container of this description runs.
 
-use std::{collections::HashMap, sync::Arc};
+mod tell;
 
-use futures_util::{Stream, stream};
-use tokio::sync::mpsc;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     App,
-    assets::{AssetStep, InPlace},
+    assets::InPlace,
     events,
     gpus::{Booked, CudaChoice},
-    images::PullUpdate,
     ports::{Chosen, Lost},
 };
 use crate::{
@@ -27,6 +25,9 @@ use crate::{
     engine::{NewContainer, PORT_IN_USE},
     store::Record,
 };
+
+pub(super) use tell::Teller;
+pub use tell::{Step, Told};
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,44 +59,6 @@ pub struct Outcome {
     pub cuda: Option<CudaChoice>,
 }
 
-/// What a run is doing.
-#[derive(Debug)]
-pub enum Step {
-    /// The image is fetched.
-    Pulling(Box<PullUpdate>),
-    /// An asset is fetched.
-    Downloading(AssetStep),
-    /// A container is made.
-    Creating,
-    /// A container is started.
-    Starting,
-}
-
-/// What is told about a run.
-#[derive(Debug)]
-pub enum Told {
-    /// It is under way.
-    Step(Step),
-    /// It has ended.
-    Ready(Outcome),
-}
-
-/// Steps that wait for a reader; one that is slower misses some.
-const STEPS: usize = 64;
-
-/// Where a run tells what it does, if somebody wants to know.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Teller(Option<mpsc::Sender<Step>>);
-
-impl Teller {
-    /// Tells a step, unless the reader is behind: a run never waits for who looks on.
-    pub(super) fn tell(&self, step: Step) {
-        if let Some(reader) = &self.0 {
-            let _ = reader.try_send(step);
-        }
-    }
-}
-
 /// What a spec needs before its container can be made.
 #[derive(Debug)]
 pub(super) struct Ready {
@@ -111,34 +74,6 @@ impl App {
     /// Makes sure that a container of this description runs.
     pub async fn run(self: &Arc<Self>, request: RunRequest) -> Result<Outcome> {
         self.run_and_tell(request, Teller::default()).await
-    }
-
-    /// The same, and tells what it does until it is done.
-    pub fn run_stream(
-        self: &Arc<Self>,
-        request: RunRequest,
-    ) -> impl Stream<Item = Result<Told>> + Send + use<> {
-        let (sender, steps) = mpsc::channel(STEPS);
-        let app = self.clone();
-        let run = async move { app.run_and_tell(request, Teller(Some(sender))).await };
-        stream::unfold(Some((steps, Box::pin(run), None)), |state| async move {
-            let (mut steps, mut run, mut end) = state?;
-            loop {
-                let step = tokio::select! {
-                    biased;
-                    step = steps.recv() => step,
-                    ended = &mut run, if end.is_none() => {
-                        end = Some(ended);
-                        continue;
-                    }
-                };
-                return Some(match (step, end) {
-                    (Some(step), end) => (Ok(Told::Step(step)), Some((steps, run, end))),
-                    (None, Some(ended)) => (ended.map(Told::Ready), None),
-                    (None, None) => (run.await.map(Told::Ready), None),
-                });
-            }
-        })
     }
 
     async fn run_and_tell(
