@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     App,
+    gpus::Booked,
     replace::{predecessor, successor},
 };
 use crate::domain::{
@@ -57,8 +58,10 @@ impl App {
         match (current, old) {
             // It has the name; once it started, the predecessor has done its duty.
             (Some(current), Some(old)) => {
+                let waits = current.state == State::Created;
+                let booked = if waits { self.book_again_or_warn(current).await } else { None };
                 let starts =
-                    current.state != State::Created || self.engine.start(&current.id).await.is_ok();
+                    !waits || (booked.is_some() && self.engine.start(&current.id).await.is_ok());
                 if starts {
                     self.refresh(&current.id).await?;
                     self.discard(&old.id).await;
@@ -70,7 +73,10 @@ impl App {
             (None, Some(old)) => self.bring_back(old, &name).await?,
             // Stopped for its successor, which is gone now.
             (Some(current), None) if !current.is_running() && self.is_wanted(key).await? => {
-                self.engine.start(&current.id).await?;
+                let booked = self.book_again_or_warn(current).await;
+                if booked.is_some() {
+                    self.engine.start(&current.id).await?;
+                }
                 self.refresh(&current.id).await?;
             }
             (Some(_) | None, None) => {}
@@ -80,10 +86,26 @@ impl App {
 
     async fn bring_back(&self, old: &Container, name: &str) -> Result<()> {
         self.engine.rename(&old.id, name).await?;
+        let mut booked = None;
         if self.is_wanted(old.key()).await? {
+            booked = self.book_again_or_warn(old).await;
+        }
+        if booked.is_some() {
             self.engine.start(&old.id).await?;
         }
         self.refresh(&old.id).await.map(drop)
+    }
+
+    /// The GPUs that a container had, for a start that no run asked for. `None` when
+    /// others have them now: then it stays stopped, and its restart policy or the next
+    /// run decides.
+    async fn book_again_or_warn(&self, container: &Container) -> Option<Booked<'_>> {
+        let booked = self.book_as_before(container).await;
+        if booked.is_none() {
+            let name = container.name();
+            tracing::warn!(name, "not started again: its GPUs cannot be had now");
+        }
+        booked
     }
 
     async fn is_wanted(&self, key: &str) -> Result<bool> {

@@ -115,9 +115,23 @@ pub fn container_of_cgroup(text: &str) -> Option<&str> {
     text.lines().find_map(|line| line.split(['/', '-', '.', ':']).find(is_id))
 }
 
+/// True when `/proc/self/ns/pid` names the namespace of the host's processes. The
+/// kernel made that one first, under a number that is the same on every machine.
+pub fn is_host_namespace(link: &str) -> bool {
+    link == "pid:[4026531836]"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn process_ids_of_the_host_mean_nothing_in_a_namespace_of_ones_own() {
+        assert!(is_host_namespace("pid:[4026531836]"));
+        for other in ["pid:[4026532281]", "net:[4026531836]", ""] {
+            assert!(!is_host_namespace(other), "{other}");
+        }
+    }
 
     #[test]
     fn a_process_belongs_to_the_container_that_its_cgroup_names() {

@@ -10,7 +10,8 @@ use nvml_wrapper::{
 
 use super::library::Library;
 use crate::domain::gpu::{
-    Device, Instance, Inventory, Memory, Process, container_of_cgroup, profile_of,
+    Device, Instance, Inventory, Memory, Process, container_of_cgroup, is_host_namespace,
+    profile_of,
 };
 
 /// Most GPUs, instances of one, and processes on one that are looked at.
@@ -162,8 +163,13 @@ fn processes(handle: &Handle<'_>, instance: Option<&str>) -> Vec<Process> {
     found
 }
 
-/// The container of a process, while it lives.
+/// The container of a process, while it lives. The driver tells the process ids of the
+/// host; in a namespace of our own the same number is somebody else.
 fn container(pid: u32) -> Option<String> {
+    let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    if !is_host_namespace(&namespace.to_string_lossy()) {
+        return None;
+    }
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     container_of_cgroup(&text).map(str::to_owned)
 }

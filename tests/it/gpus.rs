@@ -7,7 +7,8 @@ use crate::support::{Service, docker, eventually, unique};
 
 mod booked;
 mod cuda;
-mod stub;
+mod recovery;
+pub(crate) mod stub;
 
 use stub::{Stub, device, devices, uuid};
 

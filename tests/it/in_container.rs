@@ -6,6 +6,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    gpus::stub::{Stub, device},
     proxy::engine_socket,
     support::{docker, eventually, image, unique},
 };
@@ -25,6 +26,11 @@ struct Contained {
 impl Contained {
     /// Starts it with mounts of ours.
     async fn start(mounts: &[&str]) -> Self {
+        Self::start_with(mounts, &[]).await
+    }
+
+    /// And with settings.
+    async fn start_with(mounts: &[&str], settings: &[&str]) -> Self {
         let name = unique("contained");
         let program = Path::new(env!("CARGO_BIN_EXE_container-svc"));
         let directory = program.parent().expect("a directory").display();
@@ -52,6 +58,7 @@ impl Contained {
         ] {
             args.extend(["-e".to_owned(), setting]);
         }
+        args.extend(settings.iter().flat_map(|one| ["-e".to_owned(), (*one).to_owned()]));
         args.extend(mounts.iter().flat_map(|mount| ["-v".to_owned(), (*mount).to_owned()]));
         let binary = format!("/program/{}", program.file_name().expect("a name").to_string_lossy());
         args.extend([image().to_owned(), binary, "serve".to_owned()]);
@@ -194,6 +201,22 @@ async fn data_in_the_containers_own_layer_have_no_place_on_the_host() {
     let service = Contained::start(&[]).await;
     let node = service.node();
     assert!(node["ownContainerId"].is_string() && node["hostDataDir"].is_null(), "{node}");
+}
+
+/// The driver tells process ids of the host; in here they are other processes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_uses_a_gpu_on_the_host_is_not_taken_for_a_process_in_here() {
+    let stub = Stub::new(&format!("{}\nprocess pid=1 used=1048576", device(0, 1, "")));
+    let folder = stub.path().parent().expect("a folder").display().to_string();
+    let service = Contained::start_with(
+        &[&format!("{folder}:/stub:ro")],
+        &["CONTAINER_SVC_NVML_LIBRARY=/stub/libnvml.so"],
+    )
+    .await;
+    let processes =
+        || service.call("GET", "/container-svc/gpus", "")["gpus"][0]["processes"].clone();
+    eventually("the process is told", || async { processes()[0]["pid"] == 1 }).await;
+    assert_eq!(processes()[0]["containerId"], "", "{}", processes());
 }
 
 #[tokio::test(flavor = "multi_thread")]

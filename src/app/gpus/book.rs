@@ -54,11 +54,9 @@ impl App {
     }
 
     fn held_gpus(&self) -> Vec<Booking> {
-        let holds = |container: &Container| {
-            self.is_ours(container)
-                && (container.is_running() || container.state == State::Restarting)
-        };
-        self.view.all().iter().filter(|it| holds(it)).flat_map(|it| label::read(it)).collect()
+        let all = self.view.all();
+        let holding = all.iter().filter(|it| self.is_ours(it) && holds(it));
+        holding.flat_map(|it| label::read(it)).collect()
     }
 
     /// FAILED_PRECONDITION when GPUs are asked for where none can be given; what is
@@ -85,16 +83,18 @@ impl App {
         })
     }
 
-    /// Chooses and reserves the GPUs of a new container. A predecessor keeps its own
-    /// until its successor runs, and hands down what fits.
+    /// Chooses and reserves the GPUs of a new container. A predecessor that runs keeps
+    /// its own until its successor runs, and hands down what fits.
     pub(in crate::app) async fn book_gpus(
         &self,
         spec: &RunSpec,
         predecessor: Option<&Container>,
     ) -> Result<Booked<'_>> {
         let had = predecessor.map(label::read).unwrap_or_default();
+        // One that does not run has nothing any more; others may have it by now.
+        let keeps = if predecessor.is_some_and(holds) { had.as_slice() } else { &[] };
         let Some(wish) = &spec.gpus else {
-            return Ok(self.keep(&had));
+            return Ok(self.keep(keeps));
         };
         let access = self.gpu_access().await?;
         let node = self.gpus.look().await;
@@ -104,7 +104,7 @@ impl App {
         let others = self.others(&reserved.1, &name);
         let before: Vec<String> = had.iter().map(|booking| booking.device.clone()).collect();
         let gpus = place(wish, &name, &node, &others, &before).map_err(refused)?;
-        let number = push(&mut reserved, gpus.iter().chain(&had));
+        let number = push(&mut reserved, gpus.iter().chain(keeps));
         drop(reserved);
         Ok(Booked { reserved: &self.gpus_reserved, number, gpus, access })
     }
@@ -176,6 +176,11 @@ impl App {
         let access = GpuAccess::default();
         Booked { reserved: &self.gpus_reserved, number, gpus: Vec::new(), access }
     }
+}
+
+/// True while a container has what its label says.
+fn holds(container: &Container) -> bool {
+    container.is_running() || container.state == State::Restarting
 }
 
 fn push<'a>(

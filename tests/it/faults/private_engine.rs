@@ -91,6 +91,11 @@ impl Engine {
         format!("unix://{}", self.path("sock"))
     }
 
+    /// Its socket, to put a proxy before it.
+    pub(crate) fn socket(&self) -> std::path::PathBuf {
+        self.dir.path().join("sock")
+    }
+
     pub(crate) fn docker(&self, args: &[&str]) -> Option<String> {
         let out = Command::new("docker").args(["-H", &self.address()]).args(args).output().ok()?;
         out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())

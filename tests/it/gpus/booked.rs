@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The service in front of an engine that gives GPUs, with a stub of NVIDIA's library.
-async fn service(engine: &Engine, stub: &Stub) -> Service {
+pub(super) async fn service(engine: &Engine, stub: &Stub) -> Service {
     let (library, address) = (stub.setting(), engine.address());
     let change = |config: &mut container_svc::config::Config| {
         config.nvml_library = library;
@@ -23,12 +23,16 @@ async fn service(engine: &Engine, stub: &Stub) -> Service {
     Service::program(change).await.synced().await
 }
 
-fn request(service: &Service, name: &str, gpus: pb::Gpus) -> pb::RunContainerRequest {
+pub(super) fn request(service: &Service, name: &str, gpus: pb::Gpus) -> pb::RunContainerRequest {
     pb::RunContainerRequest { image: TAG.into(), gpus: Some(gpus), ..service.request(name) }
 }
 
 /// The older way to ask.
-fn enabled(service: &Service, name: &str, envs: &[(&str, &str)]) -> pb::RunContainerRequest {
+pub(super) fn enabled(
+    service: &Service,
+    name: &str,
+    envs: &[(&str, &str)],
+) -> pb::RunContainerRequest {
     let env =
         |(key, value): &(&str, &str)| pb::EnvVar { key: (*key).into(), value: (*value).into() };
     pb::RunContainerRequest {
@@ -39,20 +43,20 @@ fn enabled(service: &Service, name: &str, envs: &[(&str, &str)]) -> pb::RunConta
     }
 }
 
-async fn run(
+pub(super) async fn run(
     service: &Service,
     request: pb::RunContainerRequest,
 ) -> Result<pb::RunContainerResponse, Status> {
     Ok(service.grpc().await.run_container(request).await?.into_inner())
 }
 
-async fn stop(service: &Service, name: &str) {
+pub(super) async fn stop(service: &Service, name: &str) {
     let request = pb::StopContainerRequest { name: name.into(), ..Default::default() };
     service.grpc().await.stop_container(request).await.expect("stopped");
 }
 
 /// UUIDs that a container has, as the service tells.
-async fn has(service: &Service, name: &str) -> Vec<String> {
+pub(super) async fn has(service: &Service, name: &str) -> Vec<String> {
     let (status, answer) = service.get(&format!("/container-svc/container?name={name}")).await;
     assert_eq!(status, 200, "{answer}");
     let container = &answer["container"];
@@ -62,7 +66,7 @@ async fn has(service: &Service, name: &str) -> Vec<String> {
 }
 
 /// What the engine was asked for.
-fn asked(engine: &Engine, name: &str) -> (Value, Vec<String>) {
+pub(super) fn asked(engine: &Engine, name: &str) -> (Value, Vec<String>) {
     let format = "{{json .HostConfig.DeviceRequests}}\n{{json .Config.Env}}";
     let told = engine.docker(&["inspect", "-f", format, name]).expect("it is there");
     let (requests, envs) = told.split_once('\n').expect("two lines");
@@ -70,7 +74,7 @@ fn asked(engine: &Engine, name: &str) -> (Value, Vec<String>) {
     (parse(requests), serde_json::from_value(parse(envs)).expect("texts"))
 }
 
-fn one() -> pb::Gpus {
+pub(super) fn one() -> pb::Gpus {
     pb::Gpus::default()
 }
 
