@@ -92,7 +92,8 @@ import json, os
 e = os.environ
 print(json.dumps({
     "Image": e["IMAGE"],
-    "Env": ["CONTAINER_SVC_NETWORK=" + e["NODE"], "OB_NODE_ID=" + e["NODE"]],
+    "Env": ["CONTAINER_SVC_NETWORK=" + e["NODE"], "OB_NODE_ID=" + e["NODE"]] +
+        [k + "=" + v for k, v in e.items() if k.startswith("CONTAINER_SVC_") and k.endswith("_ROOTS")],
     "HostConfig": {
         "Binds": [e["SOCKET"] + ":/var/run/docker.sock", e["DATA"] + ":/var/lib/container-svc"],
         "PortBindings": {"11337/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]},
@@ -132,19 +133,32 @@ stop_server() {
     SERVER_PID=
 }
 
-# remove_made PREFIX: removes containers whose name begins with PREFIX, and the
-# network of a server whose node has that name.
+# remove_made PREFIX: removes containers and images whose name begins with PREFIX,
+# and the volumes and the network of a server whose node has that name.
 remove_made() {
-    local id
-    engine_curl "/containers/json?all=1" | PREFIX=$1 python3 -c '
-import json, os, sys
-prefix = "/" + os.environ["PREFIX"]
-for c in json.load(sys.stdin):
-    if any(n.startswith(prefix) for n in c["Names"]):
-        print(c["Id"])' | while read -r id; do
+    made "/containers/json?all=1" Id Names "/$1" | while read -r id; do
         engine_curl "/containers/$id?force=1&v=1" -X DELETE -o /dev/null || true
     done
+    made "/images/json" Id RepoTags "$1" | while read -r id; do
+        engine_curl "/images/$id?force=1" -X DELETE -o /dev/null || true
+    done
+    engine_curl "/volumes?filters=%7B%22label%22%3A%5B%22container-svc.node%3D$1%22%5D%7D" |
+        python3 -c '
+import json, sys
+for volume in json.load(sys.stdin)["Volumes"] or []:
+    print(volume["Name"])' | while read -r name; do
+        engine_curl "/volumes/$name" -X DELETE -o /dev/null || true
+    done
     engine_curl "/networks/$1" -X DELETE -o /dev/null || true
+}
+# made PATH ID NAMES PREFIX: the ids in a list of the engine with such a name.
+made() {
+    engine_curl "$1" | python3 -c '
+import json, sys
+key, names, prefix = sys.argv[1:]
+for one in json.load(sys.stdin):
+    if any(name.startswith(prefix) for name in one[names] or []):
+        print(one[key])' "${@:2}"
 }
 
 # The release binary; the first build shows how far it is.

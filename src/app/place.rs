@@ -92,6 +92,20 @@ impl App {
         if let Err(error) = self.own_container().await {
             tracing::warn!(?error, "whether this runs in a container is not known yet");
         }
+        self.join_network().await;
+    }
+
+    /// Puts our own container into the network of those that we make: the engine keeps
+    /// networks apart, and a probe could not reach them.
+    pub(super) async fn join_network(&self) {
+        let Ok(Some(own)) = self.own_container().await else { return };
+        let network = self.settings.network.as_str();
+        if !own.own_network || network == "bridge" {
+            return;
+        }
+        if let Err(error) = self.engine.join_network(network, &own.id).await {
+            tracing::warn!(?error, network, "probes may not reach containers");
+        }
     }
 
     /// Where the service runs, as far as it is known without asking: its own

@@ -258,6 +258,7 @@ impl App {
         ready.tell.tell(Step::Creating);
         let network = self.settings.network.as_str();
         self.engine.ensure_network(network, &self.settings.node_id).await?;
+        self.join_network().await;
         let keeps = self.ensure_keeps(spec).await?;
         self.engine
             .create(NewContainer {

@@ -163,6 +163,18 @@ pub(super) fn asset(text: &str) -> Result<pb::Asset, String> {
     }
 }
 
+/// `PATH`, or `PATH:ro`.
+pub(super) fn keep(text: &str) -> Result<pb::Keep, String> {
+    let (path, read_only) = match text.strip_suffix(":ro") {
+        Some(path) => (path, Some(true)),
+        None => (text, None),
+    };
+    match path.starts_with('/') {
+        true => Ok(pb::Keep { path: path.to_owned(), read_only }),
+        false => Err("write an absolute path in the container, as /data or /data:ro".to_owned()),
+    }
+}
+
 /// `key=value`, or `key` with an empty value.
 pub(super) fn label(text: &str) -> Result<pb::Label, String> {
     match text.split_once('=').unwrap_or((text, "")) {

@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// Options, each after a comma: sha256=…, path=…, mode=0555, refresh
     #[arg(long = "asset", value_name = "KEY=URL[,OPTION]", value_parser = parse::asset)]
     assets: Vec<pb::Asset>,
+    /// Path whose data outlive the container; with :ro it cannot write there. Needs a name
+    #[arg(long = "keep", value_name = "PATH[:ro]", value_parser = parse::keep)]
+    keeps: Vec<pb::Keep>,
     /// Label
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
     labels: Vec<pb::Label>,
@@ -164,6 +167,7 @@ fn request(args: Args) -> pb::RunContainerRequest {
         labels: args.labels,
         envs: args.envs,
         assets: args.assets,
+        keeps: args.keeps,
         command: args.command,
         entrypoint: args.entrypoint,
         working_dir: args.workdir,
@@ -209,12 +213,14 @@ mod tests {
 
     #[test]
     fn the_flags_of_docker_become_the_request() {
-        let line = "run --name web --name www -p 80 -e A=b -l k=v --memory 2g --cpus 0.5 \
+        let line = "run --name web --name www -p 80 -e A=b -l k=v --keep /data --keep /etc/app:ro --memory 2g --cpus 0.5 \
                     --stop-timeout 5 --pull never -w /srv -u 1:1 nginx:1 serve --name x";
         let request = request(Line::parse_from(line.split_whitespace()).args);
         assert_eq!(request.names, ["web", "www"]);
         assert_eq!(request.command, ["serve", "--name", "x"]);
         assert_eq!((request.ports[0].internal, request.ports[0].host), (80, 0));
+        let keeps: Vec<_> = request.keeps.iter().map(|it| (&*it.path, it.read_only)).collect();
+        assert_eq!(keeps, [("/data", None), ("/etc/app", Some(true))]);
         assert_eq!(
             request.resources.map(|limits| (limits.memory_mb, limits.cpu)),
             Some((2048, 0.5))

@@ -286,7 +286,7 @@ impl What {
             Self::Died { exit_code, oom_killed } => end(exit_code, oom_killed),
             Self::Restarted { attempt, reason } => format!("try {attempt}: {reason}"),
             Self::BackingOff { attempt, next_try, reason } => {
-                format!("try {attempt} at {next_try}: {reason}")
+                format!("try {attempt} at {next_try:.0}: {reason}")
             }
             Self::GaveUp { reason, exit_code, oom_killed, .. } => {
                 format!("{reason}; {}", end(exit_code, oom_killed))

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use bollard::{models::NetworkCreateRequest, query_parameters::InspectNetworkOptions};
+use bollard::{
+    models::{NetworkConnectRequest, NetworkCreateRequest},
+    query_parameters::InspectNetworkOptions,
+};
 
 use super::Engine;
 use crate::domain::{Kind, Result, container::labels};
@@ -29,6 +32,23 @@ impl Engine {
             Err(error) if error.kind() == Kind::AlreadyExists => Ok(()),
             other => other.map(drop),
         }
+    }
+
+    /// Makes sure that a container is in the network, when there is such a network.
+    pub async fn join_network(&self, name: &str, container: &str) -> Result<()> {
+        let docker = self.docker().await?;
+        let question = docker.inspect_network(name, None::<InspectNetworkOptions>);
+        let members = match self.within(self.timeout, question).await {
+            Ok(found) => found.containers.unwrap_or_default(),
+            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if members.contains_key(container) {
+            return Ok(());
+        }
+        let request =
+            NetworkConnectRequest { container: container.to_owned(), ..Default::default() };
+        self.within(self.timeout, docker.connect_network(name, request)).await
     }
 
     /// The address of the host in a network; empty when the engine does not

@@ -14,6 +14,9 @@ pub struct Own {
     pub hostname: String,
     /// It runs, as our own must.
     pub running: bool,
+    /// It has a network namespace of its own; else it is in that of the host or of
+    /// another container, and can join no network.
+    pub own_network: bool,
     /// What of the host is in it.
     pub mounts: Vec<OwnMount>,
 }
@@ -34,7 +37,9 @@ impl Engine {
             let there = source.starts_with('/') && destination.starts_with('/');
             there.then(|| OwnMount { source: source.into(), destination: destination.into() })
         });
+        let mode = found.host_config.and_then(|host| host.network_mode).unwrap_or_default();
         Ok(Some(Own {
+            own_network: mode != "host" && mode != "none" && !mode.starts_with("container:"),
             id: found.id.unwrap_or_default(),
             hostname: found.config.and_then(|config| config.hostname).unwrap_or_default(),
             running: found.state.and_then(|state| state.running).unwrap_or(false),

@@ -144,6 +144,24 @@ impl Drop for Contained {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_probe_reaches_a_container_from_a_service_in_a_container() {
+    let service = Contained::start(&[]).await;
+    let name = unique("inside");
+    let body = format!(
+        r#"{{"image":"{}","names":["{name}"],
+            "healthCheck":{{"http":{{"port":80}},"interval":"0.2s"}}}}"#,
+        image()
+    );
+    let answer = service.call("PUT", "/container-svc/container", &body);
+    assert_eq!(answer["action"], "RUN_ACTION_CREATED", "{answer} {}", service.logs());
+    let path = format!("/container-svc/container?name={name}");
+    let health = || service.call("GET", &path, "")["container"]["health"]["state"].clone();
+    let settled = || async { health() != "HEALTH_STATE_STARTING" };
+    eventually("it was asked", settled).await;
+    assert_eq!(health(), "HEALTH_STATE_HEALTHY", "{}", service.logs());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_asset_is_mounted_from_a_service_in_a_container() {
     let dir = TempDir::new().expect("a directory");
     let host = dir.path().display().to_string();

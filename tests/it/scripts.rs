@@ -86,6 +86,16 @@ async fn make_run_prints_three_commands_that_work_anywhere_when_pasted() {
 }
 
 #[test]
+fn every_step_of_the_tour_holds() {
+    let mut demo = Command::new(format!("{ROOT}/scripts/demo"));
+    let demo = demo.env("DEMO_BINARY", env!("CARGO_BIN_EXE_container-svc")).output();
+    let out = demo.expect("scripts/demo");
+    let printed = text(&out.stdout);
+    assert!(out.status.success(), "{printed}\n{}", text(&out.stderr));
+    assert!(printed.contains("all of it holds"), "{printed}");
+}
+
+#[test]
 fn what_is_installed_already_is_not_spoken_of() {
     for words in [&["engine"][..], &["tools", "demo"]] {
         let mut script = Command::new(format!("{ROOT}/scripts/{}", words[0]));
