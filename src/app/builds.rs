@@ -163,20 +163,43 @@ impl App {
         context: Context,
         events: &Events,
     ) -> Result<BuildEvent> {
-        let began = Instant::now();
         tell(events, BuildEvent::Started(builder)).await;
-        let text = context.dockerfile.clone();
-        let path = context.dockerfile_path.clone();
-        let instructions = dockerfile::instructions(&text);
-        let credentials = self.credentials(&base_images(&instructions)).await?;
-        let Sending { archive, mut warnings, state } = context.send();
+        let instructions = dockerfile::instructions(&context.dockerfile);
+        let credentials = self.credentials(&base_images(&instructions, &spec.args)).await?;
+        let session = match builder {
+            Builder::Classic => None,
+            Builder::BuildKit => Some(self.engine.build_session(spec, &credentials).await?),
+        };
+        let (session, served) = session.map(|session| (session.id, session.served)).unzip();
         let new = NewBuild {
-            builder,
             spec,
-            dockerfile_path: &path,
+            dockerfile_path: &context.dockerfile_path.clone(),
             instructions,
             credentials: &credentials,
+            session: session.as_ref(),
         };
+        // However slowly the caller reads: the engine waits for no answer of the session.
+        tokio::select! {
+            end = self.build_with(new, builder, context, events) => end,
+            never = async {
+                match served {
+                    Some(served) => served.await,
+                    None => pending().await,
+                }
+            } => match never {},
+        }
+    }
+
+    async fn build_with(
+        self: &Arc<Self>,
+        new: NewBuild<'_>,
+        builder: Builder,
+        context: Context,
+        events: &Events,
+    ) -> Result<BuildEvent> {
+        let began = Instant::now();
+        let text = context.dockerfile.clone();
+        let Sending { archive, mut warnings, state } = context.send();
         let building = tokio::select! {
             building = self.engine.build(new, archive) => building,
             never = sending(events, &mut warnings, &state) => match never {},
@@ -271,7 +294,7 @@ impl App {
         });
     }
 
-    async fn credentials(&self, images: &[&str]) -> Result<Vec<(ImageRef, Credential)>> {
+    async fn credentials(&self, images: &[String]) -> Result<Vec<(ImageRef, Credential)>> {
         let mut found: Vec<(ImageRef, Credential)> = Vec::new();
         for image in images.iter().filter_map(|image| ImageRef::parse(image).ok()) {
             if found.iter().any(|(other, _)| other.registry() == image.registry()) {

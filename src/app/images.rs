@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::Instant,
 };
 
 use futures_util::{Stream, StreamExt as _, stream};
@@ -24,10 +23,14 @@ use crate::{
     engine::PullStep,
 };
 
+mod claims;
 mod manage;
 mod push;
 
+use claims::Claims;
+
 pub use crate::engine::{Credential, ListedImage};
+pub(super) use claims::Claim;
 pub use manage::{ImageInfo, Prune, Pruned};
 pub use push::PushUpdate;
 
@@ -122,8 +125,8 @@ type Download = watch::Receiver<Progress>;
 pub struct Images {
     downloads: Mutex<HashMap<String, Download>>,
     known: RwLock<(u64, HashMap<String, String>)>,
-    /// Images that runs asked for, and when.
-    claims: Mutex<HashMap<String, Instant>>,
+    /// Images of runs that are under way.
+    claims: Arc<Claims>,
 }
 
 impl Images {
@@ -154,16 +157,17 @@ impl Images {
 }
 
 impl App {
-    /// Makes sure that the image is here, and says which content it is.
+    /// Makes sure that the image is here, and says which content it is. It stays as long
+    /// as the claim is held, until a container has it.
     pub(super) async fn ensure_image(
         self: &Arc<Self>,
         image: &ImageRef,
         policy: PullPolicy,
         tell: &Teller,
-    ) -> Result<String> {
+    ) -> Result<(String, Claim)> {
         let id = self.have_image(image, policy, tell).await?;
-        self.images.claim(&id);
-        Ok(id)
+        let claim = self.images.claim(&id);
+        Ok((id, claim))
     }
 
     async fn have_image(

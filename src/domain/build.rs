@@ -8,6 +8,9 @@ use super::{Error, Result, error::FieldViolation, image::ImageRef};
 const MOST: usize = 256;
 /// Longest secret.
 const LONGEST_SECRET: usize = 512 << 10;
+/// What all that the engine is asked with may take: its API has it in one URL, of which
+/// HTTP libraries take 64 KiB. What is left is for the rest of that URL.
+const LONGEST_QUESTION: usize = 63 << 10;
 
 /// What builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,7 +239,7 @@ impl BuildSpec {
         if !wrong.0.is_empty() {
             return Err(Error::fields(wrong.0));
         }
-        Ok(Self {
+        let spec = Self {
             names,
             context_path: request.context_path,
             dockerfile_path: request.dockerfile_path,
@@ -249,8 +252,54 @@ impl BuildSpec {
             secrets,
             cache_from,
             builder: request.builder,
-        })
+        };
+        spec.check_question()?;
+        Ok(spec)
     }
+
+    /// Refuses what would not fit into the question to the engine, and names the field
+    /// that takes most of it.
+    fn check_question(&self) -> Result<()> {
+        let pairs = |pairs: &BTreeMap<String, String>| -> usize {
+            // Each also has four quotes, a colon and a comma.
+            pairs.iter().map(|(key, value)| escaped(key) + escaped(value) + 18).sum()
+        };
+        let images = |images: &[ImageRef]| -> usize {
+            images.iter().map(|image| escaped(&image.familiar()) + 9).sum()
+        };
+        let fields = [
+            ("buildArgs", pairs(&self.args)),
+            ("labels", pairs(&self.labels)),
+            ("tags", images(&self.names)),
+            ("cacheFrom", images(&self.cache_from)),
+            ("dockerfilePath", escaped(&self.dockerfile_path)),
+            ("target", escaped(&self.target) + escaped(&self.platform)),
+        ];
+        let total: usize = fields.iter().map(|(_, bytes)| bytes).sum();
+        let largest = fields.into_iter().max_by_key(|(_, bytes)| *bytes);
+        let Some((field, bytes)) = largest.filter(|_| total > LONGEST_QUESTION) else {
+            return Ok(());
+        };
+        Err(Error::field(
+            field,
+            format!(
+                "takes {bytes} of {total} bytes, as a URL writes them, and the engine is asked \
+                 with at most {LONGEST_QUESTION}; put what is long into a file of the context"
+            ),
+        ))
+    }
+}
+
+/// Bytes of a text in JSON in a URL, at most.
+fn escaped(text: &str) -> usize {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => 1,
+        // JSON puts a backslash before the first two, and six digits for the last.
+        b'"' | b'\\' => 6,
+        0..=0x1f => 8,
+        _ => 3,
+    };
+    text.bytes().map(byte).sum()
 }
 
 struct Wrong(Vec<FieldViolation>);
@@ -321,6 +370,30 @@ mod tests {
             "secrets[2]",
         ];
         assert_eq!(fields, expected, "{error}");
+    }
+
+    #[test]
+    fn what_would_not_fit_into_the_question_to_the_engine_is_refused_by_its_field() {
+        let of = |value: String, more: Vec<(String, String)>| BuildRequest {
+            name: "a".into(),
+            context_path: "/x".into(),
+            args: vec![("x".into(), value)],
+            labels: more,
+            ..Default::default()
+        };
+        assert!(BuildSpec::resolve(of("x".repeat(60_000), Vec::new())).is_ok());
+        for (value, more) in [
+            ("x".repeat(70_000), Vec::new()),
+            ("\u{e4}".repeat(12_000), Vec::new()),
+            ("\n".repeat(9_000), Vec::new()),
+        ] {
+            let error = BuildSpec::resolve(of(value, more)).unwrap_err();
+            assert_eq!(error.kind(), crate::domain::Kind::InvalidArgument);
+            assert_eq!(error.violations()[0].field, "buildArgs", "{error}");
+        }
+        let labels = (0..100).map(|at| (format!("l{at}"), "v".repeat(700))).collect();
+        let error = BuildSpec::resolve(of("x".into(), labels)).unwrap_err();
+        assert_eq!(error.violations()[0].field, "labels", "{error}");
     }
 
     #[test]

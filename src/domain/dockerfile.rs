@@ -3,6 +3,8 @@
 //! Not a parser: the engine is. This finds the lines of the steps that it counts,
 //! and the images that it will fetch.
 
+use std::collections::BTreeMap;
+
 /// Longest text of an instruction that is kept.
 const LONGEST: usize = 1024;
 
@@ -13,6 +15,14 @@ pub struct Instruction {
     pub line: usize,
     /// Its text on one line, cut where it is long.
     pub text: String,
+}
+
+impl Instruction {
+    /// True where this text is that of the instruction, of which the end may be missing.
+    pub fn is(&self, text: &str) -> bool {
+        let cut = self.text.len() >= LONGEST;
+        self.text == text || (cut && text.starts_with(&self.text))
+    }
 }
 
 /// The instructions, in their order.
@@ -53,25 +63,89 @@ pub fn instructions(dockerfile: &str) -> Vec<Instruction> {
     found
 }
 
-/// The images that its stages begin with, as they are written, each once.
-pub fn base_images(instructions: &[Instruction]) -> Vec<&str> {
-    let (mut images, mut stages) = (Vec::new(), Vec::new());
+/// The images that it fetches: those that stages begin with, that it copies from and
+/// that it mounts, each once, as they are written but for arguments, which are filled in.
+pub fn base_images(instructions: &[Instruction], given: &BTreeMap<String, String>) -> Vec<String> {
+    let mut found = Images::default();
+    let mut args = BTreeMap::new();
     for instruction in instructions {
         let mut words = instruction.text.split_whitespace();
-        if !words.next().is_some_and(|word| word.eq_ignore_ascii_case("FROM")) {
-            continue;
-        }
-        let mut words = words.filter(|word| !word.starts_with("--"));
-        let Some(image) = words.next() else { continue };
-        let known = stages.iter().any(|stage: &&str| stage.eq_ignore_ascii_case(image));
-        if !known && image != "scratch" && !images.contains(&image) {
-            images.push(image);
-        }
-        if words.next().is_some_and(|word| word.eq_ignore_ascii_case("AS")) {
-            stages.extend(words.next());
+        let keyword = words.next().unwrap_or_default().to_ascii_uppercase();
+        match keyword.as_str() {
+            // Only what stands above the first FROM counts in one.
+            "ARG" if found.stages == 0 => args.extend(words.map(|word| {
+                let (name, default) = word.split_once('=').unwrap_or((word, ""));
+                let default = default.trim_matches(['"', '\'']);
+                (name.to_owned(), given.get(name).map_or(default, String::as_str).to_owned())
+            })),
+            "FROM" => {
+                let mut words = words.filter(|word| !word.starts_with("--"));
+                found.add(&filled(words.next().unwrap_or_default(), &args));
+                found.stages += 1;
+                if words.next().is_some_and(|word| word.eq_ignore_ascii_case("AS")) {
+                    found.names.extend(words.next().map(str::to_owned));
+                }
+            }
+            "COPY" | "RUN" => {
+                for option in words.take_while(|word| word.starts_with("--")) {
+                    if let Some(image) = option.strip_prefix("--from=") {
+                        found.add(image);
+                    } else if let Some(mount) = option.strip_prefix("--mount=") {
+                        let from = mount.split(',').find_map(|part| part.strip_prefix("from="));
+                        found.add(from.unwrap_or_default());
+                    }
+                }
+            }
+            _ => {}
         }
     }
-    images
+    found.images
+}
+
+#[derive(Default)]
+struct Images {
+    images: Vec<String>,
+    /// Stages so far, and the names of those that have one.
+    stages: usize,
+    names: Vec<String>,
+}
+
+impl Images {
+    /// A stage, by its name or number, is no image.
+    fn add(&mut self, image: &str) {
+        let stage = self.names.iter().any(|name| name.eq_ignore_ascii_case(image))
+            || image.parse().is_ok_and(|number: usize| number < self.stages);
+        if !stage && !matches!(image, "" | "scratch") && !self.images.iter().any(|i| i == image) {
+            self.images.push(image.to_owned());
+        }
+    }
+}
+
+/// A text with `$NAME`, `${NAME}` and `${NAME:-default}` filled in.
+fn filled(text: &str, args: &BTreeMap<String, String>) -> String {
+    let (mut out, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once('$') {
+        out.push_str(before);
+        let name_end = |text: &str| {
+            text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len())
+        };
+        let braced = after.strip_prefix('{').and_then(|inside| inside.split_once('}'));
+        let (name, default) = match braced {
+            Some((inside, beyond)) => {
+                rest = beyond;
+                let (name, more) = inside.split_at(name_end(inside));
+                (name, more.trim_start_matches(':').strip_prefix('-').unwrap_or_default())
+            }
+            None => {
+                let (name, beyond) = after.split_at(name_end(after));
+                rest = beyond;
+                (name, "")
+            }
+        };
+        let value = args.get(name).map(String::as_str).filter(|value| !value.is_empty());
+        out.push_str(value.unwrap_or(default));
+    }
+    out + rest
 }
 
 /// True for what only BuildKit understands: mounts of a RUN, and heredocs.
@@ -182,8 +256,21 @@ mod tests {
 
     #[test]
     fn base_images_are_those_that_are_fetched() {
+        let none = BTreeMap::new();
         let dockerfile = "ARG v=1\nfrom --platform=linux/amd64 a:1 AS one\nFROM One as two\nFROM scratch\nFROM a:1\nFROM b";
-        assert_eq!(base_images(&instructions(dockerfile)), ["a:1", "b"]);
+        assert_eq!(base_images(&instructions(dockerfile), &none), ["a:1", "b"]);
+        let dockerfile = "FROM a AS one\nCOPY --from=one /x /\nCOPY --chown=1 --from=r.example/c /x /\n\
+             COPY --from=0 /x /\nCOPY --from=1 /x /\nRUN --mount=type=bind,from=d,target=/d true";
+        assert_eq!(base_images(&instructions(dockerfile), &none), ["a", "r.example/c", "1", "d"]);
+    }
+
+    #[test]
+    fn arguments_of_a_base_image_are_filled_in() {
+        let given = BTreeMap::from([("tag".to_owned(), "2".to_owned())]);
+        let dockerfile = "ARG host=\"r.example\" tag=1\nARG none\nFROM $host/a:${tag}\n\
+             FROM ${host}/b:${none:-3}\nARG host=other\nFROM $host/c$";
+        let images = base_images(&instructions(dockerfile), &given);
+        assert_eq!(images, ["r.example/a:2", "r.example/b:3", "r.example/c"]);
     }
 
     #[test]
@@ -212,7 +299,7 @@ mod tests {
 
         #[test]
         fn no_text_makes_it_panic(text in "\\PC*|([A-Z]{0,4} ?[a<\\\\#`=\"-]{0,6}\n){0,8}") {
-            base_images(&instructions(&text));
+            base_images(&instructions(&text), &BTreeMap::from([("a".into(), text.clone())]));
             syntax(&text);
         }
     }

@@ -1,12 +1,12 @@
 //! The one table from kinds of errors to gRPC codes. HTTP statuses follow from
 //! the codes in the gateway.
 
-use std::collections::HashMap;
-
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::domain::{Error, Kind};
+
+mod fit;
 
 /// Who defines the reasons of errors.
 const DOMAIN: &str = "container-svc";
@@ -29,23 +29,19 @@ fn code(kind: Kind) -> Code {
 }
 
 impl From<Error> for Status {
-    /// The message and the details go out; the cause goes to the log.
+    /// The message and the details go out, cut to what headers hold; the cause goes to
+    /// the log.
     fn from(error: Error) -> Self {
         match error.kind() {
             Kind::Internal => tracing::error!(?error, "a call failed"),
             _ => tracing::debug!(?error, "a call failed"),
         }
-        let metadata: HashMap<_, _> = error.metadata().clone().into_iter().collect();
+        let fit::Fitted { message, metadata, violations } = fit::fit(&error);
         let mut details = ErrorDetails::new();
         details.set_error_info(error.reason(), DOMAIN, metadata);
-        if !error.violations().is_empty() {
-            let violations = error
-                .violations()
-                .iter()
-                .map(|wrong| FieldViolation::new(&wrong.field, &wrong.description))
-                .collect::<Vec<_>>();
+        if !violations.is_empty() {
             details.set_bad_request(violations);
         }
-        Status::with_error_details(code(error.kind()), error.message(), details)
+        Status::with_error_details(code(error.kind()), message, details)
     }
 }

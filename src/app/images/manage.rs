@@ -1,25 +1,14 @@
 //! Which images are here, and removing them, never one that a container has.
 
-use std::{
-    collections::BTreeMap,
-    sync::PoisonError,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 
-use super::Images;
 use crate::{
     app::App,
     domain::{Error, Kind, Result, image::ImageRef},
     engine::{ListedImage, Removed},
 };
-
-/// How long an image counts as used after a run asked for it: until then its
-/// container is made.
-const CLAIM: Duration = Duration::from_secs(600);
-/// Most claims that are remembered.
-const CLAIMS: usize = 4096;
 
 /// An image, and who has it.
 #[derive(Debug, Clone)]
@@ -50,22 +39,6 @@ pub struct Pruned {
     pub images: Vec<ListedImage>,
     /// Bytes that no other image has.
     pub bytes: u64,
-}
-
-impl Images {
-    /// A run needs this image, before its container says so.
-    pub(in crate::app) fn claim(&self, id: &str) {
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        claims.retain(|_, at| at.elapsed() < CLAIM);
-        if claims.len() < CLAIMS {
-            claims.insert(id.to_owned(), Instant::now());
-        }
-    }
-
-    fn is_claimed(&self, id: &str) -> bool {
-        let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        claims.get(id).is_some_and(|at| at.elapsed() < CLAIM)
-    }
 }
 
 /// An id, or the beginning of one. It becomes part of the path of a question to the
@@ -129,6 +102,13 @@ impl App {
         if !users.is_empty() && (name.is_empty() || found.names < 2) {
             return Err(in_use(&target, &users));
         }
+        if self.images.is_claimed(&found.id) {
+            let why = format!(
+                "a run is making a container of the image \"{target}\" at this moment; remove \
+                 that container first"
+            );
+            return Err(Error::precondition("IMAGE_IN_USE", why));
+        }
         let removed =
             self.engine.remove_image(&target).await.map_err(|error| match error.kind() {
                 // A container that we do not know yet, an image upon it, or more names.
@@ -188,17 +168,34 @@ impl App {
             return Ok(false);
         }
         let names: Vec<_> = image.names.iter().map(ImageRef::familiar).collect();
-        let targets = if names.is_empty() { vec![image.id.clone()] } else { names };
-        for target in targets {
-            match self.engine.remove_image(&target).await {
-                Ok(_) => {}
-                Err(error) if error.kind() == Kind::NotFound => {}
-                // A container that we do not know, or an image that is made upon it.
-                Err(error) if error.kind() == Kind::AlreadyExists => return Ok(false),
-                Err(error) => return Err(error),
+        // The engine takes an image by its id while it has one name at most, and looks
+        // itself whether anything needs it.
+        for name in names.iter().skip(1) {
+            // A name may have gone to another image since the list was made.
+            if self.means(name, &image.id).await? && !self.remove_one(name).await? {
+                return Ok(false);
             }
         }
-        Ok(true)
+        self.remove_one(&image.id).await
+    }
+
+    async fn means(&self, name: &str, id: &str) -> Result<bool> {
+        match self.engine.image_by_id(name).await {
+            Ok(found) => Ok(found.id == id),
+            Err(error) if error.kind() == Kind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn remove_one(&self, target: &str) -> Result<bool> {
+        match self.engine.remove_image(target).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == Kind::NotFound => Ok(true),
+            // A container that we do not know, a name that it got meanwhile, or an image
+            // that is made upon it.
+            Err(error) if error.kind() == Kind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Names of containers by the id of their image.

@@ -3,7 +3,7 @@
 //! What a step's program writes comes in the same stream as the builder's own
 //! words. So these count only where the builder would say them.
 
-use super::{Message, Next};
+use super::{Message, Next, bounded};
 use crate::domain::{
     build::{BuildEvent, Failure, Step},
     dockerfile::Instruction,
@@ -36,7 +36,7 @@ impl Classic {
         if let Some(detail) = message.error_detail {
             return Some(Next::Failed(Failure {
                 exit_code: (detail.code != 0).then_some(detail.code),
-                message: detail.message,
+                message: bounded(detail.message),
                 step: self.step.clone(),
             }));
         }

@@ -1,9 +1,6 @@
 //! Builds: a context goes to the engine, what happens comes back as events.
 
-use std::{
-    future::{Future, poll_fn},
-    pin::pin,
-};
+use std::convert::Infallible;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use futures_util::{FutureExt as _, TryStreamExt as _, future::BoxFuture};
@@ -22,7 +19,7 @@ use super::{
 };
 use crate::domain::{
     Error, Kind, Result,
-    build::{BuildEvent, BuildSpec, Builder, Failure},
+    build::{BuildEvent, BuildSpec, Failure},
     dockerfile::Instruction,
     image::ImageRef,
     spec::hex,
@@ -38,12 +35,13 @@ use trace::Trace;
 
 /// How docker.io is called where credentials are given.
 const DOCKER_IO: &str = "https://index.docker.io/v1/";
+/// Longest that is told of a failure.
+const LONGEST_FAILURE: usize = 32 << 10;
 
 /// A build that the engine does.
 pub struct Building {
     lines: Lines,
     reader: Reader,
-    session: Session,
 }
 
 /// What reads the engine's words.
@@ -52,13 +50,17 @@ enum Reader {
     BuildKit(Box<Trace>),
 }
 
-/// Where BuildKit asks for credentials and secrets; `None` once it has ended.
-type Session = Option<BoxFuture<'static, ()>>;
+/// Where BuildKit asks for credentials and secrets.
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// Answers, for ever; it must be polled as long as the build goes on, whatever else
+    /// its caller waits for.
+    pub served: BoxFuture<'static, Infallible>,
+}
 
 /// What the engine needs beside the context.
 pub struct NewBuild<'a> {
-    /// What shall build.
-    pub builder: Builder,
     /// What was asked for.
     pub spec: &'a BuildSpec,
     /// Where the Dockerfile is in the archive.
@@ -67,7 +69,13 @@ pub struct NewBuild<'a> {
     pub instructions: Vec<Instruction>,
     /// For the registries of its images.
     pub credentials: &'a [(ImageRef, Credential)],
+    /// The session that was opened for it, where BuildKit builds.
+    pub session: Option<&'a SessionId>,
 }
+
+/// Names a session in the engine.
+#[derive(Debug, Clone)]
+pub struct SessionId(String);
 
 /// How a build goes on.
 #[derive(Debug)]
@@ -81,19 +89,28 @@ pub enum Next {
 }
 
 impl Engine {
+    /// Opens a session for a build by BuildKit.
+    pub async fn build_session(
+        &self,
+        spec: &BuildSpec,
+        credentials: &[(ImageRef, Credential)],
+    ) -> Result<Session> {
+        let id = session_id()?;
+        let answers = Answers { credentials: credentials.to_vec(), secrets: spec.secrets.clone() };
+        let version = self.build_version().await?;
+        let served = session::open(&self.address, &version, &id, answers).await?;
+        let served = async move {
+            served.await;
+            std::future::pending().await
+        };
+        Ok(Session { id: SessionId(id), served: served.boxed() })
+    }
+
     /// Builds; dropping the answer, or this call, ends the build.
     pub async fn build(&self, new: NewBuild<'_>, archive: Archived) -> Result<Building> {
-        let version = self.docker().await?.client_version();
-        let version = format!("v{}.{}", version.major_version, version.minor_version);
+        let version = self.build_version().await?;
         let mut query = query(&new);
-        let mut session: Session = None;
-        if new.builder == Builder::BuildKit {
-            let id = session_id()?;
-            let answers = Answers {
-                credentials: new.credentials.to_vec(),
-                secrets: new.spec.secrets.clone(),
-            };
-            session = Some(session::open(&self.address, &version, &id, answers).await?.boxed());
+        if let Some(SessionId(id)) = new.session {
             query.push_str(&format!("&version=2&session={id}"));
         }
         let question = Request::builder()
@@ -101,14 +118,18 @@ impl Engine {
             .header(header::CONTENT_TYPE, "application/x-tar")
             .header("X-Registry-Config", registries(new.credentials));
         let sent = StreamBody::new(archive.map_ok(Frame::data)).boxed_unsync();
-        let begun = Body::post(self.address.clone(), question, sent);
-        let body = beside(&mut session, begun).await?;
+        let body = Body::post(self.address.clone(), question, sent).await?;
         let lines = Lines::new(self.address.clone(), body);
-        let reader = match new.builder {
-            Builder::Classic => Reader::Classic(Classic::new(new.instructions)),
-            Builder::BuildKit => Reader::BuildKit(Box::new(Trace::new(new.instructions))),
+        let reader = match new.session {
+            None => Reader::Classic(Classic::new(new.instructions)),
+            Some(_) => Reader::BuildKit(Box::new(Trace::new(new.instructions))),
         };
-        Ok(Building { lines, reader, session })
+        Ok(Building { lines, reader })
+    }
+
+    async fn build_version(&self) -> Result<String> {
+        let version = self.docker().await?.client_version();
+        Ok(format!("v{}.{}", version.major_version, version.minor_version))
     }
 }
 
@@ -121,7 +142,7 @@ impl Building {
             {
                 return Ok(Some(next));
             }
-            let message = beside(&mut self.session, self.lines.next()).await?;
+            let message = self.lines.next().await?;
             match (&mut self.reader, message) {
                 (Reader::Classic(classic), Some(message)) => {
                     if let Some(next) = classic.message(message) {
@@ -144,16 +165,17 @@ impl Building {
     }
 }
 
-/// Does one thing while the session is answered.
-async fn beside<T>(session: &mut Session, work: impl Future<Output = T>) -> T {
-    let mut work = pin!(work);
-    poll_fn(|cx| {
-        if session.as_mut().is_some_and(|session| session.as_mut().poll(cx).is_ready()) {
-            *session = None;
+/// What the engine says of a failure. It repeats the command, however long that is;
+/// how it ended stands last.
+fn bounded(mut message: String) -> String {
+    if message.len() > LONGEST_FAILURE {
+        let mut from = message.len() - LONGEST_FAILURE;
+        while !message.is_char_boundary(from) {
+            from += 1;
         }
-        work.as_mut().poll(cx)
-    })
-    .await
+        message.replace_range(..from, "[...] ");
+    }
+    message
 }
 
 fn session_id() -> Result<String> {

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use prost::Message as _;
 
-use super::Next;
+use super::{Next, bounded};
 use crate::{
     domain::{
         build::{BuildEvent, Failure, Step},
@@ -103,8 +103,8 @@ impl Trace {
     pub(super) fn message(&mut self, message: &Message) {
         if let Some(detail) = &message.error_detail {
             self.waiting.push_back(Next::Failed(Failure {
-                message: detail.message.clone(),
                 exit_code: exit_code(&detail.message),
+                message: bounded(detail.message.clone()),
                 step: self.failed.clone(),
             }));
             return;
@@ -187,7 +187,7 @@ fn step(vertex: &Vertex, instructions: &[Instruction]) -> Step {
     });
     let (number, total) = count.unwrap_or((0, 0));
     let name = split.map_or(vertex.name.as_str(), |(_, name)| name);
-    let found = instructions.iter().find(|instruction| number > 0 && instruction.text == name);
+    let found = instructions.iter().find(|instruction| number > 0 && instruction.is(name));
     let line = found.and_then(|instruction| u32::try_from(instruction.line).ok());
     Step {
         vertex: vertex.digest.clone(),

@@ -102,7 +102,8 @@ impl Context {
                 pieces.blocking_send(Piece::Bytes(bytes)).is_ok()
             };
             let mut tell = |warning| drop(warnings.try_send(warning));
-            match self.write(Archive::new(&mut take, &mut tell)) {
+            let wanted = || !pieces.is_closed();
+            match self.write(Archive::new(&mut take, &mut tell, &wanted)) {
                 Ok(()) => drop(pieces.blocking_send(Piece::End)),
                 Err(Stop::Unread) => {}
                 Err(Stop::Failed(error)) => {
@@ -165,9 +166,9 @@ fn open(roots: &Roots, folder: &str, dockerfile: &str) -> Result<Context> {
         let told = format!("{given:?} is no folder that can be read: {why}; name a folder");
         Error::field("contextPath", told).because(why)
     })?;
-    let named = find_dockerfile(roots, &place, dockerfile)?;
-    let (text, named) = (read_dockerfile(&named)?, named);
-    let own = own_list(roots, &named)?;
+    let (given, named) = find_dockerfile(roots, &place, dockerfile)?;
+    let text = read_dockerfile(&named)?;
+    let own = own_list(roots, &given)?;
     let listed = list(roots, &place.path.join(IGNORE))?;
     let patterns = own.as_ref().or(listed.as_ref());
     let wrong = |why: String| {
@@ -189,7 +190,9 @@ fn open(roots: &Roots, folder: &str, dockerfile: &str) -> Result<Context> {
 }
 
 /// As the docker command: `Dockerfile`, else `dockerfile`, unless one is named.
-fn find_dockerfile(roots: &Roots, context: &Place, given: &str) -> Result<Place> {
+///
+/// Answers with its path as it was given, and where it really is.
+fn find_dockerfile(roots: &Roots, context: &Place, given: &str) -> Result<(PathBuf, Place)> {
     let names = match given {
         "" => [DOCKERFILE, "dockerfile"].as_slice(),
         given => &[given],
@@ -198,7 +201,7 @@ fn find_dockerfile(roots: &Roots, context: &Place, given: &str) -> Result<Place>
     for name in names {
         let path = context.path.join(name);
         match roots.find(&path) {
-            Ok(place) => return Ok(place),
+            Ok(place) => return Ok((path, place)),
             Err(why) => drop(first.get_or_insert((path, why))),
         }
     }
@@ -219,9 +222,10 @@ fn read_dockerfile(place: &Place) -> Result<String> {
     }
 }
 
-/// `<Dockerfile>.dockerignore`, which wins.
-fn own_list(roots: &Roots, dockerfile: &Place) -> Result<Option<Vec<u8>>> {
-    let mut path = dockerfile.path.clone().into_os_string();
+/// `<Dockerfile>.dockerignore`, which wins; by the name that was given, also where that
+/// is a link.
+fn own_list(roots: &Roots, dockerfile: &Path) -> Result<Option<Vec<u8>>> {
+    let mut path = dockerfile.as_os_str().to_owned();
     path.push(IGNORE);
     list(roots, Path::new(&path))
 }

@@ -115,6 +115,101 @@ async fn a_list_of_the_dockerfiles_own_wins_and_its_dockerfile_comes_beside() {
 }
 
 #[tokio::test]
+async fn a_list_of_the_dockerfiles_own_goes_by_the_name_that_was_given() {
+    let dir = tree(&[
+        ("Real", "FROM a"),
+        ("Real.dockerignore", "*"),
+        ("Link.dockerignore", "b"),
+        ("a", ""),
+        ("b", ""),
+    ]);
+    std::os::unix::fs::symlink("Real", dir.path().join("Link")).unwrap();
+    let context = opened(dir.path(), dir.path(), "Link").await.unwrap();
+    let (bytes, _) = sent(context).await.unwrap();
+    let names = tar(&bytes, &["-t"]);
+    assert!(names.contains("\na\n") && !names.contains("\nb\n"), "{names}");
+}
+
+/// Folders below this one that the process holds open.
+fn held(dir: &TempDir) -> usize {
+    let all = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    all.filter(|fd| fs::read_link(fd.path()).is_ok_and(|at| at.starts_with(dir.path()))).count()
+}
+
+#[tokio::test]
+async fn a_deep_tree_is_sent_whole_and_few_of_its_folders_are_open_at_once() {
+    let dir = tree(&[("Dockerfile", "FROM a")]);
+    let (mut path, mut expected) = (dir.path().to_owned(), vec!["Dockerfile".to_owned()]);
+    let mut below = String::new();
+    for depth in 0..190 {
+        path.push("d");
+        fs::create_dir(&path).unwrap();
+        // What comes after the folder below is found when all of that is done.
+        fs::write(path.join("z"), "").unwrap();
+        below.push_str("d/");
+        expected.push(below.clone());
+        if depth == 189 {
+            fs::write(path.join("large"), vec![b'x'; 4 << 20]).unwrap();
+            expected.push(format!("{below}large"));
+        }
+    }
+    for depth in (1..=190).rev() {
+        expected.push(format!("{}z", "d/".repeat(depth)));
+    }
+    let Sending { mut archive, .. } = opened(dir.path(), dir.path(), "").await.unwrap().send();
+    // It stands in the middle of the large file, the deepest of all.
+    let mut bytes = archive.next().await.unwrap().unwrap().to_vec();
+    let open = held(&dir);
+    while let Some(piece) = archive.next().await {
+        bytes.extend_from_slice(&piece.unwrap());
+    }
+    assert!((2..30).contains(&open), "{open}");
+    assert_eq!(tar(&bytes, &["-t"]).lines().collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn a_folder_that_was_exchanged_while_it_was_closed_is_not_read() {
+    let dir = tree(&[("Dockerfile", "FROM a"), ("other/z", "other")]);
+    let deep = dir.path().join("d/".repeat(60));
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("large"), vec![b'x'; 8 << 20]).unwrap();
+    fs::write(dir.path().join("d/d/d/z"), "its own").unwrap();
+    let Sending { mut archive, mut warnings, .. } =
+        opened(dir.path(), dir.path(), "").await.unwrap().send();
+    let mut bytes = archive.next().await.unwrap().unwrap().to_vec();
+    fs::rename(dir.path().join("d/d/d"), dir.path().join("away")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("other"), dir.path().join("d/d/d")).unwrap();
+    while let Some(piece) = archive.next().await {
+        bytes.extend_from_slice(&piece.unwrap());
+    }
+    let told = warnings.recv().await.unwrap();
+    assert!(told.contains("went away"), "{told}");
+    assert!(!tar(&bytes, &["-t"]).contains("d/d/d/z"));
+}
+
+#[tokio::test]
+async fn a_walk_that_nobody_wants_ends_though_it_has_nothing_to_send() {
+    let dir = tree(&[("Dockerfile", "FROM a"), (".dockerignore", "out\n!out/none\n")]);
+    for folder in 0..50 {
+        let folder = dir.path().join(format!("out/{folder}"));
+        fs::create_dir_all(&folder).unwrap();
+        for file in 0..200 {
+            fs::write(folder.join(file.to_string()), "").unwrap();
+        }
+    }
+    let context = opened(dir.path(), dir.path(), "").await.unwrap();
+    let asked = std::cell::Cell::new(0);
+    let wanted = || {
+        asked.set(asked.get() + 1);
+        asked.get() < 100
+    };
+    let (mut take, mut tell) = (|_| panic!("nothing is sent"), |_| {});
+    let end = context.write(Archive::new(&mut take, &mut tell, &wanted));
+    assert!(matches!(end, Err(Stop::Unread)));
+    assert_eq!(asked.get(), 100);
+}
+
+#[tokio::test]
 async fn a_dockerfile_outside_of_the_context_comes_beside() {
     let dir = tree(&[("ctx/a", ""), ("ctx/.dockerignore", "b"), ("other/Dockerfile", "FROM a")]);
     let folder = dir.path().join("ctx");

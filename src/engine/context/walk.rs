@@ -25,8 +25,10 @@ use crate::domain::{
 
 /// Bytes of one piece.
 const PIECE: usize = 256 << 10;
-/// Most folders inside each other; each is held open.
+/// Most folders inside each other.
 const DEEPEST: usize = 200;
+/// Most of these that are held open; one further up is opened again when its turn comes.
+const HELD: usize = 16;
 /// Most entries, of which names and hard links are held in memory.
 const MOST: usize = 2_000_000;
 
@@ -47,6 +49,8 @@ pub(super) struct Archive<'a> {
     take: &'a mut dyn FnMut(Bytes) -> bool,
     /// Takes what should be told.
     tell: &'a mut dyn FnMut(String),
+    /// False when nobody wants the archive any more.
+    wanted: &'a dyn Fn() -> bool,
 }
 
 struct Walk<'a, 'b> {
@@ -62,7 +66,10 @@ struct Walk<'a, 'b> {
 
 /// A folder whose entries are being written.
 struct Level {
-    folder: OwnedFd,
+    /// `None` while it is not held open, or in use.
+    folder: Option<OwnedFd>,
+    /// Which one it was.
+    identity: (u64, u64),
     names: IntoIter<(Vec<u8>, FileType)>,
     /// Empty, or with a slash at its end.
     path: Vec<u8>,
@@ -79,18 +86,26 @@ pub(super) fn write(
 ) -> Result<bool> {
     let mut walk = Walk { ignore, apart, met: false, archive, links: HashMap::new(), entries: 0 };
     let mut levels = vec![walk.enter(folder, Vec::new(), None)?];
-    while let Some(level) = levels.last_mut() {
-        match level.names.next() {
-            Some((name, sort)) => {
-                if let Some(below) = walk.entry(level, &name, sort)? {
-                    if levels.len() >= DEEPEST {
-                        let why = format!("has more than {DEEPEST} folders inside each other");
-                        return Err(unusable(&below.path, &why, None));
-                    }
-                    levels.push(below);
-                }
-            }
-            None => drop(levels.pop()),
+    while let Some(mut level) = levels.pop() {
+        let Some((name, sort)) = level.names.next() else { continue };
+        let held = level.folder.take().or_else(|| again(levels.first(), &level));
+        let Some(folder) = held else {
+            walk.vanished(&level.path);
+            continue;
+        };
+        let below = walk.entry(&folder, &level, &name, sort)?;
+        level.folder = Some(folder);
+        levels.push(level);
+        let Some(below) = below else { continue };
+        if levels.len() >= DEEPEST {
+            let why = format!("has more than {DEEPEST} folders inside each other");
+            return Err(unusable(&below.path, &why, None));
+        }
+        levels.push(below);
+        // The first stays: from there the others are found.
+        let far = levels.len().checked_sub(HELD + 1).filter(|far| *far > 0);
+        if let Some(far) = far.and_then(|far| levels.get_mut(far)) {
+            far.folder = None;
         }
     }
     Ok(walk.met)
@@ -100,8 +115,9 @@ impl<'a> Archive<'a> {
     pub(super) fn new(
         take: &'a mut dyn FnMut(Bytes) -> bool,
         tell: &'a mut dyn FnMut(String),
+        wanted: &'a dyn Fn() -> bool,
     ) -> Self {
-        Self { buffer: Vec::with_capacity(PIECE), take, tell }
+        Self { buffer: Vec::with_capacity(PIECE), take, tell, wanted }
     }
 
     /// Adds a file that is not on the disk.
@@ -125,6 +141,11 @@ impl<'a> Archive<'a> {
     pub(super) fn end(mut self) -> Result<()> {
         self.buffer.extend_from_slice(&tar::END);
         self.flush(0)
+    }
+
+    /// Ends the work that nobody wants any more, also where nothing is written.
+    fn go_on(&self) -> Result<()> {
+        if (self.wanted)() { Ok(()) } else { Err(Stop::Unread) }
     }
 
     /// Gives on what is there when it is so much.
@@ -165,7 +186,10 @@ impl Walk<'_, '_> {
     fn enter(&mut self, folder: OwnedFd, path: Vec<u8>, verdict: Option<Verdict>) -> Result<Level> {
         let failed = |why: Errno| unusable(&path, "cannot be listed", Some(why.into()));
         let mut names = Vec::new();
+        let stat = rustix::fs::fstat(&folder).map_err(failed)?;
+        let identity = (stat.st_dev, stat.st_ino);
         for entry in Dir::read_from(&folder).map_err(failed)? {
+            self.archive.go_on()?;
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_bytes();
             if name == b"." || name == b".." {
@@ -180,11 +204,18 @@ impl Walk<'_, '_> {
         }
         // The order of a disk is not the same twice.
         names.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        Ok(Level { folder, names: names.into_iter(), path, verdict })
+        Ok(Level { folder: Some(folder), identity, names: names.into_iter(), path, verdict })
     }
 
     /// Writes one entry; answers with the folder to go into, if it is one.
-    fn entry(&mut self, level: &Level, name: &[u8], sort: FileType) -> Result<Option<Level>> {
+    fn entry(
+        &mut self,
+        folder: &OwnedFd,
+        level: &Level,
+        name: &[u8],
+        sort: FileType,
+    ) -> Result<Option<Level>> {
+        self.archive.go_on()?;
         let mut path = level.path.clone();
         path.extend_from_slice(name);
         let text = String::from_utf8_lossy(&path);
@@ -197,7 +228,7 @@ impl Walk<'_, '_> {
             self.met |= !verdict.ignored;
             return Ok(None);
         }
-        let stat = match rustix::fs::statat(&level.folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(self.vanished(&path)),
             Err(why) => return Err(unusable(&path, "cannot be looked at", Some(why.into()))),
@@ -208,8 +239,8 @@ impl Walk<'_, '_> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let folder = match rustix::fs::openat(&level.folder, name, flags, Mode::empty()) {
-                    Ok(folder) => folder,
+                let below = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+                    Ok(below) => below,
                     // It was a folder a moment ago.
                     Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                         return Ok(self.vanished(&path));
@@ -220,11 +251,11 @@ impl Walk<'_, '_> {
                     plain(Sort::Folder).write(&mut self.archive.buffer);
                 }
                 path.push(b'/');
-                return self.enter(folder, path, Some(verdict)).map(Some);
+                return self.enter(below, path, Some(verdict)).map(Some);
             }
             _ if verdict.ignored => {}
-            FileType::RegularFile => self.file(level, name, &path, &stat)?,
-            FileType::Symlink => match rustix::fs::readlinkat(&level.folder, name, Vec::new()) {
+            FileType::RegularFile => self.file(folder, name, &path, &stat)?,
+            FileType::Symlink => match rustix::fs::readlinkat(folder, name, Vec::new()) {
                 // Its text is kept, wherever it leads; the engine resolves it inside.
                 Ok(link) => {
                     let link = link.into_bytes();
@@ -247,10 +278,10 @@ impl Walk<'_, '_> {
         Ok(None)
     }
 
-    fn file(&mut self, level: &Level, name: &[u8], path: &[u8], found: &Stat) -> Result<()> {
+    fn file(&mut self, folder: &OwnedFd, name: &[u8], path: &[u8], found: &Stat) -> Result<()> {
         let flags =
             OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(&level.folder, name, flags, Mode::empty()) {
+        let file = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
             Ok(file) => File::from(file),
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => {
                 self.vanished(path);
@@ -292,6 +323,19 @@ impl Walk<'_, '_> {
         (self.archive.tell)(format!("{path} went away while the context was read; it is left out"));
         None
     }
+}
+
+/// Opens a folder again, step by step from the first; `None` when another one, or none,
+/// stands there now.
+fn again(first: Option<&Level>, level: &Level) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut folder: Option<OwnedFd> = None;
+    for name in level.path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+        let from = folder.as_ref().or(first?.folder.as_ref())?;
+        folder = Some(rustix::fs::openat(from, name, flags, Mode::empty()).ok()?);
+    }
+    let stat = rustix::fs::fstat(folder.as_ref()?).ok()?;
+    folder.filter(|_| (stat.st_dev, stat.st_ino) == level.identity)
 }
 
 fn shown(path: &[u8]) -> String {

@@ -34,6 +34,10 @@ async fn what_is_wrong_is_named_and_no_build_begins() {
         (json!({"tags": ["a:b:c"]}), vec!["tags[0]", "a:b:c"]),
         (json!({"buildArgs": [{"key": "a=b"}]}), vec!["buildArgs[0]", "a=b"]),
         (json!({"target": "nobody"}), vec!["nobody"]),
+        (
+            json!({"buildArgs": [{"key": "long", "value": "x".repeat(66_000)}]}),
+            vec!["buildArgs", "file of the context"],
+        ),
     ] {
         let mut body = json!({"name": tree.name, "contextPath": ctx});
         for (key, value) in fields.as_object().expect("an object") {

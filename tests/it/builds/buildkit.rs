@@ -128,5 +128,47 @@ async fn base_images_come_from_a_closed_registry_for_both_builders() {
         let request = pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
         let told = build(&service, request).await;
         assert_eq!(finished(&told).builder(), builder);
+        // One that is only copied from, and one whose name an argument completes.
+        let other = registry.push("other");
+        let (host, rest) = other.split_once('/').expect("a registry");
+        let lines =
+            format!("ARG host\nFROM $host/{rest}\nFROM scratch\nCOPY --from={other} /noise /x\n");
+        tree.write("ctx/Dockerfile", &lines);
+        let arg = pb::EnvVar { key: "host".into(), value: host.into() };
+        let request = pb::BuildImageRequest {
+            builder: builder.into(),
+            build_args: vec![arg],
+            ..tree.request()
+        };
+        finished(&build(&service, request).await);
+        docker(&["rmi", "-f", &other]);
     }
+}
+
+/// BuildKit gives a session up that does not answer for some seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_is_slow_does_not_end_the_session_of_its_build() {
+    let longer_than_buildkit_waits = std::time::Duration::from_secs(20);
+    let tree = Tree::new(
+        "RUN busybox yes 'more than waits for a reader' | busybox head -c 8000000\n\
+         RUN --mount=type=secret,id=key busybox cat /run/secrets/key > /dev/null\n",
+        &[],
+    );
+    let service = tree.service().await;
+    let secret = pb::BuildSecret { id: "key".into(), value: b"hush".to_vec() };
+    let request = pb::BuildImageRequest { secrets: vec![secret], no_cache: true, ..tree.request() };
+    let mut stream = begin(&service, request).await.expect("it begins");
+    loop {
+        let message = stream.message().await.expect("it goes on").expect("it goes on");
+        if matches!(message.event, Some(Event::Log(_))) {
+            break;
+        }
+    }
+    let never = std::future::pending::<()>();
+    drop(tokio::time::timeout(longer_than_buildkit_waits, never).await);
+    let mut last = None;
+    while let Some(message) = stream.message().await.expect("the secret came") {
+        last = message.event;
+    }
+    assert!(matches!(last, Some(Event::Finished(_))), "{last:?}");
 }

@@ -106,6 +106,24 @@ async fn a_step_that_fails_is_told_with_its_line_its_code_and_its_last_output() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_repeats_a_long_command_reaches_a_grpc_client_with_its_end() {
+    let command = format!("RUN : {}; exit 9\n", "long ".repeat(8000));
+    let tree = Tree::new(&command, &[]);
+    let service = tree.service().await;
+    for builder in [pb::BuilderKind::Classic, pb::BuilderKind::Buildkit] {
+        let request = pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
+        let (events, failed) = build(&service, request).await;
+        let failed = failed.expect("it fails");
+        assert_eq!(failed.code(), tonic::Code::FailedPrecondition, "{failed:?}");
+        let begins = "the build failed at step 2 of 2, line 2";
+        assert!(failed.message().starts_with(begins), "{builder:?}: {failed:?}");
+        assert!(failed.message().trim_end().ends_with('9'), "{failed:?}");
+        let Some(Event::Failed(told)) = events.last() else { panic!("{events:?}") };
+        assert_eq!((told.exit_code, told.message.len() < 40_000), (Some(9), true));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_lines_or_events_over_rest() {
     let tree = Tree::new("COPY . /x\n", &[]);
     let service = tree.service().await;

@@ -7,8 +7,9 @@ use tonic::{Code, Request, Status};
 use super::{alice, client, id_of, pull};
 use crate::{
     faults::private_engine::{Engine, TAG},
+    proxy::{Mode, Proxy},
     registry::Registry,
-    support::{Service, docker, eventually, image, unique},
+    support::{DEADLINE, Service, docker, eventually, image, unique},
 };
 
 /// All messages of one push.
@@ -125,6 +126,41 @@ async fn an_id_that_leads_to_something_else_in_the_engine_is_refused() {
     docker(&["rm", &name]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_which_a_run_is_making_a_container_is_not_removed() {
+    let registry = Registry::start(false).await;
+    let proxy = Proxy::start();
+    let service = Service::with(|config| config.engine = proxy.address()).await.synced().await;
+    let (name, image) = (unique("making"), registry.make("making"));
+    let mut request = service.request(&name);
+    request.image = image.clone();
+    proxy.set_for(Mode::Cut { step: 1, done: false }, "/containers/create");
+    let met = proxy.met_now();
+    let mut client = service.grpc().await;
+    let run = async {
+        let run = client.run_container(request);
+        let cut = tokio::time::timeout(DEADLINE, run).await.expect("in time");
+        assert_eq!(cut.expect_err("the engine was cut off").code(), Code::Unavailable);
+    };
+    let remove = format!("/container-svc/image?name={image}");
+    let ask = async {
+        met.await;
+        let (status, refused) = service.rest("DELETE", &remove, "").await;
+        assert_eq!((status, &refused["code"]), (400, &9.into()), "{refused}");
+        let told = refused["message"].as_str().unwrap_or_default();
+        assert!(told.contains("is making"), "{told}");
+        proxy.set(Mode::Pass);
+    };
+    tokio::join!(run, ask);
+    eventually("the view follows the engine again", || async {
+        let (_, node) = service.get("/container-svc/node").await;
+        node["node"]["engine"]["synced"] == true
+    })
+    .await;
+    let (status, removed) = service.rest("DELETE", &remove, "").await;
+    assert_eq!(status, 200, "it is nobody's any more: {removed}");
+}
+
 /// Makes an image with a layer of its own, in a later second than the one before.
 async fn made(engine: &Engine, name: &str) {
     let container = unique("layer");
@@ -177,6 +213,44 @@ async fn a_prune_takes_the_oldest_unused_images_and_no_other() {
     let path = "/container-svc/images/prune";
     let (status, refused) = service.rest("POST", path, r#"{"keepBytes": -1}"#).await;
     assert_eq!(status, 400, "{refused}");
+    drop(service);
+    engine.end().await;
+}
+
+/// On an engine of its own too. The list of images is kept back while a name goes to
+/// another image.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_leaves_a_name_that_went_to_another_image_meanwhile() {
+    let engine = Engine::start(false).await;
+    let socket = engine.address();
+    let proxy = Proxy::before(socket.trim_start_matches("unix://").into());
+    let service = Service::with(|config| config.engine = proxy.address()).await.synced().await;
+    for name in ["old:1", "new:1"] {
+        made(&engine, name).await;
+    }
+    engine.docker(&["tag", "old:1", "old:2"]).expect("tagged");
+    let id = |name: &str| engine.docker(&["image", "inspect", "-f", "{{.Id}}", name]);
+    let new = id("new:1").expect("there");
+    // Somebody has it, whom the service does not know of when it looks.
+    proxy.set_for(Mode::Hold, "/system/df");
+    let met = proxy.met_now();
+    let prune = async {
+        let body = r#"{"all": true}"#;
+        let (status, answer) = service.rest("POST", "/container-svc/images/prune", body).await;
+        assert_eq!(status, 200, "{answer}");
+    };
+    let move_names = async {
+        met.await;
+        for name in ["old:1", "old:2"] {
+            engine.docker(&["tag", TAG, name]).expect("tagged");
+        }
+        proxy.set(Mode::Pass);
+    };
+    tokio::join!(prune, move_names);
+    assert_eq!(id("new:1").filter(|id| !id.is_empty()), None, "that one was unused: {new}");
+    for name in ["old:1", "old:2"] {
+        assert!(id(name).is_some_and(|id| !id.is_empty()), "{name} is another image's now");
+    }
     drop(service);
     engine.end().await;
 }
