@@ -2,6 +2,7 @@
 
 mod book;
 mod image;
+mod queue;
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
@@ -14,7 +15,9 @@ use crate::domain::{Error, Result, gpu::Inventory};
 
 pub use image::CudaChoice;
 
-pub(super) use book::{Booked, Reserved};
+pub use queue::Standing;
+
+pub(super) use book::{Booked, GPUS_TAKEN, Reserved};
 pub(super) use image::Tags;
 
 /// How often a watch looks where the request says nothing, and the range.

@@ -24,7 +24,7 @@ impl App {
             self.engine_figures(),
             self.log_figures(),
             self.event_figures(),
-            gpu_figures(&self.gpus.last()),
+            self.gpu_figures(),
         ]
         .concat()
     }
@@ -127,8 +127,18 @@ impl App {
     }
 }
 
+impl App {
+    fn gpu_figures(&self) -> Vec<Family> {
+        let waiting = self.gpu_queue_length() as f64;
+        let mut families = device_figures(&self.gpus.last());
+        let help = "Runs that wait for GPUs.";
+        families.push(Family::gauge("container_svc_gpu_queue_length", help).value(waiting));
+        families
+    }
+}
+
 /// As they were seen last; a scrape does not ask the driver.
-fn gpu_figures(seen: &Inventory) -> Vec<Family> {
+fn device_figures(seen: &Inventory) -> Vec<Family> {
     let each = |name, help, value: fn(&Device) -> Option<f64>| {
         let told = seen.devices.iter().filter_map(|device| Some((device, value(device)?)));
         told.fold(Family::gauge(name, help), |family, (device, value)| {

@@ -99,7 +99,7 @@ impl App {
     /// The GPUs that a container had, for a start that no run asked for. `None` when
     /// others have them now: then it stays stopped, and its restart policy or the next
     /// run decides.
-    async fn book_again_or_warn(&self, container: &Container) -> Option<Booked<'_>> {
+    async fn book_again_or_warn(&self, container: &Container) -> Option<Booked> {
         let booked = self.book_as_before(container).await;
         if booked.is_none() {
             let name = container.name();

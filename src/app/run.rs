@@ -4,11 +4,13 @@ mod tell;
 
 use std::{collections::HashMap, sync::Arc};
 
+use tokio::time::Instant;
+
 use super::{
     App,
     assets::InPlace,
     events,
-    gpus::{Booked, CudaChoice},
+    gpus::{Booked, CudaChoice, GPUS_TAKEN},
     ports::{Chosen, Lost},
 };
 use crate::{
@@ -71,14 +73,20 @@ pub(super) struct Ready {
 }
 
 impl App {
-    /// Makes sure that a container of this description runs.
-    pub async fn run(self: &Arc<Self>, request: RunRequest) -> Result<Outcome> {
-        self.run_and_tell(request, Teller::default()).await
+    /// Makes sure that a container of this description runs. Where it waits for GPUs, it
+    /// waits no longer than its caller does.
+    pub async fn run(
+        self: &Arc<Self>,
+        request: RunRequest,
+        deadline: Option<Instant>,
+    ) -> Result<Outcome> {
+        self.run_and_tell(request, deadline, Teller::default()).await
     }
 
     async fn run_and_tell(
         self: &Arc<Self>,
         mut request: RunRequest,
+        deadline: Option<Instant>,
         tell: Teller,
     ) -> Result<Outcome> {
         let cuda = self.fit_cuda(&mut request).await?;
@@ -86,15 +94,33 @@ impl App {
         if let Some(outcome) = self.already_runs(&spec) {
             return Ok(Outcome { cuda, ..outcome });
         }
-        let app = self.clone();
-        // A caller that leaves must not leave the work half done.
-        let run = Box::pin(app.run_alone(spec, tell));
-        let outcome = self.tasks.to_the_end(run).await?;
-        Ok(Outcome { cuda, ..outcome })
+        self.overtake_waiting(&spec);
+        let queues = spec.gpus.as_ref().is_some_and(|wish| wish.queue.is_some());
+        let (mut ticket, mut turn) = (None, None);
+        loop {
+            let (app, spec_of, tell_of) = (self.clone(), spec.clone(), tell.clone());
+            let has: Option<Booked> = turn.take();
+            // A caller that leaves must not leave the work half done.
+            let run = Box::pin(async move {
+                // What its turn gave it is its own until the container has it.
+                let done = app.run_alone(spec_of, tell_of).await;
+                drop(has);
+                done
+            });
+            match self.tasks.to_the_end(run).await {
+                Err(error) if queues && error.reason() == GPUS_TAKEN => {}
+                done => return done.map(|outcome| Outcome { cuda, ..outcome }),
+            }
+            let ticket = match &mut ticket {
+                Some(ticket) => ticket,
+                none => none.insert(self.join_gpu_queue(&spec, deadline)?),
+            };
+            turn = self.wait_for_gpus(&spec, ticket, &tell).await?;
+        }
     }
 
     /// The quick answer from memory: it runs, and nothing differs.
-    fn already_runs(&self, spec: &RunSpec) -> Option<Outcome> {
+    pub(super) fn already_runs(&self, spec: &RunSpec) -> Option<Outcome> {
         let refresh = spec.assets.iter().any(|asset| asset.given.refresh);
         if refresh || spec.pull_policy == PullPolicy::Always || !self.view.freshness().synced {
             return None;
@@ -253,7 +279,7 @@ impl App {
         name: &str,
         ready: &Ready,
         chosen: &Chosen<'_>,
-        booked: &Booked<'_>,
+        booked: &Booked,
     ) -> Result<String> {
         ready.tell.tell(Step::Creating);
         let network = self.settings.network.as_str();
@@ -277,7 +303,7 @@ impl App {
             .await
     }
 
-    fn labels(&self, spec: &RunSpec, booked: &Booked<'_>) -> HashMap<String, String> {
+    fn labels(&self, spec: &RunSpec, booked: &Booked) -> HashMap<String, String> {
         let hash = spec.spec_hash();
         let ours = [
             (labels::NODE, self.settings.node_id.clone()),

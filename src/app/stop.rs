@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{App, events, list::Selector, unknown};
 use crate::domain::{
-    Error, Result,
+    Error, Kind, Result,
     container::Container,
     event::{Subject, What},
 };
@@ -14,7 +14,12 @@ impl App {
     pub async fn stop(self: &Arc<Self>, selector: Selector) -> Result<()> {
         let app = self.clone();
         let work = async move {
-            let (container, _guards) = app.find_and_lock(&selector).await?;
+            // What only waited for GPUs has no container yet.
+            let waited = app.end_waiting_of(&selector);
+            let (container, _guards) = match app.find_and_lock(&selector).await {
+                Err(error) if waited && error.kind() == Kind::NotFound => return Ok(()),
+                found => found?,
+            };
             if container.is_running() {
                 app.engine.stop(&container.id).await?;
                 app.refresh(&container.id).await?;
@@ -32,7 +37,11 @@ impl App {
     pub async fn remove(self: &Arc<Self>, selector: Selector, force: bool) -> Result<()> {
         let app = self.clone();
         let work = async move {
-            let (container, _guards) = app.find_and_lock(&selector).await?;
+            let waited = app.end_waiting_of(&selector);
+            let (container, _guards) = match app.find_and_lock(&selector).await {
+                Err(error) if waited && error.kind() == Kind::NotFound => return Ok(()),
+                found => found?,
+            };
             let name = container.name();
             if !app.is_ours(&container) {
                 return Err(Error::precondition(
@@ -61,6 +70,15 @@ impl App {
             Ok(())
         };
         self.tasks.to_the_end(work).await
+    }
+
+    /// Ends the runs of what is selected that wait for GPUs.
+    fn end_waiting_of(&self, selector: &Selector) -> bool {
+        let Selector { id, name, .. } = selector;
+        let found = self.view.identified(id).ok().flatten().filter(|_| !id.is_empty());
+        let names = found.map(|found| found.names.clone()).unwrap_or_default();
+        let names = names.iter().chain([name]).filter(|name| !name.is_empty());
+        names.filter(|name| self.end_waiting(name)).count() > 0
     }
 
     /// Finds a container, waits until nobody works on it, and looks again.

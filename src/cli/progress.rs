@@ -80,6 +80,12 @@ impl View {
         }
     }
 
+    /// What is waited for, and where it stands.
+    pub(super) fn wait(&mut self, what: &str, words: &str) {
+        self.line(what, words);
+        self.stage(&words.replace(char::is_control, "?"));
+    }
+
     /// Takes the bars off the screen.
     pub(super) fn clear(&self) {
         if let Self::Bars(Some(bars)) = self {

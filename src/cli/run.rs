@@ -68,6 +68,13 @@ pub(super) struct Args {
         hide_default_value = true
     )]
     mig_profile: String,
+    /// Wait for the GPUs until they are free, at most so long [default of TIME: 10m]
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, requires = "gpus")]
+    #[arg(num_args = 0..=1, require_equals = true)]
+    gpu_queue: Option<Option<prost_types::Duration>>,
+    /// What is done when it uses more GPU memory than it booked
+    #[arg(long, value_name = "ACTION", requires = "gpus")]
+    gpu_overrun: Option<Overrun>,
     /// How long a stop waits before it kills, as 10s; a bare number is seconds
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     stop_timeout: Option<prost_types::Duration>,
@@ -92,6 +99,27 @@ enum Pull {
     Missing,
     /// Never; fails when the node has no such image
     Never,
+}
+
+/// What is done about more GPU memory in use than was booked.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Overrun {
+    /// Tell it by an event
+    Report,
+    /// Start the container again, as its restart policy says
+    Restart,
+    /// Stop the container
+    Stop,
+}
+
+impl From<Overrun> for pb::GpuOverrunAction {
+    fn from(action: Overrun) -> Self {
+        match action {
+            Overrun::Report => Self::Report,
+            Overrun::Restart => Self::Restart,
+            Overrun::Stop => Self::Stop,
+        }
+    }
 }
 
 pub(super) async fn run(args: Args, session: Session, out: Output) -> Result<(), Failure> {
@@ -124,10 +152,20 @@ fn show(view: &mut View, step: &pb::RunContainerStreamResponse) {
     match (step.stage(), &step.pull, &step.download) {
         (_, Some(pull), _) => view.pull(pull),
         (_, _, Some(download)) => view.download(download),
+        (pb::RunStage::Queued, ..) => {
+            let standing = step.queue.clone().unwrap_or_default();
+            view.wait("gpus", &waits(&standing));
+        }
         (pb::RunStage::Creating, ..) => view.stage("creating"),
         (pb::RunStage::Starting, ..) => view.stage("starting"),
         _ => {}
     }
+}
+
+/// Where a run stands that waits for GPUs.
+fn waits(standing: &pb::GpuStanding) -> String {
+    let pb::GpuStanding { position, length, reason } = standing;
+    format!("waiting, number {position} of {length}: {reason}")
 }
 
 fn request(args: Args) -> pb::RunContainerRequest {
@@ -144,11 +182,18 @@ fn request(args: Args) -> pb::RunContainerRequest {
         Pull::Missing => pb::PullPolicy::IfNotPresent,
         Pull::Never => pb::PullPolicy::Never,
     };
-    let more = args.gpu_memory.is_some() || args.gpu_shared || !args.mig_profile.is_empty();
+    let more = args.gpu_memory.is_some()
+        || args.gpu_shared
+        || args.gpu_queue.is_some()
+        || args.gpu_overrun.is_some()
+        || !args.mig_profile.is_empty();
     let gpus = pb::Gpus {
         memory_mb: args.gpu_memory.unwrap_or_default(),
         shared: args.gpu_shared,
         mig_profile: args.mig_profile,
+        queue: args.gpu_queue.is_some(),
+        queue_timeout: args.gpu_queue.flatten(),
+        on_overrun: args.gpu_overrun.map_or(pb::GpuOverrunAction::Unspecified, Into::into).into(),
         ..Default::default()
     };
     let (gpu_enabled, gpus) = match args.gpus {
@@ -240,6 +285,14 @@ mod tests {
         assert_eq!((these.ids, these.shared), (vec!["0".to_owned(), "GPU-ab".to_owned()], true));
         assert_eq!(of("run --gpus 0, nginx").gpus.unwrap_or_default().ids, ["0"]);
         assert!(Line::try_parse_from(["run", "--gpu-memory", "4g", "nginx"]).is_err());
+        let waits =
+            of("run --gpus 1 --gpu-queue --gpu-overrun stop nginx").gpus.unwrap_or_default();
+        assert_eq!((waits.queue, waits.queue_timeout), (true, None));
+        assert_eq!(waits.on_overrun(), pb::GpuOverrunAction::Stop);
+        let waits = of("run --gpus 1 --gpu-queue=30s nginx").gpus.unwrap_or_default();
+        assert_eq!(waits.queue_timeout.map(|it| it.seconds), Some(30));
+        let standing = pb::GpuStanding { position: 2, length: 3, reason: "GPU 0: a".into() };
+        assert_eq!(super::waits(&standing), "waiting, number 2 of 3: GPU 0: a");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 pub mod cuda;
 pub mod label;
+pub mod line;
+pub mod overrun;
 pub mod placement;
 pub mod request;
 

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Service,
-    convert::{container, timestamp},
+    convert::{container, deadline, timestamp},
     pb::{self, container_service_server::ContainerService},
 };
 use crate::app::{
@@ -24,7 +24,8 @@ impl ContainerService for Service {
         &self,
         request: Request<pb::RunContainerRequest>,
     ) -> Answer<pb::RunContainerResponse> {
-        let outcome = self.0.run(request.into_inner().into()).await?;
+        let deadline = deadline(request.metadata());
+        let outcome = self.0.run(request.into_inner().into(), deadline).await?;
         Ok(Response::new(outcome.into()))
     }
 
@@ -35,8 +36,9 @@ impl ContainerService for Service {
         &self,
         request: Request<pb::RunContainerStreamRequest>,
     ) -> Answer<Self::RunContainerStreamStream> {
+        let deadline = deadline(request.metadata());
         let run = request.into_inner().run.unwrap_or_default();
-        let told = self.0.run_stream(run.into());
+        let told = self.0.run_stream(run.into(), deadline);
         Ok(Response::new(Box::pin(told.map(|told| Ok(told?.into())))))
     }
 

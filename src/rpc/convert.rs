@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
 
 use super::{pb, supervision};
 use crate::{
@@ -31,6 +33,26 @@ pub(super) fn duration(given: Option<prost_types::Duration>) -> Option<Result<Du
         Duration::try_from(given)
             .map_err(|_| "is no positive duration; use one as \"10s\"".to_owned())
     })
+}
+
+/// Until when the caller waits for an answer, as it told by `grpc-timeout`: at most
+/// eight digits and a unit. A moment is left for the answer itself.
+pub(super) fn deadline(metadata: &MetadataMap) -> Option<Instant> {
+    const MOMENT: Duration = Duration::from_millis(200);
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u32 = number.parse().ok().filter(|_| number.len() <= 8)?;
+    let unit = match unit {
+        "H" => Duration::from_secs(3600),
+        "M" => Duration::from_secs(60),
+        "S" => Duration::from_secs(1),
+        "m" => Duration::from_millis(1),
+        "u" => Duration::from_micros(1),
+        "n" => Duration::from_nanos(1),
+        _ => return None,
+    };
+    let wait = unit.checked_mul(number)?.saturating_sub(MOMENT);
+    Instant::now().checked_add(wait)
 }
 
 impl From<pb::RunContainerRequest> for RunRequest {
@@ -137,6 +159,9 @@ impl From<run::Told> for pb::RunContainerStreamResponse {
                 }),
                 ..step(pb::RunStage::Downloading)
             },
+            run::Told::Step(run::Step::Queued(standing)) => {
+                Self { queue: Some(standing.into()), ..step(pb::RunStage::Queued) }
+            }
             run::Told::Step(run::Step::Creating) => step(pb::RunStage::Creating),
             run::Told::Step(run::Step::Starting) => step(pb::RunStage::Starting),
             run::Told::Ready(outcome) => {

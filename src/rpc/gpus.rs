@@ -11,11 +11,14 @@ use super::{
     pb::{self, gpu_service_server::GpuService},
 };
 use crate::{
-    app::App,
+    app::{App, gpus::Standing},
     domain::{
         Error,
         container::Container,
-        gpu::{Booking, Device, Inventory, Memory, RawWish, label, placement::used_by},
+        gpu::{
+            Booking, Device, Inventory, Memory, RawWish, label, overrun::OnOverrun,
+            placement::used_by,
+        },
     },
 };
 
@@ -65,13 +68,23 @@ pub(super) fn node(seen: &Inventory, app: &App) -> pb::NodeGpus {
             .unwrap_or_default(),
         count: i32::try_from(seen.devices.len()).unwrap_or(i32::MAX),
         library: app.gpus.library().to_owned(),
+        waiting: i32::try_from(app.gpu_queue_length()).unwrap_or(i32::MAX),
     }
 }
 
 /// What a run asks for.
 pub(super) fn wish(wish: pb::Gpus) -> RawWish {
     let spread = wish.placement() == pb::GpuPlacement::Spread;
+    let on_overrun = match wish.on_overrun() {
+        pb::GpuOverrunAction::Unspecified => None,
+        pb::GpuOverrunAction::Report => Some(OnOverrun::Report),
+        pb::GpuOverrunAction::Restart => Some(OnOverrun::Restart),
+        pb::GpuOverrunAction::Stop => Some(OnOverrun::Stop),
+    };
     RawWish {
+        queue: wish.queue,
+        queue_timeout: duration(wish.queue_timeout),
+        on_overrun,
         count: wish.count.into(),
         ids: wish.ids,
         memory_mb: wish.memory_mb.into(),
@@ -80,6 +93,13 @@ pub(super) fn wish(wish: pb::Gpus) -> RawWish {
         shared: wish.shared,
         profile: wish.mig_profile,
         spread,
+    }
+}
+
+impl From<Standing> for pb::GpuStanding {
+    fn from(standing: Standing) -> Self {
+        let count = |count| i32::try_from(count).unwrap_or(i32::MAX);
+        Self { position: count(standing.place), length: count(standing.of), reason: standing.why }
     }
 }
 

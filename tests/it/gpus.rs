@@ -7,6 +7,7 @@ use crate::support::{Service, docker, eventually, unique};
 
 mod booked;
 mod cuda;
+mod queue;
 mod recovery;
 pub(crate) mod stub;
 

@@ -2,16 +2,19 @@
 //! a booking outlives the service, and ends with its container, by itself. Reserved
 //! here is only what a run in progress is about to have.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
 
 use super::super::App;
 use crate::{
     domain::{
         Error, Kind, Result,
-        container::{Container, State},
+        container::{Container, State as Life},
         gpu::{
-            Booking, Wish, label,
-            placement::{Refusal, place},
+            Booking, Inventory, Wish, label,
+            line::Line,
+            placement::{Promise, Refusal, place_in_turn},
             request::Which,
         },
         spec::RunSpec,
@@ -19,15 +22,34 @@ use crate::{
     engine::GpuAccess,
 };
 
-/// What runs in progress are about to have, each under a number.
+/// A run does not fit now, as others have the GPUs or wait for them.
+pub(in crate::app) const GPUS_TAKEN: &str = "GPUS_TAKEN";
+
+/// What runs in progress are about to have, and who waits. One lock for both, so that
+/// between a choice and its reservation nobody else chooses.
+#[derive(Debug, Clone, Default)]
+pub(in crate::app) struct Reserved(Arc<Shared>);
+
 #[derive(Debug, Default)]
-pub(in crate::app) struct Reserved(Mutex<(u64, Vec<(u64, Booking)>)>);
+struct Shared {
+    state: Mutex<State>,
+    /// Told when a reservation ends or somebody leaves the line.
+    news: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    last: u64,
+    /// Each under the number of its run.
+    bookings: Vec<(u64, Booking)>,
+    pub(super) line: Line,
+}
 
 /// The GPUs of one run; its reservations end when it is dropped, and the container
 /// has them then, if it runs.
 #[derive(Debug)]
-pub(in crate::app) struct Booked<'a> {
-    reserved: &'a Reserved,
+pub(in crate::app) struct Booked {
+    reserved: Reserved,
     number: u64,
     /// What the container gets; empty for one without GPUs.
     pub(in crate::app) gpus: Vec<Booking>,
@@ -35,22 +57,54 @@ pub(in crate::app) struct Booked<'a> {
     pub(in crate::app) access: GpuAccess,
 }
 
-impl Drop for Booked<'_> {
+impl Drop for Booked {
     fn drop(&mut self) {
-        self.reserved.lock().1.retain(|(number, _)| *number != self.number);
+        self.reserved.lock().bookings.retain(|(number, _)| *number != self.number);
+        self.reserved.tell();
     }
 }
 
 impl Reserved {
-    fn lock(&self) -> std::sync::MutexGuard<'_, (u64, Vec<(u64, Booking)>)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes who waits for GPUs.
+    pub(super) fn tell(&self) {
+        self.0.news.send_replace(());
+    }
+
+    pub(super) fn news(&self) -> watch::Receiver<()> {
+        self.0.news.subscribe()
+    }
+}
+
+impl State {
+    fn push<'a>(&mut self, bookings: impl Iterator<Item = &'a Booking>) -> u64 {
+        self.last += 1;
+        let number = self.last;
+        self.bookings.extend(bookings.map(|booking| (number, booking.clone())));
+        number
+    }
+
+    /// Units that are reserved for this name, as its turn has come.
+    fn own(&self, name: &str) -> Vec<String> {
+        let own = self.bookings.iter().filter(|(_, one)| own(&one.holder) == name);
+        own.map(|(_, one)| one.device.clone()).collect()
+    }
+
+    /// What those may have that wait, but for what this name has already.
+    fn promised(&self, name: &str, own: &[String], node: &Inventory) -> Vec<Promise> {
+        let mut promised = self.line.before(None, name, node);
+        promised.retain(|promise| !own.contains(&promise.device));
+        promised
     }
 }
 
 impl App {
     /// What containers of ours have of GPUs, or are about to have.
     pub fn gpu_bookings(&self) -> Vec<Booking> {
-        self.all_gpus(&self.gpus_reserved.lock().1)
+        self.all_gpus(&self.gpus_reserved.lock())
     }
 
     fn held_gpus(&self) -> Vec<Booking> {
@@ -89,7 +143,7 @@ impl App {
         &self,
         spec: &RunSpec,
         predecessor: Option<&Container>,
-    ) -> Result<Booked<'_>> {
+    ) -> Result<Booked> {
         let had = predecessor.map(label::read).unwrap_or_default();
         // One that does not run has nothing any more; others may have it by now.
         let keeps = if predecessor.is_some_and(holds) { had.as_slice() } else { &[] };
@@ -99,14 +153,34 @@ impl App {
         let access = self.gpu_access().await?;
         let node = self.gpus.look().await;
         let name = spec.engine_name();
-        // Between the choice and the reservation nobody else may choose.
         let mut reserved = self.gpus_reserved.lock();
-        let others = self.others(&reserved.1, &name);
-        let before: Vec<String> = had.iter().map(|booking| booking.device.clone()).collect();
-        let gpus = place(wish, &name, &node, &others, &before).map_err(refused)?;
-        let number = push(&mut reserved, gpus.iter().chain(keeps));
+        let others = self.others(&reserved, &name);
+        let devices =
+            |all: &[Booking]| all.iter().map(|one| one.device.clone()).collect::<Vec<_>>();
+        let mut before = [reserved.own(&name), devices(keeps)].concat();
+        let promised = reserved.promised(&name, &before, &node);
+        before.extend(devices(&had));
+        let gpus =
+            place_in_turn(wish, &name, &node, &others, &before, &promised).map_err(refused)?;
+        let number = reserved.push(gpus.iter().chain(keeps));
         drop(reserved);
-        Ok(Booked { reserved: &self.gpus_reserved, number, gpus, access })
+        Ok(Booked { reserved: self.gpus_reserved.clone(), number, gpus, access })
+    }
+
+    /// Reserves GPUs for a run that waits for its turn, if that has come.
+    pub(super) async fn book_in_turn(&self, spec: &RunSpec, number: u64) -> Result<Booked> {
+        let access = self.gpu_access().await?;
+        let node = self.gpus.look().await;
+        let (name, wish) = (spec.engine_name(), spec.gpus.as_ref());
+        let wish = wish.ok_or_else(|| Error::internal("a run without GPUs waits for some"))?;
+        let mut reserved = self.gpus_reserved.lock();
+        let others = self.others(&reserved, &name);
+        let promised = reserved.line.before(Some(number), &name, &node);
+        let gpus = place_in_turn(wish, &name, &node, &others, &[], &promised).map_err(refused)?;
+        reserved.line.serve(number, true);
+        let number = reserved.push(gpus.iter());
+        drop(reserved);
+        Ok(Booked { reserved: self.gpus_reserved.clone(), number, gpus, access })
     }
 
     /// Reserves what a stopped container had. `None` when others have it now.
@@ -114,16 +188,16 @@ impl App {
         &self,
         spec: &RunSpec,
         existing: &Container,
-    ) -> Result<Option<Booked<'_>>> {
+    ) -> Result<Option<Booked>> {
         let had = label::read(existing);
         let Some(wish) = spec.gpus.as_ref().filter(|_| !had.is_empty()) else {
             return Ok(Some(self.keep(&[])));
         };
-        Ok(self.book_same(&spec.engine_name(), &had, wish).await)
+        Ok(self.book_same(&spec.engine_name(), &had, wish, true).await)
     }
 
     /// The same for a restart, which knows only what the container has.
-    pub(in crate::app) async fn book_as_before(&self, existing: &Container) -> Option<Booked<'_>> {
+    pub(in crate::app) async fn book_as_before(&self, existing: &Container) -> Option<Booked> {
         let had = label::read(existing);
         let Some(first) = had.first() else { return Some(self.keep(&[])) };
         let wish = Wish {
@@ -133,64 +207,72 @@ impl App {
             exclusive: first.exclusive,
             profile: String::new(),
             spread: false,
+            queue: None,
+            on_overrun: None,
         };
-        self.book_same(existing.plain_name(), &had, &wish).await
+        self.book_same(existing.plain_name(), &had, &wish, false).await
     }
 
-    async fn book_same(&self, name: &str, had: &[Booking], wish: &Wish) -> Option<Booked<'_>> {
+    async fn book_same(
+        &self,
+        name: &str,
+        had: &[Booking],
+        wish: &Wish,
+        in_turn: bool,
+    ) -> Option<Booked> {
         let node = self.gpus.look().await;
         let ids = had.iter().map(|booking| booking.device.clone()).collect();
         let same = Wish { which: Which::Ids(ids), ..wish.clone() };
         let mut reserved = self.gpus_reserved.lock();
-        let others = self.others(&reserved.1, name);
-        let gpus = place(&same, name, &node, &others, &[]).ok()?;
-        let number = push(&mut reserved, gpus.iter());
+        let others = self.others(&reserved, name);
+        let promised = match in_turn {
+            true => reserved.promised(name, &reserved.own(name), &node),
+            false => Vec::new(),
+        };
+        let gpus = place_in_turn(&same, name, &node, &others, &[], &promised).ok()?;
+        let number = reserved.push(gpus.iter());
         drop(reserved);
         let access = GpuAccess::default();
-        Some(Booked { reserved: &self.gpus_reserved, number, gpus, access })
+        Some(Booked { reserved: self.gpus_reserved.clone(), number, gpus, access })
     }
 
     /// What everybody else has; the names of a run are locked, so its own is known.
-    fn others(&self, reserved: &[(u64, Booking)], name: &str) -> Vec<Booking> {
+    fn others(&self, reserved: &State, name: &str) -> Vec<Booking> {
         let mut all = self.all_gpus(reserved);
         all.retain(|booking| own(&booking.holder) != name);
         all
     }
 
-    fn all_gpus(&self, reserved: &[(u64, Booking)]) -> Vec<Booking> {
+    fn all_gpus(&self, reserved: &State) -> Vec<Booking> {
         let mut all = self.held_gpus();
-        for (_, booking) in reserved {
-            let same =
-                |have: &Booking| (&have.holder, &have.device) == (&booking.holder, &booking.device);
-            // One that has just begun to run is in both.
-            if !all.iter().any(same) {
-                all.push(booking.clone());
+        for (_, booking) in &reserved.bookings {
+            let same = |have: &&mut Booking| {
+                (own(&have.holder), &have.device) == (own(&booking.holder), &booking.device)
+            };
+            // One that has just begun to run is in both; a successor may have booked more.
+            match all.iter_mut().find(same) {
+                Some(have) => {
+                    have.memory_mb = have.memory_mb.max(booking.memory_mb);
+                    have.compute = have.compute.max(booking.compute);
+                    have.exclusive |= booking.exclusive;
+                }
+                None => all.push(booking.clone()),
             }
         }
         all
     }
 
     /// No GPUs for the new container; its predecessor keeps its own meanwhile.
-    fn keep(&self, had: &[Booking]) -> Booked<'_> {
-        let number = push(&mut self.gpus_reserved.lock(), had.iter());
+    fn keep(&self, had: &[Booking]) -> Booked {
+        let number = self.gpus_reserved.lock().push(had.iter());
         let access = GpuAccess::default();
-        Booked { reserved: &self.gpus_reserved, number, gpus: Vec::new(), access }
+        Booked { reserved: self.gpus_reserved.clone(), number, gpus: Vec::new(), access }
     }
 }
 
 /// True while a container has what its label says.
 fn holds(container: &Container) -> bool {
-    container.is_running() || container.state == State::Restarting
-}
-
-fn push<'a>(
-    reserved: &mut (u64, Vec<(u64, Booking)>),
-    bookings: impl Iterator<Item = &'a Booking>,
-) -> u64 {
-    reserved.0 += 1;
-    let number = reserved.0;
-    reserved.1.extend(bookings.map(|booking| (number, booking.clone())));
-    number
+    container.is_running() || container.state == Life::Restarting
 }
 
 /// The name without what a replacement adds for its time.
@@ -201,21 +283,29 @@ fn own(holder: &str) -> &str {
 }
 
 fn refused(refusal: Refusal) -> Error {
+    let list = |names: &[String]| {
+        names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
+    };
     match refusal {
         Refusal::Never { field, why } => Error::field(format!("gpus.{field}"), why),
-        Refusal::Now { units, holders } if holders.is_empty() => Error::precondition(
-            "GPUS_UNUSABLE",
-            format!("no GPUs that fit can be used now: {}", units.join("; ")),
-        ),
-        Refusal::Now { units, holders } => Error::new(
-            Kind::ResourceExhausted,
-            "GPUS_TAKEN",
-            format!(
-                "the GPUs are taken: {}; stop one of {}, or ask for less",
-                units.join("; "),
-                holders.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
-            ),
-        )
-        .with("holders", holders.join(",")),
+        Refusal::Now { units, holders, waiting } if holders.is_empty() && waiting.is_empty() => {
+            Error::precondition(
+                "GPUS_UNUSABLE",
+                format!("no GPUs that fit can be used now: {}", units.join("; ")),
+            )
+        }
+        Refusal::Now { units, holders, waiting } => {
+            let remedy = match holders.is_empty() {
+                true => "set queue to wait too, or ask for less".to_owned(),
+                false => format!("stop one of {}, ask for less, or set queue", list(&holders)),
+            };
+            Error::new(
+                Kind::ResourceExhausted,
+                GPUS_TAKEN,
+                format!("the GPUs are taken: {}; {remedy}", units.join("; ")),
+            )
+            .with("holders", holders.join(","))
+            .with("waiting", waiting.join(","))
+        }
     }
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use futures_util::{Stream, stream};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{App, Outcome};
 use crate::{
-    app::{assets::AssetStep, images::PullUpdate},
+    app::{assets::AssetStep, gpus::Standing, images::PullUpdate},
     domain::{Result, spec::RunRequest},
 };
 
@@ -18,6 +18,8 @@ pub enum Step {
     Pulling(Box<PullUpdate>),
     /// An asset is fetched.
     Downloading(AssetStep),
+    /// It waits for GPUs.
+    Queued(Standing),
     /// A container is made.
     Creating,
     /// A container is started.
@@ -55,10 +57,11 @@ impl App {
     pub fn run_stream(
         self: &Arc<Self>,
         request: RunRequest,
+        deadline: Option<Instant>,
     ) -> impl Stream<Item = Result<Told>> + Send + use<> {
         let (sender, steps) = mpsc::channel(STEPS);
         let app = self.clone();
-        let run = async move { app.run_and_tell(request, Teller(Some(sender))).await };
+        let run = async move { app.run_and_tell(request, deadline, Teller(Some(sender))).await };
         stream::unfold(Some((steps, Box::pin(run), None)), |state| async move {
             let (mut steps, mut run, mut end) = state?;
             loop {

@@ -32,6 +32,15 @@ pub struct Booking {
     pub exclusive: bool,
 }
 
+/// A unit that somebody may have who waits and came before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promise {
+    /// Name of the container that is to be.
+    pub holder: String,
+    /// UUID of the GPU or the instance.
+    pub device: String,
+}
+
 /// Why a wish is not granted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
@@ -48,6 +57,8 @@ pub enum Refusal {
         units: Vec<String>,
         /// Names of the containers that hold what is missing, each once.
         holders: Vec<String>,
+        /// Names of those that came before and wait for it, each once.
+        waiting: Vec<String>,
     },
 }
 
@@ -73,6 +84,8 @@ struct Unit<'a> {
     /// MiB that are used without a booking.
     strangers: u64,
     holders: Vec<&'a Booking>,
+    /// Who waits for it and came before.
+    waits: Option<&'a str>,
 }
 
 /// Chooses units for a container, with a booking for each. `booked` are the bookings
@@ -84,14 +97,25 @@ pub fn place(
     booked: &[Booking],
     before: &[String],
 ) -> Result<Vec<Booking>, Refusal> {
-    let units = units(node, booked);
+    place_in_turn(wish, holder, node, booked, before, &[])
+}
+
+/// The same while others wait who came before: what is promised to them it does not get.
+pub fn place_in_turn(
+    wish: &Wish,
+    holder: &str,
+    node: &Inventory,
+    booked: &[Booking],
+    before: &[String],
+    promised: &[Promise],
+) -> Result<Vec<Booking>, Refusal> {
+    let mut units = units(node, booked);
+    for unit in &mut units {
+        let promise = promised.iter().find(|promise| promise.device == unit.uuid());
+        unit.waits = promise.map(|promise| promise.holder.as_str());
+    }
     let wanted = wanted(wish, &units)?;
-    // One that was lost does not tell its memory; the others do.
-    let known = wanted.iter().any(|unit| unit.capacity.is_some());
-    let ever = |unit: &&Unit<'_>| match unit.capacity {
-        Some(capacity) => wish.memory_mb <= capacity,
-        None => wish.memory_mb == 0 || !known,
-    };
+    let ever = ever(wish, &wanted);
     let (count, named) = match &wish.which {
         Which::All | Which::Ids(_) => (wanted.len(), true),
         Which::Count(count) => (usize::try_from(*count).unwrap_or(wanted.len()), false),
@@ -114,21 +138,23 @@ pub fn place(
         });
     }
     let mut fitting: Vec<&Unit<'_>> = Vec::new();
-    let (mut refused, mut holders) = (Vec::new(), BTreeSet::new());
+    let (mut refused, mut holders, mut waiting) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     for unit in wanted {
         match unit.refuses(wish) {
             None => fitting.push(unit),
             Some(why) => {
                 refused.push(format!("{}: {why}", unit.label()));
                 holders.extend(unit.holders.iter().map(|booking| booking.holder.clone()));
+                waiting.extend(unit.waits.map(str::to_owned));
             }
         }
     }
     // For "all", what is lost is left out; what others hold is not.
-    let lost_only = matches!(wish.which, Which::All) && holders.is_empty();
+    let lost_only = matches!(wish.which, Which::All) && holders.is_empty() && waiting.is_empty();
     let enough = if lost_only { !fitting.is_empty() } else { fitting.len() >= count };
     if !enough {
-        return Err(Refusal::Now { units: refused, holders: holders.into_iter().collect() });
+        let (holders, waiting) = (holders.into_iter().collect(), waiting.into_iter().collect());
+        return Err(Refusal::Now { units: refused, holders, waiting });
     }
     let keeps = |unit: &Unit<'_>| before.iter().any(|uuid| uuid == unit.uuid());
     fitting.sort_by_key(|unit| {
@@ -151,6 +177,25 @@ pub fn place(
         exclusive: wish.exclusive,
     });
     Ok(bookings.collect())
+}
+
+/// Units that a wish may have, now or later.
+pub fn candidates(wish: &Wish, node: &Inventory) -> Vec<String> {
+    let units = units(node, &[]);
+    let wanted = wanted(wish, &units).unwrap_or_default();
+    let ever = ever(wish, &wanted);
+    wanted.iter().copied().filter(ever).map(|unit| unit.uuid().to_owned()).collect()
+}
+
+/// Tells which units are large enough. One that was lost does not tell its memory; the
+/// others do.
+fn ever(wish: &Wish, wanted: &[&Unit<'_>]) -> impl Fn(&&Unit<'_>) -> bool + use<> {
+    let known = wanted.iter().any(|unit| unit.capacity.is_some());
+    let memory_mb = wish.memory_mb;
+    move |unit| match unit.capacity {
+        Some(capacity) => memory_mb <= capacity,
+        None => memory_mb == 0 || !known,
+    }
 }
 
 /// What a container has in use on a unit, in bytes.
@@ -288,6 +333,7 @@ impl<'a> Unit<'a> {
             compute: 100_u32.saturating_sub(computed),
             strangers,
             holders,
+            waits: None,
         }
     }
 
@@ -311,6 +357,9 @@ impl<'a> Unit<'a> {
         }
         if self.uuid().is_empty() {
             return Some("does not tell its UUID".to_owned());
+        }
+        if let Some(name) = self.waits {
+            return Some(format!("\"{name}\" waits for it and came before"));
         }
         if let Some(owner) = self.holders.iter().find(|booking| booking.exclusive) {
             return Some(format!("container \"{}\" has it for itself", owner.holder));

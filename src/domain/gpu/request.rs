@@ -1,13 +1,18 @@
 //! What a run may ask of the node's GPUs, checked and with its defaults made explicit.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use super::placement::Booking;
+use super::{overrun::OnOverrun, placement::Booking};
+use crate::domain::spec::RawDuration;
 
 /// The variable by which NVIDIA's runtime, and callers, name GPUs.
 pub const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES";
 
 const MOST: usize = 64;
+
+/// How long a run waits for GPUs where it does not say, and how long at most.
+const WAIT: Duration = Duration::from_secs(600);
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// Which GPUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +40,11 @@ pub struct Wish {
     pub profile: String,
     /// The emptiest first, in place of the fullest that fit. Not part of the hash.
     pub spread: bool,
+    /// How long it waits for its turn where it does not fit now; `None` is not at all.
+    /// Not part of the hash.
+    pub queue: Option<Duration>,
+    /// What is done when it uses more memory than it booked; `None` is the configured.
+    pub on_overrun: Option<OnOverrun>,
 }
 
 /// The same as it came.
@@ -56,6 +66,12 @@ pub struct RawWish {
     pub profile: String,
     /// The emptiest first.
     pub spread: bool,
+    /// It waits for its turn.
+    pub queue: bool,
+    /// How long at most.
+    pub queue_timeout: RawDuration,
+    /// What is done when it uses more than it booked.
+    pub on_overrun: Option<OnOverrun>,
 }
 
 impl Wish {
@@ -74,6 +90,8 @@ impl Wish {
             exclusive: false,
             profile: String::new(),
             spread: false,
+            queue: None,
+            on_overrun: None,
         })
     }
 
@@ -118,6 +136,23 @@ impl Wish {
         if raw.profile.len() > 32 || raw.profile.chars().any(char::is_control) {
             add("migProfile", format!("{:?} is no MIG profile, as 1g.5gb is", raw.profile));
         }
+        let queue = match raw.queue_timeout {
+            None => WAIT,
+            Some(_) if !raw.queue => {
+                add("queueTimeout", "is of no use without queue; set both".to_owned());
+                WAIT
+            }
+            Some(Ok(wait)) if (Duration::from_secs(1)..=LONGEST_WAIT).contains(&wait) => wait,
+            Some(Ok(wait)) => {
+                let millis = wait.as_millis();
+                add("queueTimeout", format!("{millis} ms is out of range; use 1s to 86400s"));
+                WAIT
+            }
+            Some(Err(why)) => {
+                add("queueTimeout", why);
+                WAIT
+            }
+        };
         let visible = envs.get(VISIBLE).map(String::as_str);
         if visible.is_some_and(|value| !matches!(value, "" | "all")) {
             let why = format!("{VISIBLE} chooses GPUs, and so does gpus; leave one out");
@@ -134,6 +169,8 @@ impl Wish {
             compute: compute.unwrap_or(0),
             profile: raw.profile,
             spread: raw.spread,
+            queue: raw.queue.then_some(queue),
+            on_overrun: raw.on_overrun,
         }
     }
 
@@ -160,6 +197,9 @@ impl Wish {
         }
         if !self.profile.is_empty() {
             texts.push(format!("migProfile={}", self.profile));
+        }
+        if let Some(action) = self.on_overrun {
+            texts.push(format!("onOverrun={}", action.word()));
         }
         texts
     }
@@ -213,10 +253,22 @@ mod tests {
     }
 
     #[test]
+    fn waiting_does_not_change_what_runs_and_what_an_overrun_brings_does() {
+        let resolve = |raw| Wish::resolve(raw, &BTreeMap::new(), &mut |_, _| {});
+        let plain = resolve(RawWish::default());
+        let waits = resolve(RawWish { queue: true, ..RawWish::default() });
+        assert_eq!((waits.queue, plain.queue), (Some(WAIT), None));
+        assert_eq!(waits.canonical(), plain.canonical());
+        let stops = RawWish { on_overrun: Some(OnOverrun::Stop), ..RawWish::default() };
+        assert_eq!(resolve(stops).canonical(), ["count=1", "exclusive", "onOverrun=stop"]);
+    }
+
+    #[test]
     fn a_wish_that_makes_no_sense_is_told_by_its_fields() {
         let none = BTreeMap::new();
         let id = |id: &str| vec![id.to_owned()];
         let twice = vec!["0".to_owned(), "0".to_owned()];
+        let seconds = |count| Some(Ok(Duration::from_secs(count)));
         for (raw, field) in [
             (RawWish { count: -1, ..RawWish::default() }, "gpus.count"),
             (RawWish { count: 65, ..RawWish::default() }, "gpus.count"),
@@ -228,6 +280,15 @@ mod tests {
             (RawWish { exclusive: true, shared: true, ..RawWish::default() }, "gpus.exclusive"),
             (RawWish { exclusive: true, compute: 5, ..RawWish::default() }, "gpus.exclusive"),
             (RawWish { profile: "x".repeat(33), ..RawWish::default() }, "gpus.migProfile"),
+            (RawWish { queue_timeout: seconds(60), ..RawWish::default() }, "gpus.queueTimeout"),
+            (
+                RawWish { queue: true, queue_timeout: seconds(0), ..RawWish::default() },
+                "gpus.queueTimeout",
+            ),
+            (
+                RawWish { queue: true, queue_timeout: seconds(86_401), ..RawWish::default() },
+                "gpus.queueTimeout",
+            ),
         ] {
             assert_eq!(wrong(raw.clone(), &none), [field], "{raw:?}");
         }

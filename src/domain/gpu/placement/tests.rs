@@ -26,6 +26,8 @@ fn wish(which: Which) -> Wish {
         exclusive: false,
         profile: String::new(),
         spread: false,
+        queue: None,
+        on_overrun: None,
     }
 }
 
@@ -83,7 +85,7 @@ fn what_is_used_counts_where_it_is_more_than_what_is_booked() {
     node.devices[0].processes = vec![process(Some("a"), 512)];
     assert_eq!(gets(&memory(1, 14 * 1024), &node, &booked), ["GPU-0"]);
     node.devices[0].processes = vec![process(Some("a"), 2048)];
-    let Refusal::Now { units, holders } = refused(&memory(1, 14 * 1024), &node, &booked) else {
+    let Refusal::Now { units, holders, .. } = refused(&memory(1, 14 * 1024), &node, &booked) else {
         panic!("it fits later")
     };
     assert!(units[0].contains("13312 of 15360 MiB are left, the rest has a"), "{units:?}");
@@ -98,7 +100,7 @@ fn who_has_a_gpu_alone_shares_it_with_nobody() {
     let mut held = booking("a", "GPU-0", 0);
     assert!(matches!(refused(&alone, &node(1), &[held.clone()]), Refusal::Now { .. }));
     held.exclusive = true;
-    let Refusal::Now { units, holders } = refused(&wish(Which::All), &node(2), &[held]) else {
+    let Refusal::Now { units, holders, .. } = refused(&wish(Which::All), &node(2), &[held]) else {
         panic!("it fits later")
     };
     assert_eq!((units.len(), holders), (1, vec!["a".to_owned()]));
@@ -218,7 +220,7 @@ proptest! {
                     booked.extend(placed);
                 }
                 Err(Refusal::Never { why, .. }) => prop_assert!(!why.is_empty()),
-                Err(Refusal::Now { units, holders }) => {
+                Err(Refusal::Now { units, holders, .. }) => {
                     prop_assert!(!units.is_empty() && !holders.is_empty());
                 }
             }
