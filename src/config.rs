@@ -25,7 +25,10 @@ use host::Host;
 use layers::Layers;
 
 use crate::domain::{address::Range, asset::HostRule};
-pub use crate::{app::logs::SourceChoice, domain::restart::Policy};
+pub use crate::{
+    app::logs::SourceChoice,
+    domain::{gpu::overrun::OnOverrun, restart::Policy},
+};
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
@@ -113,6 +116,21 @@ pub struct Config {
     /// NVIDIA's management library: a name that the loader finds, or an absolute path.
     /// Default `libnvidia-ml.so.1`. A node without it has no GPU.
     pub nvml_library: String,
+    /// How often GPUs are looked at while containers have some, 250 ms to 7 s. Default 5 s.
+    pub gpu_interval: Duration,
+    /// Whether containers are asked, every second look, whether they still see their
+    /// GPUs: `nvidia-smi -L` is run in those that have it. Default true.
+    pub gpu_check: bool,
+    /// What is done about a container that uses more GPU memory than it booked where its
+    /// request says nothing. Default report.
+    pub gpu_overrun: OnOverrun,
+    /// How long a GPU is given to nobody after an XID that tells that it is broken, 1 s
+    /// to 7 d. Default 10 m.
+    pub gpu_drain_time: Duration,
+    /// Where the control daemon of NVIDIA's MPS has its pipes, absolute, on the engine's
+    /// host. While it is there, containers that book a share of a GPU are its clients and
+    /// are kept within. Default `/tmp/nvidia-mps`.
+    pub gpu_mps_directory: PathBuf,
     /// Hosts from which assets may be fetched without TLS: `host`, `host:port`, `*.host`
     /// or `*`. Default: none.
     pub asset_allow_http: Vec<HostRule>,
@@ -238,6 +256,19 @@ impl Config {
             events_max_age: layers.or("events_max_age", parse::log_age, DAY * 90)?,
             events_max_count: layers.or("events_max_count", parse::event_count, 100_000)?,
             nvml_library: layers.or("nvml_library", parse::library, "libnvidia-ml.so.1".into())?,
+            gpu_interval: layers.or("gpu_interval", parse::gpu_interval, Duration::from_secs(5))?,
+            gpu_check: layers.or("gpu_check", parse::boolean, true)?,
+            gpu_overrun: layers.or("gpu_overrun", parse::overrun, OnOverrun::Report)?,
+            gpu_drain_time: layers.or(
+                "gpu_drain_time",
+                |v| parse::duration_up_to(v, DAY * 7, "7d"),
+                Duration::from_secs(600),
+            )?,
+            gpu_mps_directory: layers.or(
+                "gpu_mps_directory",
+                parse::path,
+                "/tmp/nvidia-mps".into(),
+            )?,
             asset_allow_http: layers.many("asset_allow_http", parse::host)?.unwrap_or_default(),
             asset_allow_addresses: layers
                 .many("asset_allow_addresses", parse::range)?

@@ -26,7 +26,7 @@ mod data_dir;
 use crate::{
     app::{
         self, Adapters, App, Settings, assets::AssetCacheSettings, events::EventLimits,
-        logs::LogSettings, tasks::Tasks,
+        gpus::GpuSettings, logs::LogSettings, tasks::Tasks,
     },
     config::{Config, Listen},
     domain::{Error, Result, asset::Policy, metrics, ports::PortRange},
@@ -65,6 +65,7 @@ pub async fn run(
     tasks.vital("probe results", &app, app::health::keep);
     tasks.background("logs", app::logs::collect(app.clone()));
     tasks.vital("gpus", &app, app::gpus::sample);
+    tasks.vital("gpus in containers", &app, app::gpus::check);
     tasks.vital("log retention", &app, app::logs::retain);
     tasks.vital("event retention", &app, app::events::retain);
 
@@ -122,6 +123,13 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
         },
         events: EventLimits { age: config.events_max_age, count: config.events_max_count },
         restart_policy: config.restart_policy,
+        gpus: GpuSettings {
+            interval: config.gpu_interval,
+            check: config.gpu_check,
+            on_overrun: config.gpu_overrun,
+            drain_time: config.gpu_drain_time,
+            mps_directory: config.gpu_mps_directory.clone(),
+        },
     };
     let registry = Registry::new(RegistrySettings {
         insecure: config.insecure_registries.clone(),
@@ -140,7 +148,7 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
         },
     })?;
     let engine = Engine::new(&config.engine, config.engine_timeout);
-    let gpus = Gpus::new(&config.nvml_library)?;
+    let gpus = Gpus::new(&config.nvml_library, config.gpu_drain_time)?;
     let adapters = Adapters { engine, store, logs, registry, fetcher, gpus };
     App::new(settings, adapters, tasks).await
 }

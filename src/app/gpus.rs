@@ -2,19 +2,24 @@
 
 mod book;
 mod image;
+mod monitor;
 mod queue;
 
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
 use jiff::Timestamp;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::App;
-use crate::domain::{Error, Result, gpu::Inventory};
+use crate::domain::{
+    Error, Result,
+    gpu::{Inventory, overrun::OnOverrun},
+};
 
 pub use image::CudaChoice;
 
+pub use monitor::check;
 pub use queue::Standing;
 
 pub(super) use book::{Booked, GPUS_TAKEN, Reserved};
@@ -23,17 +28,36 @@ pub(super) use image::Tags;
 /// How often a watch looks where the request says nothing, and the range.
 const INTERVAL: Duration = Duration::from_secs(1);
 const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::from_secs(3600);
-/// How often the service looks for itself: where there are GPUs, and where there are none.
-const SAMPLE: Duration = Duration::from_secs(5);
+/// How often the service looks for itself where there are no GPUs, and none are had.
 const SEARCH: Duration = Duration::from_secs(30);
 
-/// Looks again and again, so that figures are true and changes are told.
+/// How containers with GPUs are watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuSettings {
+    /// How often GPUs are looked at.
+    pub interval: Duration,
+    /// Containers are asked whether they still see their GPUs.
+    pub check: bool,
+    /// What is done about an overrun where the request says nothing.
+    pub on_overrun: OnOverrun,
+    /// How long a GPU must be well to be given out again after a fatal XID.
+    pub drain_time: Duration,
+    /// Where the control daemon of MPS has its pipes, on the engine's host.
+    pub mps_directory: PathBuf,
+}
+
+/// Looks again and again, so that figures are true, changes are told, and containers
+/// that use too much or lost their GPUs are attended to.
 pub async fn sample(app: Arc<App>) {
+    let mut watch = monitor::Watch::begin(&app).await;
     let mut before = None;
     loop {
         let seen = app.gpus.look().await;
         tell(before.as_deref(), &seen);
-        let pause = if seen.devices.is_empty() { SEARCH } else { SAMPLE };
+        watch.look(&app, &seen).await;
+        // A driver that went away under its containers is soon looked for again.
+        let none = seen.devices.is_empty() && app.gpu_bookings().is_empty();
+        let pause = if none { SEARCH } else { app.settings.gpus.interval };
         before = Some(seen);
         tokio::time::sleep(pause).await;
     }

@@ -149,8 +149,8 @@ fn device_figures(seen: &Inventory) -> Vec<Family> {
     };
     vec![
         Family::gauge("container_svc_gpus", "GPUs of the node.").value(seen.devices.len() as f64),
-        each("container_svc_gpu_usable", "1 while the GPU answers its driver.", |gpu| {
-            Some(flag(gpu.lost.is_none()))
+        each("container_svc_gpu_usable", "1 while the GPU answers and is not drained.", |gpu| {
+            Some(flag(gpu.lost.is_none() && gpu.drained.is_none()))
         }),
         each("container_svc_gpu_memory_total_bytes", "Memory of the GPU.", |gpu| {
             gpu.memory.map(|memory| memory.total as f64)

@@ -74,6 +74,8 @@ pub struct Settings {
     pub events: events::EventLimits,
     /// Restart policy of named containers where the request says nothing.
     pub restart_policy: Policy,
+    /// How containers with GPUs are watched.
+    pub gpus: gpus::GpuSettings,
 }
 
 /// The application: adapters, the view of the node, and what guards them.

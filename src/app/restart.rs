@@ -27,7 +27,7 @@ use crate::{
         Result,
         container::{Container, State},
         health::Status,
-        restart::{Phase, Policy, Rules, Supervised},
+        restart::{Cause, Phase, Policy, Rules, Supervised},
     },
     store::Store,
 };
@@ -49,6 +49,9 @@ pub struct Restarts {
     /// Ids of containers that were stopped, which is not yet taken into account; and
     /// whether the supervisor was told.
     stopped: Mutex<HashMap<String, bool>>,
+    /// What is wrong with containers that run, by id; and whether the supervisor was
+    /// told.
+    complaints: Mutex<HashMap<String, (Cause, bool)>>,
     news: Notify,
     /// What ended before is of a time without restarts.
     since: Timestamp,
@@ -58,7 +61,13 @@ impl Restarts {
     /// Reads what was remembered.
     pub(super) async fn load(store: &Store) -> Result<Self> {
         let (states, since) = store.supervised().await?;
-        Ok(Self { states: states.into(), stopped: Mutex::default(), news: Notify::new(), since })
+        Ok(Self {
+            states: states.into(),
+            stopped: Mutex::default(),
+            complaints: Mutex::default(),
+            news: Notify::new(),
+            since,
+        })
     }
 
     /// What is remembered of one identity.
@@ -82,6 +91,12 @@ impl Restarts {
         self.news.notify_one();
     }
 
+    /// Notes what is wrong with a container that runs: it is taken for one that failed.
+    pub(super) fn complain(&self, id: &str, cause: Cause) {
+        self.complaints().insert(id.to_owned(), (cause, false));
+        self.news.notify_one();
+    }
+
     /// Forgets one identity.
     pub(super) fn forget(&self, key: &str) {
         self.states().remove(key);
@@ -93,6 +108,10 @@ impl Restarts {
 
     fn states(&self) -> MutexGuard<'_, HashMap<String, Supervised>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn complaints(&self) -> MutexGuard<'_, HashMap<String, (Cause, bool)>> {
+        self.complaints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stopped(&self) -> MutexGuard<'_, HashMap<String, bool>> {
@@ -177,6 +196,10 @@ impl Rounds {
     /// Looks at what changed.
     async fn look(&mut self, app: &Arc<App>) {
         for (id, told) in app.restarts.stopped().iter_mut().filter(|(_, told)| !**told) {
+            *told = true;
+            self.waiting.insert(id.clone());
+        }
+        for (id, (_, told)) in app.restarts.complaints().iter_mut().filter(|(_, it)| !it.1) {
             *told = true;
             self.waiting.insert(id.clone());
         }

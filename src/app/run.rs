@@ -299,6 +299,7 @@ impl App {
                 assets: ready.assets.sources(),
                 gpus: &booked.gpus,
                 gpu_access: booked.access,
+                mps: booked.mps.as_deref(),
             })
             .await
     }
@@ -316,6 +317,7 @@ impl App {
         let given: Vec<_> = spec.assets.iter().map(|asset| &asset.given).collect();
         let assets = serde_json::to_string(&given).ok().filter(|_| !given.is_empty());
         let gpus = (!booked.gpus.is_empty()).then(|| label::write(&booked.gpus));
+        let on_overrun = spec.gpus.as_ref().and_then(|wish| wish.on_overrun);
         // What is at its default is left out, so that a setting can decide it later.
         let health = match &spec.health {
             HealthChoice::Check(check) => serde_json::to_string(check).ok(),
@@ -326,6 +328,7 @@ impl App {
         let some = [
             (labels::ASSETS, assets),
             (labels::GPUS, gpus),
+            (labels::GPU_OVERRUN, on_overrun.map(|action| action.word().to_owned())),
             (labels::HEALTH, health),
             (labels::RESTART, restart.flatten()),
         ];

@@ -162,7 +162,8 @@ fn colour(kind: pb::EventKind) -> Option<u8> {
         pb::EventKind::Created
         | pb::EventKind::Started
         | pb::EventKind::Healthy
-        | pb::EventKind::Built => Some(32),
+        | pb::EventKind::Built
+        | pb::EventKind::GpuReturned => Some(32),
         pb::EventKind::Replaced
         | pb::EventKind::Stopped
         | pb::EventKind::Removed
@@ -170,11 +171,14 @@ fn colour(kind: pb::EventKind) -> Option<u8> {
         | pb::EventKind::BackingOff
         | pb::EventKind::KeepRemoved
         | pb::EventKind::KeepImported
-        | pb::EventKind::AssetRemoved => Some(33),
+        | pb::EventKind::AssetRemoved
+        | pb::EventKind::GpuDrained => Some(33),
         pb::EventKind::Died
         | pb::EventKind::GaveUp
         | pb::EventKind::Unhealthy
-        | pb::EventKind::BuildFailed => Some(31),
+        | pb::EventKind::BuildFailed
+        | pb::EventKind::GpuOverrun
+        | pb::EventKind::GpuLost => Some(31),
         pb::EventKind::Unspecified
         | pb::EventKind::Pulled
         | pb::EventKind::KeepCreated

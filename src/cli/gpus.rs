@@ -73,7 +73,10 @@ fn row(gpu: &pb::Gpu) -> [String; 8] {
         gpu.uuid.clone(),
         match &gpu.error {
             Some(why) => format!("lost: {why}"),
-            None => told(memory),
+            None => match &gpu.drained {
+                Some(why) => format!("drained: {why}"),
+                None => told(memory),
+            },
         },
         told(gpu.utilization_percent.map(|percent| format!("{percent}%"))),
         told(gpu.temperature_celsius.map(|degrees| format!("{degrees}C"))),

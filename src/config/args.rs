@@ -107,6 +107,22 @@ pub struct ServeArgs {
     /// NVIDIA's management library, by name or absolute path [default: libnvidia-ml.so.1]
     #[arg(long, value_name = "LIBRARY")]
     pub nvml_library: Option<String>,
+    /// How often GPUs are looked at while containers have some [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    pub gpu_interval: Option<String>,
+    /// Whether containers are asked whether they still see their GPUs [default: true]
+    #[arg(long, value_name = "BOOL")]
+    pub gpu_check: Option<String>,
+    /// What is done about a container that uses more GPU memory than it booked: report,
+    /// restart or stop [default: report]
+    #[arg(long, value_name = "ACTION")]
+    pub gpu_overrun: Option<String>,
+    /// How long a GPU is given to nobody after a fatal XID [default: 10m]
+    #[arg(long, value_name = "TIME")]
+    pub gpu_drain_time: Option<String>,
+    /// Where the control daemon of NVIDIA's MPS has its pipes [default: /tmp/nvidia-mps]
+    #[arg(long, value_name = "DIR")]
+    pub gpu_mps_directory: Option<String>,
     /// Host from which assets may come without TLS, as host, host:port or *.host;
     /// repeatable
     #[arg(long, value_name = "HOST")]
@@ -188,6 +204,11 @@ impl ServeArgs {
             ("events_max_age", one(&self.events_max_age)),
             ("events_max_count", one(&self.events_max_count)),
             ("nvml_library", one(&self.nvml_library)),
+            ("gpu_interval", one(&self.gpu_interval)),
+            ("gpu_check", one(&self.gpu_check)),
+            ("gpu_overrun", one(&self.gpu_overrun)),
+            ("gpu_drain_time", one(&self.gpu_drain_time)),
+            ("gpu_mps_directory", one(&self.gpu_mps_directory)),
             ("asset_allow_http", self.asset_allow_http.clone()),
             ("asset_allow_addresses", self.asset_allow_addresses.clone()),
             ("asset_file_roots", self.asset_file_roots.clone()),

@@ -38,6 +38,11 @@ pub(super) fn describe(config: &Config) -> String {
     text.string("events_max_age", format_args!("{}s", config.events_max_age.as_secs()));
     text.bare("events_max_count", config.events_max_count);
     text.string("nvml_library", &config.nvml_library);
+    text.string("gpu_interval", format_args!("{}ms", config.gpu_interval.as_millis()));
+    text.bare("gpu_check", config.gpu_check);
+    text.string("gpu_overrun", config.gpu_overrun.word());
+    text.string("gpu_drain_time", format_args!("{}s", config.gpu_drain_time.as_secs()));
+    text.string("gpu_mps_directory", config.gpu_mps_directory.display());
     text.list("asset_allow_http", &config.asset_allow_http);
     text.list("asset_allow_addresses", &config.asset_allow_addresses);
     let roots: Vec<_> = config.asset_file_roots.iter().map(|root| root.display()).collect();

@@ -10,7 +10,7 @@ use std::{
 use http::{Uri, uri::Authority};
 use tracing_subscriber::EnvFilter;
 
-use super::{HostRule, Listen, LogFormat, Policy, Range, SourceChoice};
+use super::{HostRule, Listen, LogFormat, OnOverrun, Policy, Range, SourceChoice};
 
 type Parsed<T> = Result<T, String>;
 
@@ -221,6 +221,20 @@ pub(super) fn library(text: &str) -> Parsed<String> {
         return Ok(text.to_owned());
     }
     Err("is not a library; write a name as libnvidia-ml.so.1, or an absolute path".to_owned())
+}
+
+/// Often enough that a lost GPU is noticed within 30 s.
+pub(super) fn gpu_interval(text: &str) -> Parsed<Duration> {
+    let interval = duration(text)?;
+    if interval < Duration::from_millis(250) || interval > Duration::from_secs(7) {
+        return Err("is out of range; choose from 250ms to 7s".to_owned());
+    }
+    Ok(interval)
+}
+
+pub(super) fn overrun(text: &str) -> Parsed<OnOverrun> {
+    OnOverrun::from_word(text)
+        .ok_or_else(|| "is no action on an overrun; write report, restart or stop".to_owned())
 }
 
 pub(super) fn restart_policy(text: &str) -> Parsed<Policy> {

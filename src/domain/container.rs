@@ -29,6 +29,8 @@ pub mod labels {
     pub const ASSETS: &str = "container-svc.assets";
     /// GPUs that it was given, and how much of them.
     pub const GPUS: &str = "container-svc.gpus";
+    /// What the request said about using more GPU memory than was booked.
+    pub const GPU_OVERRUN: &str = "container-svc.gpu-overrun";
     /// Health check that the request gave, JSON.
     pub const HEALTH: &str = "container-svc.health";
     /// What the request said about restarts, JSON.

@@ -157,6 +157,38 @@ pub enum What {
         /// How large it was.
         bytes: u64,
     },
+    /// A container uses more memory of a GPU than it booked.
+    GpuOverrun {
+        /// UUID of the GPU or the instance.
+        device: String,
+        /// MiB that it booked.
+        booked_mb: u64,
+        /// MiB that it uses.
+        used_mb: u64,
+        /// What is done about it, in a word.
+        action: String,
+    },
+    /// A container that runs cannot use a GPU any more that it was given.
+    GpuLost {
+        /// UUID of the GPU or the instance.
+        device: String,
+        /// Why.
+        reason: String,
+    },
+    /// A GPU is given to nobody for a while.
+    GpuDrained {
+        /// Its UUID.
+        device: String,
+        /// The XID that told that it is broken.
+        xid: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A GPU is given out again.
+    GpuReturned {
+        /// Its UUID.
+        device: String,
+    },
 }
 
 /// The kind of an event, without its details.
@@ -182,11 +214,15 @@ pub enum EventKind {
     KeepImported,
     AssetFetched,
     AssetRemoved,
+    GpuOverrun,
+    GpuLost,
+    GpuDrained,
+    GpuReturned,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::Created,
         Self::Replaced,
         Self::Started,
@@ -206,6 +242,10 @@ impl EventKind {
         Self::KeepImported,
         Self::AssetFetched,
         Self::AssetRemoved,
+        Self::GpuOverrun,
+        Self::GpuLost,
+        Self::GpuDrained,
+        Self::GpuReturned,
     ];
 
     /// What this service did with a container, which its history tells.
@@ -241,6 +281,10 @@ impl EventKind {
             Self::KeepImported => "keep_imported",
             Self::AssetFetched => "asset_fetched",
             Self::AssetRemoved => "asset_removed",
+            Self::GpuOverrun => "gpu_overrun",
+            Self::GpuLost => "gpu_lost",
+            Self::GpuDrained => "gpu_drained",
+            Self::GpuReturned => "gpu_returned",
         }
     }
 }
@@ -268,6 +312,10 @@ impl What {
             Self::KeepImported { .. } => EventKind::KeepImported,
             Self::AssetFetched { .. } => EventKind::AssetFetched,
             Self::AssetRemoved { .. } => EventKind::AssetRemoved,
+            Self::GpuOverrun { .. } => EventKind::GpuOverrun,
+            Self::GpuLost { .. } => EventKind::GpuLost,
+            Self::GpuDrained { .. } => EventKind::GpuDrained,
+            Self::GpuReturned { .. } => EventKind::GpuReturned,
         }
     }
 
@@ -299,6 +347,13 @@ impl What {
             Self::AssetFetched { url, bytes, .. } | Self::AssetRemoved { url, bytes } => {
                 format!("{url}, {bytes} bytes")
             }
+            Self::GpuOverrun { device, booked_mb, used_mb, action } => {
+                format!("{used_mb} MiB in use of {booked_mb} MiB booked on {device}: {action}")
+            }
+            Self::GpuLost { device, reason } | Self::GpuDrained { device, reason, .. } => {
+                format!("{device}: {reason}")
+            }
+            Self::GpuReturned { device } => device.clone(),
         }
     }
 
@@ -311,7 +366,9 @@ impl What {
             | Self::Unhealthy { output: text }
             | Self::BuildFailed { error: text }
             | Self::AssetFetched { url: text, .. }
-            | Self::AssetRemoved { url: text, .. } => clip(text, LONGEST_TEXT),
+            | Self::AssetRemoved { url: text, .. }
+            | Self::GpuLost { reason: text, .. }
+            | Self::GpuDrained { reason: text, .. } => clip(text, LONGEST_TEXT),
             Self::Replaced { fields, .. } => fields.truncate(LONGEST_LIST),
             Self::GaveUp { reason, last_lines, .. } => {
                 clip(reason, LONGEST_TEXT);
@@ -329,7 +386,9 @@ impl What {
             | Self::Built { .. }
             | Self::KeepCreated { .. }
             | Self::KeepRemoved { .. }
-            | Self::KeepImported { .. } => {}
+            | Self::KeepImported { .. }
+            | Self::GpuOverrun { .. }
+            | Self::GpuReturned { .. } => {}
         }
         self
     }

@@ -3,12 +3,16 @@
 pub mod cuda;
 pub mod label;
 pub mod line;
+pub mod loss;
 pub mod overrun;
 pub mod placement;
 pub mod request;
+pub mod xid;
 
 pub use placement::Booking;
 pub use request::{RawWish, Wish};
+
+use xid::Xid;
 
 /// Everything that was seen at one moment. A node without a GPU says why.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,6 +38,10 @@ pub struct Device {
     pub name: String,
     /// Why it cannot be used, as when it fell off the bus.
     pub lost: Option<String>,
+    /// Why it is given to nobody although it answers, as after a fatal XID.
+    pub drained: Option<String>,
+    /// The last errors that it reported, the oldest first.
+    pub xids: Vec<Xid>,
     /// Memory.
     pub memory: Option<Memory>,
     /// How much of the time something ran on it lately, in percent.

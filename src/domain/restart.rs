@@ -108,8 +108,24 @@ pub enum Cause {
     EngineEnded,
     /// Its probes fail.
     Unhealthy,
+    /// It uses more memory of a GPU than it booked.
+    GpuOverrun(String),
+    /// A GPU that it was given is of no use to it any more.
+    GpuLost(String),
     /// The engine cannot start it, for this reason.
     DoesNotStart(String),
+}
+
+impl Cause {
+    /// True for what befalls a container that goes on running.
+    fn is_of_one_that_runs(&self) -> bool {
+        match self {
+            Self::Unhealthy | Self::GpuOverrun(_) | Self::GpuLost(_) => true,
+            Self::Exited(_) | Self::OutOfMemory(_) | Self::EngineEnded | Self::DoesNotStart(_) => {
+                false
+            }
+        }
+    }
 }
 
 impl fmt::Display for Cause {
@@ -119,6 +135,8 @@ impl fmt::Display for Cause {
             Self::OutOfMemory(code) => write!(f, "out of memory (exit code {code})"),
             Self::EngineEnded => f.write_str("ended with its engine"),
             Self::Unhealthy => f.write_str("unhealthy"),
+            Self::GpuOverrun(what) => write!(f, "more GPU memory than booked: {what}"),
+            Self::GpuLost(why) => write!(f, "lost its GPU: {why}"),
             Self::DoesNotStart(why) => write!(f, "does not start: {why}"),
         }
     }
@@ -137,7 +155,7 @@ pub enum Phase {
         next_try_at: Timestamp,
         /// What the container ended of.
         reason: String,
-        /// The service stops it itself, for its health.
+        /// The service stops it itself, for its health or for its GPUs.
         for_health: bool,
     },
     /// It has given up.
@@ -219,7 +237,10 @@ impl Supervised {
         }
         let wait = rules.backoff(self.attempts, chance);
         let next_try_at = now.checked_add(wait).unwrap_or(Timestamp::MAX);
-        let for_health = *cause == Cause::Unhealthy;
+        // A try that fails leaves it stopped by the service, as it was before.
+        let still = matches!(self.phase, Phase::BackingOff { for_health: true, .. })
+            && matches!(cause, Cause::DoesNotStart(_));
+        let for_health = cause.is_of_one_that_runs() || still;
         self.phase = Phase::BackingOff { next_try_at, reason, for_health };
         Verdict::BackOff(wait)
     }

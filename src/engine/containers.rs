@@ -59,6 +59,15 @@ pub struct NewContainer<'a> {
     pub gpus: &'a [Booking],
     /// How the engine gives them.
     pub gpu_access: GpuAccess,
+    /// Directory of the host by which it reaches MPS, if it does.
+    pub mps: Option<&'a str>,
+}
+
+impl NewContainer<'_> {
+    /// The directory of MPS for one that MPS keeps within what it booked.
+    fn mps(&self) -> Option<&str> {
+        self.mps.filter(|_| self.gpus.iter().any(|booking| booking.enforced))
+    }
 }
 
 /// How the engine gives GPUs to containers.
@@ -211,7 +220,7 @@ fn body(new: &NewContainer<'_>) -> ContainerCreateBody {
     let assets = spec.assets.iter();
     envs.extend(assets.map(|asset| (asset.given.env_var_key.clone(), asset.path.clone())));
     if !new.gpus.is_empty() {
-        environment(&mut envs, new.gpus);
+        environment(&mut envs, new.gpus, new.mps());
     }
     let list = |texts: &[String]| (!texts.is_empty()).then(|| texts.to_vec());
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -256,6 +265,8 @@ fn body(new: &NewContainer<'_>) -> ContainerCreateBody {
                 ])),
             }),
             device_requests: device_request(new).map(|request| vec![request]),
+            // Clients of MPS and its server share memory.
+            ipc_mode: new.mps().map(|_| "host".to_owned()),
             pids_limit: (resources.pids > 0).then_some(i64::from(resources.pids)),
             // Two that restart would undo each other's backoff, and the user's stop.
             restart_policy: Some(RestartPolicy {
@@ -287,7 +298,13 @@ fn mounts(new: &NewContainer<'_>) -> Vec<Mount> {
         read_only: Some(true),
         ..Default::default()
     });
-    keeps.chain(assets).collect()
+    let mps = new.mps().map(|directory| Mount {
+        target: Some(directory.to_owned()),
+        source: Some(directory.to_owned()),
+        typ: Some(MountType::BIND),
+        ..Default::default()
+    });
+    keeps.chain(assets).chain(mps).collect()
 }
 
 /// The engine runs a command by itself, and ends one that takes too long; what is
@@ -319,4 +336,87 @@ fn health(choice: &HealthChoice) -> Option<HealthConfig> {
 
 fn exposed(port: u16, protocol: Protocol) -> String {
     format!("{port}/{}", protocol.word())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::domain::{
+        asset::Policy,
+        spec::{Defaults, RunRequest},
+    };
+
+    fn spec() -> RunSpec {
+        let policy = Policy { http_hosts: vec![], addresses: vec![], file_roots: vec![] };
+        let defaults =
+            Defaults { port_address: [0, 0, 0, 0].into(), asset_policy: Arc::new(policy) };
+        let envs = [("LD_PRELOAD", "/x.so"), ("A", "b")];
+        let envs = envs.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+        let request =
+            RunRequest { image: "app".into(), envs, gpu_enabled: true, ..Default::default() };
+        RunSpec::resolve(request, &defaults).expect("it is right")
+    }
+
+    fn create(gpus: &[Booking], gpu_access: GpuAccess, mps: Option<&str>) -> ContainerCreateBody {
+        body(&NewContainer {
+            name: "app",
+            spec: &spec(),
+            image_id: "sha256:0",
+            host_ports: &[],
+            labels: HashMap::new(),
+            network: "net",
+            log_files: LogFilesLimit { bytes: 1, count: 1 },
+            keeps: Vec::new(),
+            assets: Vec::new(),
+            gpus,
+            gpu_access,
+            mps,
+        })
+    }
+
+    fn booking(device: &str, enforced: bool) -> Booking {
+        Booking { device: device.into(), memory_mb: 1024, enforced, ..Booking::default() }
+    }
+
+    #[test]
+    fn an_engine_that_knows_gpus_by_their_description_is_asked_by_that_alone() {
+        let gpus = [booking("GPU-a", false), booking("MIG-b", false)];
+        let host = |access| create(&gpus, access, None).host_config.unwrap_or_default();
+        let described = host(GpuAccess::Cdi).device_requests.unwrap_or_default();
+        assert_eq!(described.len(), 1);
+        assert_eq!(described[0].driver.as_deref(), Some("cdi"));
+        let ids = ["nvidia.com/gpu=GPU-a", "nvidia.com/gpu=MIG-b"].map(str::to_owned);
+        assert_eq!(described[0].device_ids.as_deref(), Some(&ids[..]));
+        assert_eq!((described[0].count, &described[0].capabilities), (None, &None));
+        let asked = host(GpuAccess::Requests).device_requests.unwrap_or_default();
+        assert_eq!(asked[0].driver.as_deref(), Some("nvidia"));
+        assert_eq!(
+            asked[0].device_ids.as_deref(),
+            Some(&["GPU-a", "MIG-b"].map(str::to_owned)[..])
+        );
+    }
+
+    #[test]
+    fn what_callers_would_make_gpu_libraries_load_is_left_out_either_way() {
+        for access in [GpuAccess::Cdi, GpuAccess::Requests] {
+            let envs = create(&[booking("GPU-a", false)], access, None).env.unwrap_or_default();
+            assert_eq!(envs, ["A=b", "NVIDIA_VISIBLE_DEVICES=GPU-a"]);
+        }
+        let envs = create(&[], GpuAccess::Cdi, None).env.unwrap_or_default();
+        assert_eq!(envs, ["A=b", "LD_PRELOAD=/x.so"], "without GPUs it is the caller's affair");
+    }
+
+    #[test]
+    fn only_who_is_kept_within_a_share_reaches_mps() {
+        let shared = create(&[booking("GPU-a", true)], GpuAccess::Cdi, Some("/mps"));
+        let host = shared.host_config.unwrap_or_default();
+        assert_eq!(host.ipc_mode.as_deref(), Some("host"));
+        let mounts = host.mounts.unwrap_or_default();
+        assert_eq!(mounts[0].source.as_deref(), Some("/mps"));
+        let whole = create(&[booking("GPU-a", false)], GpuAccess::Cdi, Some("/mps"));
+        let host = whole.host_config.unwrap_or_default();
+        assert_eq!((host.ipc_mode, host.mounts), (None, None));
+    }
 }

@@ -4,37 +4,38 @@ use std::{collections::BTreeMap, ffi::OsStr};
 
 use nvml_wrapper::{Nvml, error::NvmlError};
 
-/// The library, loaded or not, and what devices said of themselves when they could.
+use crate::domain::gpu::xid::Xid;
+
+/// Errors of one device that are remembered.
+const MOST_XIDS: usize = 16;
+
+/// Where the library is, and what devices said of themselves when they could.
 #[derive(Debug)]
 pub(super) struct Library {
     path: String,
-    loaded: Option<Nvml>,
     /// UUID and name by index: one that fell off the bus tells neither.
     pub(super) known: BTreeMap<u32, (String, String)>,
+    /// The last errors that devices reported, by UUID.
+    pub(super) xids: BTreeMap<String, Vec<Xid>>,
 }
 
 impl Library {
     pub(super) fn new(path: String) -> Self {
-        Self { path, loaded: None, known: BTreeMap::new() }
+        Self { path, known: BTreeMap::new(), xids: BTreeMap::new() }
     }
 
-    /// The library, loaded now if it was not; else why there is no GPU, in words that
-    /// say what to do.
-    pub(super) fn load(&mut self) -> Result<&Nvml, String> {
-        // The driver may have been installed since the last try.
-        let loaded = match self.loaded.take() {
-            Some(loaded) => loaded,
-            None => Nvml::builder()
-                .lib_path(OsStr::new(&self.path))
-                .init()
-                .map_err(|error| self.explained(&error))?,
-        };
-        Ok(self.loaded.insert(loaded))
+    /// The library, loaded now; else why there is no GPU, in words that say what to do.
+    pub(super) fn load(&self) -> Result<Nvml, String> {
+        let path = OsStr::new(&self.path);
+        Nvml::builder().lib_path(path).init().map_err(|error| self.explained(&error))
     }
 
-    /// Begins anew with the next look: the driver was exchanged, or is gone.
-    pub(super) fn unload(&mut self) {
-        self.loaded = None;
+    /// Notes an error of a device.
+    pub(super) fn note(&mut self, uuid: &str, xid: Xid) {
+        let all = self.xids.entry(uuid.to_owned()).or_default();
+        all.push(xid);
+        let over = all.len().saturating_sub(MOST_XIDS);
+        all.drain(..over);
     }
 
     /// Why NVML is of no use, and what to do.

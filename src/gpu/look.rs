@@ -8,7 +8,9 @@ use nvml_wrapper::{
     struct_wrappers::device::{MemoryInfo, ProcessInfo},
 };
 
-use super::library::Library;
+use tokio::sync::mpsc;
+
+use super::{Drained, Look, events::Events, library::Library};
 use crate::domain::gpu::{
     Device, Instance, Inventory, Memory, Process, container_of_cgroup, is_host_namespace,
     profile_of,
@@ -19,43 +21,68 @@ const MOST_DEVICES: u32 = 64;
 const MOST_INSTANCES: u32 = 16;
 const MOST_PROCESSES: usize = 1024;
 
-/// What is there now.
-pub(super) fn look(library: &mut Library) -> Inventory {
-    let known = library.known.clone();
-    let nvml = match library.load() {
-        Ok(nvml) => nvml,
-        Err(why) => return Inventory::none(why),
-    };
-    let count = match nvml.device_count() {
-        Ok(count) => count.min(MOST_DEVICES),
-        Err(error) => {
-            let why = library.explained(&error);
-            library.unload();
-            return Inventory::none(why);
+/// Looks when it is asked, as long as the library answers. Answers with the question
+/// that is to be answered next.
+pub(super) fn serve(
+    nvml: &Nvml,
+    library: &mut Library,
+    drains: &Drained,
+    mut question: Look,
+    questions: &mut mpsc::Receiver<Look>,
+) -> Option<Look> {
+    let mut events = Events::default();
+    loop {
+        let seen = look(nvml, library, &mut events, drains);
+        let alive = seen.is_ok();
+        let seen = seen.unwrap_or_else(|error| Inventory::none(library.explained(&error)));
+        // Nobody waits any more when it took too long.
+        let _ = question.send(seen);
+        question = questions.blocking_recv()?;
+        if !alive {
+            return Some(question);
         }
-    };
+    }
+}
+
+/// What is there now; an error when the driver was exchanged, or is gone.
+fn look<'nvml>(
+    nvml: &'nvml Nvml,
+    library: &mut Library,
+    events: &mut Events<'nvml>,
+    drains: &Drained,
+) -> Result<Inventory, NvmlError> {
+    let count = nvml.device_count()?.min(MOST_DEVICES);
     let numbers = |version| {
         let number = |of: fn(i32) -> i32| u32::try_from(of(version)).ok();
         Some((number(cuda_driver_version_major)?, number(cuda_driver_version_minor)?))
     };
-    let devices: Vec<Device> = (0..count)
+    let mut devices: Vec<Device> = (0..count)
         .map(|index| {
-            let (uuid, name) = known.get(&index).cloned().unwrap_or_default();
+            let (uuid, name) = library.known.get(&index).cloned().unwrap_or_default();
             device(nvml, Device { index, uuid, name, ..Device::default() })
         })
         .collect();
-    let inventory = Inventory {
+    events.listen(nvml, &devices);
+    for (uuid, xid) in events.poll() {
+        tracing::warn!(uuid, xid = xid.code, "a GPU reports an error");
+        library.note(&uuid, xid);
+        drains.lock().note(&uuid, xid);
+    }
+    for device in &mut devices {
+        device.xids = library.xids.get(&device.uuid).cloned().unwrap_or_default();
+        device.drained = drains.why(&device.uuid, device.lost.is_some());
+    }
+    let told = devices.iter().filter(|device| !device.uuid.is_empty());
+    library.known =
+        told.map(|device| (device.index, (device.uuid.clone(), device.name.clone()))).collect();
+    Ok(Inventory {
         missing: devices
             .is_empty()
             .then(|| "the NVIDIA driver finds no device; see whether `lspci` shows one".to_owned()),
         driver: nvml.sys_driver_version().unwrap_or_default(),
         cuda: nvml.sys_cuda_driver_version().ok().and_then(numbers),
         devices,
-    };
-    let told = inventory.devices.iter().filter(|device| !device.uuid.is_empty());
-    library.known =
-        told.map(|device| (device.index, (device.uuid.clone(), device.name.clone()))).collect();
-    inventory
+    })
 }
 
 /// One device, beginning with what is known of it.
@@ -145,8 +172,12 @@ fn memory(info: &MemoryInfo) -> Memory {
 fn processes(handle: &Handle<'_>, instance: Option<&str>) -> Vec<Process> {
     let mut found: Vec<Process> = Vec::new();
     let compute = handle.running_compute_processes().unwrap_or_default();
+    // Clients of MPS are no processes of their own to the device.
+    let clients = handle.mps_running_compute_processes().unwrap_or_default();
     let graphics = handle.running_graphics_processes().unwrap_or_default();
-    for ProcessInfo { pid, used_gpu_memory, .. } in compute.into_iter().chain(graphics) {
+    for ProcessInfo { pid, used_gpu_memory, .. } in
+        compute.into_iter().chain(clients).chain(graphics)
+    {
         // One that computes and draws is listed twice, with the same memory.
         if found.len() < MOST_PROCESSES && found.iter().all(|process| process.pid != pid) {
             found.push(Process {

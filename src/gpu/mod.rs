@@ -10,10 +10,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::domain::{Error, Result, gpu::Inventory};
+use crate::domain::{
+    Error, Result,
+    gpu::{
+        Inventory,
+        xid::{Drains, Xid},
+    },
+};
 
+mod events;
 mod library;
 mod look;
 
@@ -32,6 +40,34 @@ pub struct Gpus {
     /// Held while the thread looks, so that callers share its answer.
     turn: tokio::sync::Mutex<()>,
     seen: Mutex<Seen>,
+    drains: Drained,
+}
+
+/// GPUs that are given to nobody, and how long one must be well to return.
+#[derive(Debug, Clone)]
+struct Drained {
+    all: Arc<Mutex<Drains>>,
+    quiet: Duration,
+}
+
+impl Drained {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Drains> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why a GPU is drained now.
+    fn why(&self, uuid: &str, lost: bool) -> Option<String> {
+        let mut drains = self.lock();
+        drains.settle(uuid, lost, Timestamp::now(), self.quiet);
+        let xid = drains.of(uuid)?;
+        let what = xid.fatal().unwrap_or("it is broken");
+        let quiet = self.quiet.as_secs();
+        Some(format!(
+            "XID {}: {what}; it returns when it has been well for {quiet} s, see the kernel's log \
+             and reset it when it does not",
+            xid.code
+        ))
+    }
 }
 
 #[derive(Debug)]
@@ -41,8 +77,11 @@ struct Seen {
 }
 
 impl Gpus {
-    /// With the library of this name or path; nothing is loaded yet.
-    pub fn new(library: &str) -> Result<Self> {
+    /// With the library of this name or path; nothing is loaded yet. A GPU that told that
+    /// it is broken is drained until it has been well for so long.
+    pub fn new(library: &str, quiet: Duration) -> Result<Self> {
+        let drains = Drained { all: Arc::default(), quiet };
+        let drains_of = drains.clone();
         // One look under way, and one that waits behind it when it hangs.
         let (looks, mut asked) = mpsc::channel::<Look>(1);
         let path = library.to_owned();
@@ -50,9 +89,18 @@ impl Gpus {
             .name("nvml".to_owned())
             .spawn(move || {
                 let mut library = library::Library::new(path);
-                while let Some(answer) = asked.blocking_recv() {
-                    // Nobody waits any more when it took too long.
-                    let _ = answer.send(look::look(&mut library));
+                let mut next = asked.blocking_recv();
+                // The driver may be installed, or exchanged, between two looks.
+                while let Some(question) = next {
+                    next = match library.load() {
+                        Ok(nvml) => {
+                            look::serve(&nvml, &mut library, &drains_of, question, &mut asked)
+                        }
+                        Err(why) => {
+                            let _ = question.send(Inventory::none(why));
+                            asked.blocking_recv()
+                        }
+                    };
                 }
             })
             .map_err(|error| {
@@ -64,7 +112,13 @@ impl Gpus {
             looks,
             turn: tokio::sync::Mutex::default(),
             seen: Mutex::new(Seen { at: None, inventory }),
+            drains,
         })
+    }
+
+    /// Takes over what was known before the service began.
+    pub fn remember(&self, uuid: &str, xid: Xid) {
+        self.drains.lock().note(uuid, xid);
     }
 
     /// Name or path of the library.
@@ -117,7 +171,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_without_the_library_has_no_gpu_and_says_why() {
-        let gpus = Gpus::new("libno-such-thing-ml.so.1").unwrap();
+        let gpus = Gpus::new("libno-such-thing-ml.so.1", LIMIT).unwrap();
         let seen = gpus.look().await;
         let why = seen.missing.clone().unwrap_or_default();
         assert!(why.contains("libno-such-thing-ml.so.1") && why.contains("driver"), "{why}");

@@ -65,6 +65,7 @@ impl From<pb::RunContainerRequest> for RunRequest {
             pb::PullPolicy::Never => PullPolicy::Never,
         };
         let restart_policy = request.restart_policy();
+        let gpu_enabled = request.capabilities.is_some_and(|it| it.gpu_enabled);
         Self {
             image: request.image,
             names: request.names,
@@ -88,9 +89,9 @@ impl From<pb::RunContainerRequest> for RunRequest {
             pids: resources.pids.into(),
             stop_timeout: duration(request.stop_timeout),
             pull_policy,
-            gpu_enabled: request.capabilities.is_some_and(|capabilities| capabilities.gpu_enabled),
+            gpu_enabled,
             cuda_off,
-            gpus: request.gpus.map(super::gpus::wish),
+            gpus: request.gpus.map(|wish| super::gpus::wish(wish, gpu_enabled)),
             health: request.health_check.map(Into::into),
             restart_policy: supervision::policy(restart_policy),
             restart: request.restart.map(Into::into).unwrap_or_default(),

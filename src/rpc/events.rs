@@ -121,6 +121,25 @@ fn detail(what: What) -> Option<Detail> {
         What::AssetFetched { url, sha256, bytes } => {
             Detail::Asset(pb::AssetDetail { url, sha256, bytes: number(bytes) })
         }
+        What::GpuOverrun { device, booked_mb, used_mb, action } => Detail::Gpu(pb::GpuDetail {
+            uuid: device,
+            booked_mb: number(booked_mb),
+            used_mb: number(used_mb),
+            action,
+            ..Default::default()
+        }),
+        What::GpuLost { device, reason } => {
+            Detail::Gpu(pb::GpuDetail { uuid: device, reason, ..Default::default() })
+        }
+        What::GpuDrained { device, xid, reason } => Detail::Gpu(pb::GpuDetail {
+            uuid: device,
+            reason,
+            xid: number(xid),
+            ..Default::default()
+        }),
+        What::GpuReturned { device } => {
+            Detail::Gpu(pb::GpuDetail { uuid: device, ..Default::default() })
+        }
         What::AssetRemoved { url, bytes } => {
             Detail::Asset(pb::AssetDetail { url, sha256: String::new(), bytes: number(bytes) })
         }
@@ -148,6 +167,10 @@ fn kind(kind: EventKind) -> pb::EventKind {
         EventKind::KeepImported => pb::EventKind::KeepImported,
         EventKind::AssetFetched => pb::EventKind::AssetFetched,
         EventKind::AssetRemoved => pb::EventKind::AssetRemoved,
+        EventKind::GpuOverrun => pb::EventKind::GpuOverrun,
+        EventKind::GpuLost => pb::EventKind::GpuLost,
+        EventKind::GpuDrained => pb::EventKind::GpuDrained,
+        EventKind::GpuReturned => pb::EventKind::GpuReturned,
     }
 }
 

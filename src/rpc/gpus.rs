@@ -17,7 +17,7 @@ use crate::{
         container::Container,
         gpu::{
             Booking, Device, Inventory, Memory, RawWish, label, overrun::OnOverrun,
-            placement::used_by,
+            placement::used_by, xid::Xid,
         },
     },
 };
@@ -72,8 +72,8 @@ pub(super) fn node(seen: &Inventory, app: &App) -> pb::NodeGpus {
     }
 }
 
-/// What a run asks for.
-pub(super) fn wish(wish: pb::Gpus) -> RawWish {
+/// What a run asks for; `all` is the older field beside it.
+pub(super) fn wish(wish: pb::Gpus, all: bool) -> RawWish {
     let spread = wish.placement() == pb::GpuPlacement::Spread;
     let on_overrun = match wish.on_overrun() {
         pb::GpuOverrunAction::Unspecified => None,
@@ -82,6 +82,7 @@ pub(super) fn wish(wish: pb::Gpus) -> RawWish {
         pb::GpuOverrunAction::Stop => Some(OnOverrun::Stop),
     };
     RawWish {
+        all,
         queue: wish.queue,
         queue_timeout: duration(wish.queue_timeout),
         on_overrun,
@@ -114,8 +115,8 @@ pub(super) fn of(container: &Container, app: &App) -> Vec<pb::ContainerGpu> {
     let one = |booking: Booking| {
         let used = used_by(&seen, &container.id, &booking.device).filter(|_| runs);
         let level = match used {
-            // Nothing gets out of an instance, whatever it tries.
-            _ if booking.device.starts_with("MIG-") => pb::GpuLevel::Enforced,
+            // Nothing gets out of an instance, or past MPS, whatever it tries.
+            _ if booking.is_instance() || booking.enforced => pb::GpuLevel::Enforced,
             Some(_) => pb::GpuLevel::Observed,
             None => pb::GpuLevel::Booked,
         };
@@ -182,7 +183,14 @@ fn gpu(device: &Device, booked: &[Booking], app: &App) -> pb::Gpu {
         instances: instances.collect(),
         processes: processes.collect(),
         bookings: bookings.collect(),
+        drained: device.drained.clone(),
+        xids: device.xids.iter().map(xid).collect(),
     }
+}
+
+fn xid(xid: &Xid) -> pb::GpuXid {
+    let Xid { code, at } = *xid;
+    pb::GpuXid { code: large(code), at: Some(timestamp(at)), fatal: xid.fatal().is_some() }
 }
 
 fn memory(memory: Memory) -> pb::GpuMemory {

@@ -7,9 +7,12 @@ use crate::support::{Service, docker, eventually, unique};
 
 mod booked;
 mod cuda;
+mod faults;
+mod hardware;
 mod queue;
 mod recovery;
 pub(crate) mod stub;
+mod watched;
 
 use stub::{Stub, device, devices, uuid};
 

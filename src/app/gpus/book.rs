@@ -55,6 +55,8 @@ pub(in crate::app) struct Booked {
     pub(in crate::app) gpus: Vec<Booking>,
     /// How the engine gives it.
     pub(in crate::app) access: GpuAccess,
+    /// Directory by which it reaches MPS, where that keeps it within.
+    pub(in crate::app) mps: Option<String>,
 }
 
 impl Drop for Booked {
@@ -137,6 +139,13 @@ impl App {
         })
     }
 
+    /// The directory of MPS, while its control daemon is there.
+    async fn mps(&self) -> Option<String> {
+        let directory = &self.settings.gpus.mps_directory;
+        let there = tokio::fs::try_exists(directory.join("control")).await.unwrap_or(false);
+        there.then(|| directory.display().to_string())
+    }
+
     /// Chooses and reserves the GPUs of a new container. A predecessor that runs keeps
     /// its own until its successor runs, and hands down what fits.
     pub(in crate::app) async fn book_gpus(
@@ -151,6 +160,7 @@ impl App {
             return Ok(self.keep(keeps));
         };
         let access = self.gpu_access().await?;
+        let mps = self.mps().await;
         let node = self.gpus.look().await;
         let name = spec.engine_name();
         let mut reserved = self.gpus_reserved.lock();
@@ -160,11 +170,14 @@ impl App {
         let mut before = [reserved.own(&name), devices(keeps)].concat();
         let promised = reserved.promised(&name, &before, &node);
         before.extend(devices(&had));
-        let gpus =
+        let mut gpus =
             place_in_turn(wish, &name, &node, &others, &before, &promised).map_err(refused)?;
+        for share in gpus.iter_mut().filter(|one| one.is_share()) {
+            share.enforced = mps.is_some();
+        }
         let number = reserved.push(gpus.iter().chain(keeps));
         drop(reserved);
-        Ok(Booked { reserved: self.gpus_reserved.clone(), number, gpus, access })
+        Ok(Booked { reserved: self.gpus_reserved.clone(), number, gpus, access, mps })
     }
 
     /// Reserves GPUs for a run that waits for its turn, if that has come.
@@ -180,7 +193,7 @@ impl App {
         reserved.line.serve(number, true);
         let number = reserved.push(gpus.iter());
         drop(reserved);
-        Ok(Booked { reserved: self.gpus_reserved.clone(), number, gpus, access })
+        Ok(Booked { reserved: self.gpus_reserved.clone(), number, gpus, access, mps: None })
     }
 
     /// Reserves what a stopped container had. `None` when others have it now.
@@ -233,7 +246,7 @@ impl App {
         let number = reserved.push(gpus.iter());
         drop(reserved);
         let access = GpuAccess::default();
-        Some(Booked { reserved: self.gpus_reserved.clone(), number, gpus, access })
+        Some(Booked { reserved: self.gpus_reserved.clone(), number, gpus, access, mps: None })
     }
 
     /// What everybody else has; the names of a run are locked, so its own is known.
@@ -266,7 +279,7 @@ impl App {
     fn keep(&self, had: &[Booking]) -> Booked {
         let number = self.gpus_reserved.lock().push(had.iter());
         let access = GpuAccess::default();
-        Booked { reserved: self.gpus_reserved.clone(), number, gpus: Vec::new(), access }
+        Booked { reserved: self.gpus_reserved.clone(), number, gpus: Vec::new(), access, mps: None }
     }
 }
 

@@ -37,6 +37,7 @@ impl App {
     pub(super) async fn attend(self: &Arc<Self>, id: &str) -> Result<Option<Duration>> {
         let Some(seen) = self.view.get(id).filter(|seen| self.is_ours(seen)) else {
             self.restarts.stopped().remove(id);
+            self.restarts.complaints().remove(id);
             return Ok(None);
         };
         let names = vec![format!("name:{}", seen.name()), seen.key().to_owned()];
@@ -45,6 +46,7 @@ impl App {
         // A replacement that was cut short stopped its predecessor; that is nobody's wish.
         self.recover_key(seen.key()).await?;
         let stopped = self.restarts.stopped().remove(id).is_some();
+        let complaint = self.restarts.complaints().remove(id).map(|(cause, _)| cause);
         // Whoever held the locks may have changed everything.
         let Some(container) = self.refresh(id).await? else { return Ok(None) };
         let record = self.store.find_record(container.key()).await?;
@@ -63,7 +65,7 @@ impl App {
             record,
         };
         let done = match case.container.state {
-            State::Running | State::Paused => case.runs().await,
+            State::Running | State::Paused => case.runs(complaint.as_ref()).await,
             _ if has_ended(&case.container) => case.ended(stopped).await,
             _ => Ok(None),
         };
@@ -71,12 +73,15 @@ impl App {
             // It is still to be taken into account.
             self.restarts.stopped().insert(id.to_owned(), true);
         }
+        if let (Some(cause), Err(_)) = (complaint, &done) {
+            self.restarts.complaints().insert(id.to_owned(), (cause, true));
+        }
         done
     }
 }
 
 impl Case<'_> {
-    async fn runs(&mut self) -> Result<Option<Duration>> {
+    async fn runs(&mut self, complaint: Option<&Cause>) -> Result<Option<Duration>> {
         let (rules, run) = (self.rules, self.container.started_at);
         if !self.record.wanted {
             // A start on the engine is a wish as good as ours.
@@ -106,20 +111,19 @@ impl Case<'_> {
             self.state.runs(run);
             self.write(Vec::new()).await?;
         }
-        if ill == Some(Status::Unhealthy)
-            && watching
-            && rules.on_unhealthy
-            && rules.policy != Policy::Never
-            && self.container.state == State::Running
-        {
-            self.state.run = run;
-            let ran = self.ran(Some(self.now));
-            return match self.judge(&Cause::Unhealthy, ran).await? {
-                Verdict::BackOff(_) => self.stop_for_health().await,
-                Verdict::Rest | Verdict::GiveUp => Ok(None),
-            };
+        let unhealthy = Cause::Unhealthy;
+        let unhealthy =
+            (ill == Some(Status::Unhealthy) && rules.on_unhealthy).then_some(&unhealthy);
+        let failed = complaint.or(unhealthy).filter(|_| {
+            watching && rules.policy != Policy::Never && self.container.state == State::Running
+        });
+        let Some(cause) = failed else { return Ok(None) };
+        self.state.run = run;
+        let ran = self.ran(Some(self.now));
+        match self.judge(cause, ran).await? {
+            Verdict::BackOff(_) => self.stop_for_health().await,
+            Verdict::Rest | Verdict::GiveUp => Ok(None),
         }
-        Ok(None)
     }
 
     /// The wait goes on from when it was decided, however long the stop takes.

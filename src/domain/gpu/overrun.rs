@@ -122,12 +122,6 @@ impl Overruns {
         }
         begun
     }
-
-    /// True while a container uses more than it booked of a unit.
-    pub fn is_over(&self, container_id: &str, device: &str) -> bool {
-        let key = (container_id.to_owned(), device.to_owned());
-        self.0.get(&key).is_some_and(|state| state.over)
-    }
 }
 
 #[cfg(test)]
@@ -172,14 +166,15 @@ mod tests {
     }
 
     #[test]
-    fn what_booked_no_memory_or_has_ended_cannot_overrun() {
+    fn what_booked_no_memory_cannot_overrun_and_a_new_run_is_told_of_again() {
         assert_eq!(told(0, &[5000; 5]), 0);
+        // A restart: for a moment nothing is in use.
+        assert_eq!(told(1000, &[2000, 2000, 2000, 0, 2000, 2000, 2000]), 2);
         let mut overruns = Overruns::default();
         for _ in 0..3 {
             overruns.look(&using(2000), &[booking(1000)]);
         }
-        assert!(overruns.is_over("c", "GPU-0"));
         overruns.look(&using(2000), &[]);
-        assert!(!overruns.is_over("c", "GPU-0"));
+        assert!(overruns.0.is_empty(), "nothing is remembered of what has ended");
     }
 }

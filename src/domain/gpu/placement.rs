@@ -30,6 +30,8 @@ pub struct Booking {
     pub compute: u32,
     /// Nobody else may use it.
     pub exclusive: bool,
+    /// NVIDIA's MPS keeps its holder within what it booked.
+    pub enforced: bool,
 }
 
 /// A unit that somebody may have who waits and came before.
@@ -60,6 +62,20 @@ pub enum Refusal {
         /// Names of those that came before and wait for it, each once.
         waiting: Vec<String>,
     },
+}
+
+impl Booking {
+    /// True for a share of a whole GPU, which MPS can hold its holder to. An instance
+    /// (MIG) keeps it within by itself.
+    pub fn is_share(&self) -> bool {
+        let booked = self.memory_mb > 0 || self.compute > 0;
+        booked && !self.exclusive && !self.is_instance()
+    }
+
+    /// True for a MIG instance.
+    pub fn is_instance(&self) -> bool {
+        self.device.starts_with("MIG-")
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -144,8 +160,11 @@ pub fn place_in_turn(
             None => fitting.push(unit),
             Some(why) => {
                 refused.push(format!("{}: {why}", unit.label()));
-                holders.extend(unit.holders.iter().map(|booking| booking.holder.clone()));
-                waiting.extend(unit.waits.map(str::to_owned));
+                // Whoever has one that cannot be used has nothing to give.
+                if unit.device.lost.is_none() && unit.device.drained.is_none() {
+                    holders.extend(unit.holders.iter().map(|booking| booking.holder.clone()));
+                    waiting.extend(unit.waits.map(str::to_owned));
+                }
             }
         }
     }
@@ -175,6 +194,7 @@ pub fn place_in_turn(
         memory_mb: wish.memory_mb,
         compute: wish.compute,
         exclusive: wish.exclusive,
+        enforced: false,
     });
     Ok(bookings.collect())
 }
@@ -354,6 +374,9 @@ impl<'a> Unit<'a> {
     fn refuses(&self, wish: &Wish) -> Option<String> {
         if let Some(why) = &self.device.lost {
             return Some(format!("cannot be used: {why}"));
+        }
+        if let Some(why) = &self.device.drained {
+            return Some(format!("is given to nobody for now: {why}"));
         }
         if self.uuid().is_empty() {
             return Some("does not tell its UUID".to_owned());

@@ -50,6 +50,8 @@ pub struct Wish {
 /// The same as it came.
 #[derive(Debug, Clone, Default)]
 pub struct RawWish {
+    /// All, where it says neither how many nor which.
+    pub all: bool,
     /// How many; 0 is one, or as many as are named.
     pub count: i64,
     /// Indices or UUIDs.
@@ -153,6 +155,7 @@ impl Wish {
                 WAIT
             }
         };
+        let all = raw.all && raw.count == 0 && named == 0;
         let visible = envs.get(VISIBLE).map(String::as_str);
         if visible.is_some_and(|value| !matches!(value, "" | "all")) {
             let why = format!("{VISIBLE} chooses GPUs, and so does gpus; leave one out");
@@ -160,8 +163,10 @@ impl Wish {
         }
         Self {
             // One that asks for no share of a GPU gets it whole.
-            exclusive: raw.exclusive || !(raw.shared || raw.memory_mb > 0 || raw.compute > 0),
+            exclusive: raw.exclusive
+                || !(raw.shared || all || raw.memory_mb > 0 || raw.compute > 0),
             which: match raw.ids.is_empty() {
+                true if all => Which::All,
                 true => Which::Count(count.unwrap_or(1).max(1)),
                 false => Which::Ids(raw.ids),
             },
@@ -207,11 +212,28 @@ impl Wish {
 
 /// The environment of a container with GPUs: the variable names those that it was
 /// given, whatever its image says, and nothing makes the runtime's own libraries load
-/// other code.
-pub fn environment(envs: &mut BTreeMap<String, String>, bookings: &[Booking]) {
+/// other code. `mps` is the directory by which it reaches MPS, which keeps it within
+/// what it booked.
+pub fn environment(envs: &mut BTreeMap<String, String>, bookings: &[Booking], mps: Option<&str>) {
     envs.retain(|key, _| !key.starts_with("LD_"));
     let given: Vec<&str> = bookings.iter().map(|booking| booking.device.as_str()).collect();
     envs.insert(VISIBLE.to_owned(), given.join(","));
+    let Some((directory, first)) = mps.zip(bookings.iter().find(|one| one.enforced)) else {
+        return;
+    };
+    // A limit of the caller's could be a wider one.
+    envs.retain(|key, _| !key.starts_with("CUDA_MPS_"));
+    envs.insert("CUDA_MPS_PIPE_DIRECTORY".to_owned(), directory.to_owned());
+    if first.compute > 0 {
+        let percent = first.compute.to_string();
+        envs.insert("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE".to_owned(), percent);
+    }
+    if first.memory_mb > 0 {
+        // By their numbers in the container, where it has the same of each.
+        let limits = (0..bookings.len()).map(|at| format!("{at}={}M", first.memory_mb));
+        let limits = limits.collect::<Vec<_>>().join(",");
+        envs.insert("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT".to_owned(), limits);
+    }
 }
 
 #[cfg(test)]
@@ -250,6 +272,15 @@ mod tests {
         assert!(!resolve(RawWish { compute: 1, ..RawWish::default() }).exclusive);
         assert!(!resolve(RawWish { shared: true, ..RawWish::default() }).exclusive);
         assert!(resolve(RawWish { exclusive: true, memory_mb: 1, ..RawWish::default() }).exclusive);
+    }
+
+    #[test]
+    fn all_gpus_with_a_share_of_each_are_shared() {
+        let resolve = |raw| Wish::resolve(raw, &BTreeMap::new(), &mut |_, _| {});
+        let all = resolve(RawWish { all: true, queue: true, ..RawWish::default() });
+        assert_eq!((all.which, all.exclusive), (Which::All, false));
+        let two = resolve(RawWish { all: true, count: 2, ..RawWish::default() });
+        assert_eq!((two.which, two.exclusive), (Which::Count(2), true));
     }
 
     #[test]
@@ -301,8 +332,30 @@ mod tests {
         let mut envs = visible("all");
         envs.extend(["LD_PRELOAD", "LD_LIBRARY_PATH", "OLD_X"].map(|key| (key.into(), "x".into())));
         let booking = |device: &str| Booking { device: device.into(), ..Booking::default() };
-        environment(&mut envs, &[booking("GPU-a"), booking("GPU-b")]);
+        environment(&mut envs, &[booking("GPU-a"), booking("GPU-b")], Some("/mps"));
         assert_eq!(envs.keys().collect::<Vec<_>>(), [VISIBLE, "OLD_X"]);
         assert_eq!(envs[VISIBLE], "GPU-a,GPU-b");
+    }
+
+    #[test]
+    fn mps_keeps_a_container_within_what_it_booked_whatever_the_caller_says() {
+        let booking = |device: &str| Booking {
+            device: device.into(),
+            memory_mb: 4096,
+            compute: 25,
+            enforced: true,
+            ..Booking::default()
+        };
+        let limit = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT";
+        let mut envs = visible("all");
+        envs.insert(limit.to_owned(), "0=80G".to_owned());
+        environment(&mut envs, &[booking("GPU-a"), booking("GPU-b")], Some("/mps"));
+        assert_eq!(envs[limit], "0=4096M,1=4096M");
+        assert_eq!(envs["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"], "25");
+        assert_eq!(envs["CUDA_MPS_PIPE_DIRECTORY"], "/mps");
+        let only = Booking { memory_mb: 0, ..booking("GPU-a") };
+        let mut envs = visible("all");
+        environment(&mut envs, &[only], Some("/mps"));
+        assert!(!envs.contains_key(limit));
     }
 }

@@ -38,6 +38,23 @@ fn each_policy_wants_its_own_ends_back() {
 }
 
 #[test]
+fn what_the_service_stopped_stays_so_when_a_try_to_start_it_fails() {
+    let stopped =
+        |state: &Supervised| matches!(state.phase, Phase::BackingOff { for_health: true, .. });
+    let rules = rules(Policy::OnFailure);
+    let fails = Cause::DoesNotStart("no GPU".into());
+    let mut state = Supervised::default();
+    let mut end = |cause: &Cause| {
+        state.ended(&rules, cause, Duration::ZERO, at(1000), 0.0);
+        state.tried(&rules, at(1000));
+        stopped(&state)
+    };
+    // Else the service would take its own stop for that of a user.
+    assert!(end(&Cause::GpuLost("it fell off".into())) && end(&fails) && end(&fails));
+    assert!(!end(&failure()) && !end(&fails));
+}
+
+#[test]
 fn waits_double_up_to_the_longest_and_a_stable_run_begins_anew() {
     let rules = rules(Policy::OnFailure);
     let (mut state, mut now) = (Supervised::default(), 1_000_000);

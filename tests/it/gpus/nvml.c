@@ -8,6 +8,7 @@
  *   hang                         counting the devices never ends
  *   driver version=550.54.15 cuda=12040
  *   device uuid=GPU-1 name=NVIDIA_T4 total=N reserved=N used=N [lost=15] [mig=1] ...
+ *     [xid=79 xidno=N]           it reports this error, once for each N
  *   instance uuid=MIG-1 name=NVIDIA_A100_MIG_1g.5gb total=N used=N     of that device
  *   process pid=N used=N         of the device or instance before it
  */
@@ -18,7 +19,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, INVALID = 2, UNSUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7 };
+enum { SUCCESS = 0, INVALID = 2, UNSUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, TIMEOUT = 10 };
+enum { XID_EVENT = 8 };
 enum { DEVICES = 16, PARTS = 8, PROCESSES = 32 };
 
 typedef unsigned long long u64;
@@ -28,7 +30,7 @@ typedef struct { unsigned gpu, memory; } rates_t;
 
 typedef struct device {
     char uuid[80], name[80];
-    u64 total, reserved, used, errors;
+    u64 total, reserved, used, errors, xid, xidno;
     int lost, mig, busy, temp, power, limit, ecc;
     int parts, processes;
     struct device *part[PARTS];
@@ -67,6 +69,8 @@ static void describe(device_t *it, const char *line) {
     it->reserved = number(line, "reserved", 0);
     it->used = number(line, "used", 0);
     it->errors = number(line, "errors", 0);
+    it->xid = number(line, "xid", 0);
+    it->xidno = number(line, "xidno", 0);
     it->lost = (int)number(line, "lost", 0);
     it->mig = (int)number(line, "mig", 2);
     it->busy = (int)number(line, "busy", 0);
@@ -219,5 +223,37 @@ int nvmlDeviceGetGraphicsRunningProcesses_v3(device_t *it, unsigned *count, proc
     (void)it;
     (void)into;
     *count = 0;
+    return SUCCESS;
+}
+
+/* Errors, each told once to whoever listens to the device. */
+typedef struct { device_t *device; } set_t;
+typedef struct { device_t *device; u64 type, data; unsigned gpu_instance, compute_instance; } event_t;
+static u64 told[DEVICES];
+
+int nvmlEventSetCreate(set_t **set) {
+    *set = calloc(1, sizeof **set);
+    return SUCCESS;
+}
+
+int nvmlEventSetFree(set_t *set) {
+    free(set);
+    return SUCCESS;
+}
+
+int nvmlDeviceRegisterEvents(device_t *it, u64 types, set_t *set) {
+    set->device = it;
+    return types == XID_EVENT ? SUCCESS : INVALID;
+}
+
+int nvmlEventSetWait_v2(set_t *set, event_t *event, unsigned wait) {
+    device_t *it = set->device;
+    (void)wait;
+    if (!it || it->xidno == told[it - node.devices]) return TIMEOUT;
+    told[it - node.devices] = it->xidno;
+    memset(event, 0, sizeof *event);
+    event->device = it;
+    event->type = XID_EVENT;
+    event->data = it->xid;
     return SUCCESS;
 }

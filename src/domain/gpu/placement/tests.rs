@@ -151,6 +151,16 @@ fn a_lost_gpu_is_given_to_nobody() {
 }
 
 #[test]
+fn a_gpu_that_told_that_it_is_broken_is_given_to_nobody() {
+    let mut node = node(2);
+    node.devices[0].drained = Some("XID 48".into());
+    assert_eq!(gets(&wish(Which::All), &node, &[]), ["GPU-1"]);
+    assert_eq!(gets(&wish(Which::Count(1)), &node, &[]), ["GPU-1"]);
+    let Refusal::Now { units, .. } = refused(&wish(ids(&["0"])), &node, &[]) else { panic!() };
+    assert!(units[0].contains("XID 48"), "{units:?}");
+}
+
+#[test]
 fn instances_are_units_of_their_own() {
     let mut node = node(2);
     node.devices[0].mig = Some(true);
