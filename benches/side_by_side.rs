@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench side_by_side` prints a table and writes it to `BENCHMARKS.md`;
 //! `-- --quick` takes a few samples only, `-- --logs` measures only what concerns logs,
-//! memory and the start; neither writes anything.
+//! memory and the start, `-- --gpus` only what concerns GPUs; none of these writes anything.
 
 #[path = "side_by_side/assets.rs"]
 mod assets;
@@ -16,6 +16,8 @@ mod collect;
 mod engine;
 #[path = "side_by_side/footprint.rs"]
 mod footprint;
+#[path = "side_by_side/gpus.rs"]
+mod gpus;
 #[path = "side_by_side/levels.rs"]
 mod levels;
 #[path = "side_by_side/measure.rs"]
@@ -123,6 +125,18 @@ const QUICK: Plan = Plan {
 async fn main() -> ExitCode {
     let asked = |flag: &str| std::env::args().any(|argument| argument == flag);
     let (quick, logs) = (asked("--quick"), asked("--logs"));
+    if asked("--gpus") {
+        return match gpus::rows(if quick { QUICK } else { FULL }).await {
+            Ok(rows) => {
+                report::say(&report::table(&rows));
+                ExitCode::SUCCESS
+            }
+            Err(failure) => {
+                report::say(&format!("the benchmarks failed: {failure}\n"));
+                ExitCode::FAILURE
+            }
+        };
+    }
     let measured = tokio::select! {
         measured = measure(if quick { QUICK } else { FULL }, logs, !quick && !logs) => measured,
         // What was made is removed as the benchmarks are dropped.
@@ -144,6 +158,8 @@ async fn measure(plan: Plan, only_logs: bool, write: bool) -> Result<(), Failure
         rows.extend(containers(plan, &raw).await?);
         report::say("sending build contexts\n");
         rows.extend(builds::contexts(plan).await?);
+        report::say("placing containers on GPUs, and looking at these\n");
+        rows.extend(gpus::rows(plan).await?);
     }
     rows.extend(logs(plan, &raw).await?);
     let version = raw.version().await?;

@@ -128,7 +128,9 @@ fn about_containers(plan: Plan) -> String {
 \x20 the engine has volumes and files of its own.\n\
 - Asset: {mebibytes} MiB from a server on the loopback interface, {turns} turns of each. Ours is a process of\n\
 \x20 its own, from the request for a container until it tells that the asset is whole, with its\n\
-\x20 checksum and on the disk. Beside it: curl and, since it leaves the file in memory, sync of it.\n"
+\x20 checksum and on the disk. Beside it: curl and, since it leaves the file in memory, sync of it.\n\
+- GPUs: placement beside up to 32 bookings, through the library. Looks: at a stand-in for NVIDIA's\n\
+\x20 library with 8 devices and a process on each; beside nvidia-smi only on a machine with a GPU.\n"
     )
 }
 
