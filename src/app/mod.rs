@@ -1,12 +1,17 @@
 //! The use cases, free of transport.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use crate::{
     domain::{
         Error, Kind, Result,
         container::Container,
         event::{Event, Subject, What},
+        gpu::loss::Losses,
         ports::PortRange,
         restart::Policy,
         spec::Defaults,
@@ -101,6 +106,8 @@ pub struct App {
     ports: ports::Reserved,
     /// GPUs that are being given out.
     gpus_reserved: gpus::Reserved,
+    /// Containers that lost their GPUs.
+    gpu_losses: Mutex<Losses>,
     /// Tags of CUDA images.
     tags: gpus::Tags,
     /// Images and downloads.
@@ -165,6 +172,7 @@ impl App {
             locks: locks::Locks::default(),
             ports: ports::Reserved::default(),
             gpus_reserved: gpus::Reserved::default(),
+            gpu_losses: Mutex::default(),
             tags: gpus::Tags::default(),
             images: images::Images::default(),
             builds: builds::Builds::default(),

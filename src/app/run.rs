@@ -89,12 +89,15 @@ impl App {
         deadline: Option<Instant>,
         tell: Teller,
     ) -> Result<Outcome> {
-        let cuda = self.fit_cuda(&mut request).await?;
-        let spec = RunSpec::resolve(request, &self.defaults())?;
+        let cuda = self.fit_cuda(&mut request).await;
+        let cuda = cuda.map_err(|error| self.with_gpus_of_node(error))?;
+        let spec = RunSpec::resolve(request, &self.defaults());
+        let spec = spec.map_err(|error| self.with_gpus_of_node(error))?;
+        // What was asked for last holds, also when nothing is to be done for it.
+        self.overtake_waiting(&spec);
         if let Some(outcome) = self.already_runs(&spec) {
             return Ok(Outcome { cuda, ..outcome });
         }
-        self.overtake_waiting(&spec);
         let queues = spec.gpus.as_ref().is_some_and(|wish| wish.queue.is_some());
         let (mut ticket, mut turn) = (None, None);
         loop {

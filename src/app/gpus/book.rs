@@ -14,7 +14,7 @@ use crate::{
         gpu::{
             Booking, Inventory, Wish, label,
             line::Line,
-            placement::{Promise, Refusal, place_in_turn},
+            placement::{Promise, Refusal, place_in_turn, units_of},
             request::Which,
         },
         spec::RunSpec,
@@ -24,6 +24,10 @@ use crate::{
 
 /// A run does not fit now, as others have the GPUs or wait for them.
 pub(in crate::app) const GPUS_TAKEN: &str = "GPUS_TAKEN";
+/// A run does not fit now, as GPUs are lost or drained.
+pub(super) const GPUS_UNUSABLE: &str = "GPUS_UNUSABLE";
+/// There is no GPU, or the driver does not answer.
+pub(super) const NO_GPU: &str = "NO_GPU";
 
 /// What runs in progress are about to have, and who waits. One lock for both, so that
 /// between a choice and its reservation nobody else chooses.
@@ -115,6 +119,14 @@ impl App {
         holding.flat_map(|it| label::read(it)).collect()
     }
 
+    /// Says what the node has beside a wish for GPUs that makes no sense.
+    pub(in crate::app) fn with_gpus_of_node(&self, error: Error) -> Error {
+        if !error.violations().iter().any(|wrong| wrong.field == "gpus.exclusive") {
+            return error;
+        }
+        error.and(&format!("the node has {}", units_of(&self.gpus.last())))
+    }
+
     /// FAILED_PRECONDITION when GPUs are asked for where none can be given; what is
     /// missing and how to get it is in the message. Nothing is touched before it.
     pub(in crate::app) async fn require_gpus(&self, spec: &RunSpec) -> Result<()> {
@@ -124,11 +136,19 @@ impl App {
         }
     }
 
-    async fn gpu_access(&self) -> Result<GpuAccess> {
-        if let Some(why) = &self.gpus.look().await.missing {
-            let message = format!("there is no GPU on this node: {why}");
-            return Err(Error::precondition("NO_GPU", message));
+    async fn usable_gpus(&self) -> Result<Arc<Inventory>> {
+        let node = self.gpus.look().await;
+        match &node.missing {
+            None => Ok(node),
+            Some(why) => {
+                let message = format!("there is no GPU on this node: {why}");
+                Err(Error::precondition(NO_GPU, message))
+            }
         }
+    }
+
+    async fn gpu_access(&self) -> Result<GpuAccess> {
+        self.usable_gpus().await?;
         self.engine.gpu_access().await?.ok_or_else(|| {
             Error::precondition(
                 "NO_GPU_RUNTIME",
@@ -181,9 +201,10 @@ impl App {
     }
 
     /// Reserves GPUs for a run that waits for its turn, if that has come.
+    /// The engine is not asked; it was before, and is when the container is made.
     pub(super) async fn book_in_turn(&self, spec: &RunSpec, number: u64) -> Result<Booked> {
-        let access = self.gpu_access().await?;
-        let node = self.gpus.look().await;
+        let access = GpuAccess::default();
+        let node = self.usable_gpus().await?;
         let (name, wish) = (spec.engine_name(), spec.gpus.as_ref());
         let wish = wish.ok_or_else(|| Error::internal("a run without GPUs waits for some"))?;
         let mut reserved = self.gpus_reserved.lock();
@@ -303,7 +324,7 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::Never { field, why } => Error::field(format!("gpus.{field}"), why),
         Refusal::Now { units, holders, waiting } if holders.is_empty() && waiting.is_empty() => {
             Error::precondition(
-                "GPUS_UNUSABLE",
+                GPUS_UNUSABLE,
                 format!("no GPUs that fit can be used now: {}", units.join("; ")),
             )
         }

@@ -6,7 +6,11 @@
 //!                                                      the restart policy, or a stop
 //! ```
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
@@ -40,7 +44,6 @@ const MOST_DRAINS: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Watch {
     overruns: Overruns,
-    losses: Losses,
     /// The XID for which a device is drained, by UUID.
     drained: BTreeMap<String, u64>,
 }
@@ -75,7 +78,7 @@ impl Watch {
             }
             Err(error) => tracing::warn!(?error, "GPUs that were drained before are not known"),
         }
-        Self { overruns: Overruns::default(), losses: Losses::default(), drained }
+        Self { overruns: Overruns::default(), drained }
     }
 
     /// Takes a look into account, and does what is to be done.
@@ -85,7 +88,8 @@ impl Watch {
             return;
         }
         let holdings = app.gpu_holdings();
-        for (id, loss) in self.losses.look(seen, &holdings) {
+        let lost = app.gpu_losses().look(seen, &holdings);
+        for (id, loss) in lost {
             app.lost(&id, loss).await;
         }
         let bookings: Vec<_> = holdings.into_iter().flat_map(|it| it.bookings).collect();
@@ -124,7 +128,6 @@ impl Watch {
 /// Asks containers, every second look, whether they still see their GPUs, until the
 /// service stops.
 pub async fn check(app: Arc<App>) {
-    let mut losses = Losses::default();
     // Runs of containers that have no program to ask.
     let mut silent: BTreeMap<String, Option<Timestamp>> = BTreeMap::new();
     loop {
@@ -134,7 +137,6 @@ pub async fn check(app: Arc<App>) {
         }
         let holdings = app.gpu_holdings();
         silent.retain(|id, run| holdings.iter().any(|it| it.container_id == *id && it.run == *run));
-        losses.keep(&holdings);
         let ask = |holding: Holding| {
             let app = app.clone();
             async move {
@@ -158,7 +160,8 @@ pub async fn check(app: Arc<App>) {
                 // The engine is away; that says nothing about GPUs.
                 Err(_) => continue,
             };
-            if let Some(loss) = losses.asked(&holding, &sight) {
+            let lost = app.gpu_losses().asked(&holding, &sight);
+            if let Some(loss) = lost {
                 app.lost(&holding.container_id, loss).await;
             }
         }
@@ -171,6 +174,11 @@ fn first_line(words: &str) -> String {
 }
 
 impl App {
+    /// What is remembered of losses, which the node and the containers tell of.
+    fn gpu_losses(&self) -> MutexGuard<'_, Losses> {
+        self.gpu_losses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Containers of ours that run with GPUs.
     fn gpu_holdings(&self) -> Vec<Holding> {
         let all = self.view.all();

@@ -12,7 +12,7 @@ use super::{
         App,
         run::{Step, Teller},
     },
-    book::{Booked, GPUS_TAKEN, Reserved},
+    book::{Booked, GPUS_TAKEN, GPUS_UNUSABLE, NO_GPU, Reserved},
 };
 use crate::domain::{
     Error, Kind, Result,
@@ -63,6 +63,10 @@ impl App {
 
     /// Ends the waiting of earlier runs of these names that described them otherwise.
     pub(in crate::app) fn overtake_waiting(&self, spec: &RunSpec) {
+        // Its hash is of no use where nobody waits.
+        if self.gpu_queue_length() == 0 {
+            return;
+        }
         self.end_line(&spec.engine_name(), Ended::Overtaken, Some(&spec.spec_hash()));
     }
 
@@ -124,7 +128,10 @@ impl App {
             }
             let why = match self.book_in_turn(spec, ticket.number).await {
                 Ok(booked) => return Ok(Some(booked)),
-                Err(error) if error.reason() == GPUS_TAKEN => error,
+                // A driver that is away for a while ends no wait.
+                Err(error) if matches!(error.reason(), GPUS_TAKEN | GPUS_UNUSABLE | NO_GPU) => {
+                    error
+                }
                 Err(error) => return Err(error),
             };
             let (place, of) = self.gpus_reserved.lock().line.place(ticket.number);

@@ -77,7 +77,7 @@ impl Losses {
     }
 
     /// Forgets what does not run any more.
-    pub fn keep(&mut self, holdings: &[Holding]) {
+    fn keep(&mut self, holdings: &[Holding]) {
         self.0.retain(|id, _| holdings.iter().any(|holding| holding.container_id == *id));
     }
 

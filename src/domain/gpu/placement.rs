@@ -199,6 +199,16 @@ pub fn place_in_turn(
     Ok(bookings.collect())
 }
 
+/// What a node has, in words.
+pub fn units_of(node: &Inventory) -> String {
+    listed(&units(node, &[]))
+}
+
+fn listed(units: &[Unit<'_>]) -> String {
+    let have: Vec<String> = units.iter().map(Unit::label).collect();
+    if have.is_empty() { "none".to_owned() } else { have.join(", ") }
+}
+
 /// Units that a wish may have, now or later.
 pub fn candidates(wish: &Wish, node: &Inventory) -> Vec<String> {
     let units = units(node, &[]);
@@ -309,8 +319,7 @@ fn named<'a, 'b>(id: &str, units: &'b [Unit<'a>]) -> Result<&'b Unit<'a>, Refusa
         _ => None,
     };
     exact.or(only).ok_or_else(|| {
-        let have: Vec<String> = units.iter().map(Unit::label).collect();
-        let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
+        let have = listed(units);
         Refusal::Never { field: "ids", why: format!("no GPU is \"{id}\"; the node has {have}") }
     })
 }

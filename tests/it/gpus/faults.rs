@@ -94,6 +94,11 @@ async fn whatever_the_driver_does_no_gpu_is_given_twice_and_a_refusal_says_why()
             Code::InvalidArgument,
             "the node has 1",
         ),
+        (
+            pb::Gpus { exclusive: true, shared: true, ..one() },
+            Code::InvalidArgument,
+            "MIG-a (1g.5gb of GPU 7)",
+        ),
         (pb::Gpus { count: 8, ..one() }, Code::InvalidArgument, "the node has 7"),
         (
             pb::Gpus { ids: vec!["GPU-none".into()], ..one() },

@@ -197,9 +197,15 @@ async fn a_stop_a_removal_and_a_later_description_end_the_waiting() {
     let steps = stream(&service, &b, queued()).await;
     wait(&service, 1).await;
     let without = pb::RunContainerRequest { gpus: None, ..request(&service, &b, one()) };
-    run(&service, without).await.expect("it runs");
+    run(&service, without.clone()).await.expect("it runs");
     let ended = ready(steps).await.expect_err("overtaken");
     assert!(ended.code() == Code::Cancelled && ended.message().contains("later"), "{ended:?}");
+    // Also by one that changes nothing.
+    let steps = stream(&service, &b, queued()).await;
+    wait(&service, 1).await;
+    let same = run(&service, without).await.expect("it runs");
+    assert_eq!(same.action(), pb::RunAction::Unchanged);
+    assert_eq!(ready(steps).await.expect_err("overtaken").code(), Code::Cancelled);
     stop(&service, &a).await;
     assert_eq!(has(&service, &b).await, [""; 0], "the last request holds");
     drop(service);
