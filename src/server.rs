@@ -162,25 +162,12 @@ async fn router(config: &Config, app: &Arc<App>) -> Result<Router> {
     let (reporter, health) = tonic_health::server::health_reporter();
     rpc::health::begin(&reporter).await;
     app.tasks.vital("health", app, move |app| rpc::health::watch(app, reporter.clone()));
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(
-                tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-            )
-            // Each version names both, as both are served.
-            .include_reflection_service(false)
-    };
-    let v1 = reflection().build_v1().map_err(|error| broken(error.to_string()))?;
-    let v1alpha = reflection().build_v1alpha().map_err(|error| broken(error.to_string()))?;
 
     let permissions = Permissions::read(&pool)?;
     let auth = Auth::new(app.clone(), permissions, config.public_meta, config.anonymous);
-    let routes = rpc::routes(app).add_service(health).add_service(v1).add_service(v1alpha);
+    let routes = rpc::routes(app).add_service(health).into_axum_router();
     let unread = axum::middleware::map_response(rpc::unread::tell);
-    let grpc = routes.into_axum_router().layer(unread).layer(auth.clone());
+    let grpc = routes.merge(rpc::reflection::routes()).layer(unread).layer(auth.clone());
 
     let gateway = Gateway::new(&pool, grpc.clone(), config.max_body_bytes, Some(auth.clone()));
     let (bridge, document, counted) = (gateway.clone(), gateway.clone(), app.clone());

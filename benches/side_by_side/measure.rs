@@ -15,8 +15,9 @@ use crate::{
     service::{Service, free_address},
 };
 
-/// Quick questions of ours for each one to the engine.
-const OURS_PER_QUESTION: usize = 5;
+/// Questions that follow each other on one side before it is the other's turn, ours
+/// first: the first after a change find the processor busy with the other side's work.
+const BURST: (usize, usize) = (100, 10);
 /// Calls under way at once while calls are counted.
 const AT_ONCE: usize = 8;
 /// Lets what follows a removal come to its end.
@@ -229,7 +230,7 @@ async fn connect(url: String) -> Result<HealthClient<tonic::transport::Channel>,
     Err("the empty server does not listen".into())
 }
 
-/// Medians in milliseconds of two questions asked by turns.
+/// Medians in milliseconds of two questions asked by turns, in bursts.
 pub(crate) async fn by_turns(
     count: usize,
     mut ours: impl AsyncFnMut() -> Result<(), Failure>,
@@ -238,9 +239,11 @@ pub(crate) async fn by_turns(
     ours().await?;
     beside().await?;
     let (mut our_times, mut other_times) = (Vec::new(), Vec::new());
-    for _ in 0..count {
-        other_times.push(timed(&mut beside).await?);
-        for _ in 0..OURS_PER_QUESTION {
+    for _ in 0..count.div_ceil(BURST.1) {
+        for _ in 0..BURST.1.min(count) {
+            other_times.push(timed(&mut beside).await?);
+        }
+        for _ in 0..BURST.0 {
             our_times.push(timed(&mut ours).await?);
         }
     }

@@ -118,8 +118,9 @@ fn about_containers(plan: Plan) -> String {
 \x20 every call, on the loopback interface.\n\
 - RunContainer, nothing running: {runs} containers on each side, in the same network; who begins\n\
 \x20 changes with every pair. Each is removed before the next. Beside it: create and start by bollard.\n\
-- RunContainer, already running: while {running} containers run on the engine, beside it; {questions} questions to the engine, five times as many calls of\n\
-\x20 ours between them, on kept connections. The engine's answer is read as bytes and not parsed.\n\
+- RunContainer, already running: while {running} containers run on the engine, beside it; {questions} questions to the\n\
+\x20 engine in bursts of 10, a burst of 100 calls of ours after each, on kept connections. The engine's\n\
+\x20 answer is read as bytes and not parsed.\n\
 - IsContainerRunning: 8 calls at once on one connection, {rounds} rounds of {millis} ms on each side. Beside\n\
 \x20 it: a tonic server without a guard that answers the health check, in the same process.\n\
 - ListContainers: {listed} containers that were made and not started, and whatever else the engine has;\n\

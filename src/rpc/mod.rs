@@ -19,6 +19,7 @@ mod keeps;
 mod logs;
 mod node;
 pub mod pb;
+pub mod reflection;
 mod status;
 mod supervision;
 mod tokens;
