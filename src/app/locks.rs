@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use tokio::sync::OwnedMutexGuard;
@@ -28,14 +28,13 @@ impl Locks {
 
     /// True while somebody works on the name.
     pub(super) fn is_held(&self, name: &str) -> bool {
-        self.lock(name).try_lock().is_err()
+        // One that nobody knows of is not made for the question.
+        let known = self.known().get(name).and_then(Weak::upgrade);
+        known.is_some_and(|lock| lock.try_lock().is_err())
     }
 
     fn lock(&self, name: &str) -> Arc<Lock> {
-        let mut locks = match self.0.lock() {
-            Ok(locks) => locks,
-            Err(poisoned) => poisoned.into_inner(),
-        };
+        let mut locks = self.known();
         if let Some(lock) = locks.get(name).and_then(Weak::upgrade) {
             return lock;
         }
@@ -43,6 +42,10 @@ impl Locks {
         let lock = Arc::new(Lock::default());
         locks.insert(name.to_owned(), Arc::downgrade(&lock));
         lock
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Weak<Lock>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

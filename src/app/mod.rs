@@ -45,6 +45,7 @@ pub mod stop;
 pub mod summary;
 pub mod tasks;
 mod tracker;
+mod turns;
 pub mod view;
 pub mod watch;
 
@@ -102,6 +103,8 @@ pub struct App {
     pub view: view::View,
     /// Who works on which name.
     locks: locks::Locks,
+    /// Which request came first.
+    turns: Arc<turns::Turns>,
     /// Host ports that are being given out.
     ports: ports::Reserved,
     /// GPUs that are being given out.
@@ -170,6 +173,7 @@ impl App {
             gpus,
             view: view::View::default(),
             locks: locks::Locks::default(),
+            turns: Arc::default(),
             ports: ports::Reserved::default(),
             gpus_reserved: gpus::Reserved::default(),
             gpu_losses: Mutex::default(),

@@ -12,6 +12,7 @@ use super::{
     events,
     gpus::{Booked, CudaChoice, GPUS_TAKEN},
     ports::{Chosen, Lost},
+    turns::{self, Newer, Turn},
 };
 use crate::{
     domain::{
@@ -22,7 +23,7 @@ use crate::{
         health::HealthChoice,
         ports::PublishedPort,
         restart::RestartChoice,
-        spec::{PullPolicy, RunRequest, RunSpec, differing},
+        spec::{PullPolicy, RunRequest, RunSpec, differing, given_key},
     },
     engine::{NewContainer, PORT_IN_USE},
     store::Record,
@@ -89,24 +90,30 @@ impl App {
         deadline: Option<Instant>,
         tell: Teller,
     ) -> Result<Outcome> {
+        // What comes from here on is newer, however long the rest takes.
+        let names = request.names.clone();
+        let turn = given_key(&names, &request.hash).map(|key| self.turns.begin(key, names));
         let cuda = self.fit_cuda(&mut request).await;
         let cuda = cuda.map_err(|error| self.with_gpus_of_node(error))?;
         let spec = RunSpec::resolve(request, &self.defaults());
         let spec = spec.map_err(|error| self.with_gpus_of_node(error))?;
+        let turn = turn.unwrap_or_else(|| self.turns.begin(spec.key(), Vec::new()));
         // What was asked for last holds, also when nothing is to be done for it.
         self.overtake_waiting(&spec);
         if let Some(outcome) = self.already_runs(&spec) {
+            self.turns.overtake(&spec.key(), turn.number, Newer::Run);
             return Ok(Outcome { cuda, ..outcome });
         }
         let queues = spec.gpus.as_ref().is_some_and(|wish| wish.queue.is_some());
-        let (mut ticket, mut turn) = (None, None);
+        let (mut ticket, mut booked, turn) = (None, None, Arc::new(turn));
         loop {
             let (app, spec_of, tell_of) = (self.clone(), spec.clone(), tell.clone());
-            let has: Option<Booked> = turn.take();
+            let has: Option<Booked> = booked.take();
+            let turn_of = turn.clone();
             // A caller that leaves must not leave the work half done.
             let run = Box::pin(async move {
                 // What its turn gave it is its own until the container has it.
-                let done = app.run_alone(spec_of, tell_of).await;
+                let done = app.run_in_turn(&spec_of, tell_of, &turn_of).await;
                 drop(has);
                 done
             });
@@ -118,7 +125,7 @@ impl App {
                 Some(ticket) => ticket,
                 none => none.insert(self.join_gpu_queue(&spec, deadline)?),
             };
-            turn = self.wait_for_gpus(&spec, ticket, &tell).await?;
+            booked = self.wait_for_gpus(&spec, ticket, &tell).await?;
         }
     }
 
@@ -137,57 +144,93 @@ impl App {
             && found.name() == spec.engine_name()
             && found.is_running()
             && self.assets.are_there(&found, spec)
-            && self.store.is_recorded(&spec.key(), &found.id);
+            && self.store.is_recorded(&spec.key(), &found.id)
+            // Whoever works on it may be about to change all that.
+            && !self.locks.is_held(found.key());
         same.then(|| outcome(Action::Unchanged, spec, &found))
     }
 
-    async fn run_alone(self: Arc<Self>, spec: RunSpec, tell: Teller) -> Result<Outcome> {
+    async fn run_in_turn(
+        self: &Arc<Self>,
+        spec: &RunSpec,
+        tell: Teller,
+        turn: &Turn,
+    ) -> Result<Outcome> {
         self.view.require_synced()?;
-        self.require_gpus(&spec).await?;
+        self.require_gpus(spec).await?;
         // Before the name is locked: a stop must not wait for a long download.
-        let assets = self.ensure_assets(&spec, &tell).await?;
+        let assets = tokio::select! {
+            assets = Box::pin(self.ensure_assets(spec, &tell)) => assets?,
+            // They will not be needed.
+            () = turn.lost() => InPlace::default(),
+        };
         let mut names: Vec<String> = spec.names.iter().map(|name| format!("name:{name}")).collect();
         names.push(spec.key());
         let _guards = self.locks.take(names).await;
         self.view.require_synced()?;
         self.recover_key(&spec.key()).await?;
+        let outcome = match turn.overtaken() {
+            None => Box::pin(self.run_alone(spec, assets, tell)).await?,
+            Some(newer) => return self.give_way(spec, newer).await,
+        };
+        self.turns.overtake(&spec.key(), turn.number, Newer::Run);
+        Ok(outcome)
+    }
 
+    /// Leaves what a newer request did as it is, which may be just what was wanted.
+    async fn give_way(&self, spec: &RunSpec, newer: Newer) -> Result<Outcome> {
+        let name = spec.engine_name();
+        let same = self.refresh_named(&name).await?.filter(|have| {
+            self.is_ours(have) && have.is_running() && have.spec_hash() == spec.spec_hash()
+        });
+        let same = same.filter(|have| self.store.is_recorded(&spec.key(), &have.id));
+        let same = same.map(|have| outcome(Action::Unchanged, spec, &have));
+        same.ok_or_else(|| turns::overtaken(&name, newer))
+    }
+
+    /// Does it, with the locks of its names held.
+    async fn run_alone(
+        self: &Arc<Self>,
+        spec: &RunSpec,
+        assets: InPlace,
+        tell: Teller,
+    ) -> Result<Outcome> {
         let name = spec.engine_name();
         let existing = self.refresh_named(&name).await?;
-        self.refuse_taken_names(&spec, existing.as_ref()).await?;
+        self.refuse_taken_names(spec, existing.as_ref()).await?;
         let (image_id, _claim) = self.ensure_image(&spec.image, spec.pull_policy, &tell).await?;
         let ready = Ready { image_id, assets, tell };
 
         let Some(existing) = existing else {
-            return self.create_new(&spec, &ready).await;
+            return self.create_new(spec, &ready).await;
         };
-        let differences = self.differences(&existing, &spec, &ready).await?;
+        let differences = self.differences(&existing, spec, &ready).await?;
         if !differences.is_empty() {
-            return self.replace(&spec, &ready, &existing, differences, Lost::default()).await;
+            return self.replace(spec, &ready, &existing, differences, Lost::default()).await;
         }
         if existing.is_running() {
             if !self.store.is_recorded(&spec.key(), &existing.id) {
-                return self.finish_unrecorded(&spec, &existing).await;
+                return self.finish_unrecorded(spec, &existing).await;
             }
-            return Ok(outcome(Action::Unchanged, &spec, &existing));
+            return Ok(outcome(Action::Unchanged, spec, &existing));
         }
         ready.tell.tell(Step::Starting);
-        let Some(_booked) = self.book_again(&spec, &existing).await? else {
+        let Some(_booked) = self.book_again(spec, &existing).await? else {
             // Others have its GPUs now: only a new container can have others.
             let fields = vec!["gpus".to_owned()];
-            return self.replace(&spec, &ready, &existing, fields, Lost::default()).await;
+            return self.replace(spec, &ready, &existing, fields, Lost::default()).await;
         };
         match self.engine.start(&existing.id).await {
             Ok(()) => {
-                let ports = asked_ports(&spec, &existing);
-                self.finish(&spec, &existing.id, &ports, Action::Started, What::Started).await
+                let ports = asked_ports(spec, &existing);
+                self.finish(spec, &existing.id, &ports, Action::Started, What::Started).await
             }
             // A chosen port was taken while it did not run: only a new
             // container can have another.
             Err(error) if error.reason() == PORT_IN_USE => {
-                let (had, mut lost) = (asked_ports(&spec, &existing), Lost::default());
-                self.try_again(&spec, &error, &had, &mut lost, &existing.id)?;
-                self.replace(&spec, &ready, &existing, vec!["ports".to_owned()], lost).await
+                let (had, mut lost) = (asked_ports(spec, &existing), Lost::default());
+                self.try_again(spec, &error, &had, &mut lost, &existing.id)?;
+                self.replace(spec, &ready, &existing, vec!["ports".to_owned()], lost).await
             }
             Err(error) => Err(does_not_start(&name, &error)),
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{App, events, list::Selector, unknown};
+use super::{App, events, list::Selector, turns::Newer, unknown};
 use crate::domain::{
     Error, Kind, Result,
     container::Container,
@@ -13,13 +13,15 @@ impl App {
     /// Stops a container; one that does not run is left as it is.
     pub async fn stop(self: &Arc<Self>, selector: Selector) -> Result<()> {
         let app = self.clone();
+        let number = self.turns.draw();
         let work = async move {
             // What only waited for GPUs has no container yet.
             let waited = app.end_waiting_of(&selector);
-            let (container, _guards) = match app.find_and_lock(&selector).await {
-                Err(error) if waited && error.kind() == Kind::NotFound => return Ok(()),
+            let found = match app.find_and_lock(&selector, number, Newer::Stop).await {
+                Err(error) if waited && error.kind() == Kind::NotFound => None,
                 found => found?,
             };
+            let Some((container, _guards)) = found else { return Ok(()) };
             if container.is_running() {
                 app.engine.stop(&container.id).await?;
                 app.refresh(&container.id).await?;
@@ -28,7 +30,9 @@ impl App {
                     app.emit(Subject::container(&container), What::Stopped).await;
                 }
             }
-            app.note_stopped(&container).await
+            app.note_stopped(&container).await?;
+            app.turns.overtake(container.key(), number, Newer::Stop);
+            Ok(())
         };
         self.tasks.to_the_end(work).await
     }
@@ -36,12 +40,14 @@ impl App {
     /// Removes a container of ours and frees its ports.
     pub async fn remove(self: &Arc<Self>, selector: Selector, force: bool) -> Result<()> {
         let app = self.clone();
+        let number = self.turns.draw();
         let work = async move {
             let waited = app.end_waiting_of(&selector);
-            let (container, _guards) = match app.find_and_lock(&selector).await {
-                Err(error) if waited && error.kind() == Kind::NotFound => return Ok(()),
+            let found = match app.find_and_lock(&selector, number, Newer::Removal).await {
+                Err(error) if waited && error.kind() == Kind::NotFound => None,
                 found => found?,
             };
+            let Some((container, _guards)) = found else { return Ok(()) };
             let name = container.name();
             if !app.is_ours(&container) {
                 return Err(Error::precondition(
@@ -67,6 +73,7 @@ impl App {
             let event = events::now(Subject::container(&container), what);
             app.store.delete_record(container.key(), event).await?;
             app.restarts.forget(container.key());
+            app.turns.overtake(container.key(), number, Newer::Removal);
             Ok(())
         };
         self.tasks.to_the_end(work).await
@@ -81,12 +88,18 @@ impl App {
         names.filter(|name| self.end_waiting(name)).count() > 0
     }
 
-    /// Finds a container, waits until nobody works on it, and looks again.
+    /// Finds a container, waits until nobody works on it, and looks again. `None` when
+    /// there is none, but runs that would have made it were given up.
     async fn find_and_lock(
         &self,
         selector: &Selector,
-    ) -> Result<(Container, Vec<tokio::sync::OwnedMutexGuard<()>>)> {
+        number: u64,
+        newer: Newer,
+    ) -> Result<Option<(Container, Vec<tokio::sync::OwnedMutexGuard<()>>)>> {
         let allowed = "id or name";
+        if self.give_up_runs(selector, allowed, number, newer).await? {
+            return Ok(None);
+        }
         let found = self.find(selector, allowed)?;
         let mut names = vec![format!("name:{}", found.name())];
         if !found.key().is_empty() {
@@ -96,7 +109,29 @@ impl App {
         // It may have been replaced while we waited.
         let found = self.find(selector, allowed)?;
         let fresh = self.refresh(&found.id).await?;
-        Ok((fresh.ok_or_else(|| unknown("id", &found.id))?, guards))
+        Ok(Some((fresh.ok_or_else(|| unknown("id", &found.id))?, guards)))
+    }
+
+    /// Gives up the runs of a name that has no container yet: whoever stops it does not
+    /// want one that comes a moment later.
+    async fn give_up_runs(
+        &self,
+        selector: &Selector,
+        allowed: &str,
+        number: u64,
+        newer: Newer,
+    ) -> Result<bool> {
+        let name = &selector.name;
+        let is_missing = || match self.find(selector, allowed) {
+            Err(error) if error.kind() == Kind::NotFound => Ok(true),
+            other => other.map(|_| false),
+        };
+        if !selector.id.is_empty() || !self.turns.are_under_way(name) || !is_missing()? {
+            return Ok(false);
+        }
+        // One that makes it just now has the lock of the name.
+        let _guard = self.locks.take(vec![format!("name:{name}")]).await;
+        Ok(is_missing()? && self.turns.overtake_named(name, number, newer))
     }
 
     /// Somebody wants it stopped: neither a restart of the service nor a policy must

@@ -137,7 +137,10 @@ fn status_code(code: Code) -> u8 {
         Code::NotFound => 3,
         Code::PermissionDenied | Code::Unauthenticated => 4,
         Code::Unavailable | Code::DeadlineExceeded => 5,
-        Code::FailedPrecondition | Code::AlreadyExists | Code::ResourceExhausted => 6,
+        Code::FailedPrecondition
+        | Code::AlreadyExists
+        | Code::ResourceExhausted
+        | Code::Aborted => 6,
         _ => 1,
     }
 }
@@ -147,7 +150,10 @@ fn kind_code(kind: Kind) -> u8 {
         Kind::NotFound => 3,
         Kind::PermissionDenied | Kind::Unauthenticated => 4,
         Kind::Unavailable | Kind::DeadlineExceeded => 5,
-        Kind::FailedPrecondition | Kind::AlreadyExists | Kind::ResourceExhausted => 6,
+        Kind::FailedPrecondition
+        | Kind::AlreadyExists
+        | Kind::ResourceExhausted
+        | Kind::Aborted => 6,
         Kind::InvalidArgument | Kind::Unimplemented | Kind::Cancelled | Kind::Internal => 1,
     }
 }

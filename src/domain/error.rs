@@ -27,6 +27,8 @@ pub enum Kind {
     DeadlineExceeded,
     /// The work was given up because its caller left.
     Cancelled,
+    /// Somebody else was quicker; what is there now decides whether to ask again.
+    Aborted,
     /// A defect of ours or of what we depend on.
     Internal,
 }

@@ -150,11 +150,8 @@ impl RunSpec {
     /// The identity that runs are serialised by: the first name, else the
     /// caller's hash, else the computed one.
     pub fn key(&self) -> String {
-        match (self.names.first(), &self.hash) {
-            (Some(name), _) => format!("name:{name}"),
-            (None, Some(hash)) => format!("hash:{hash}"),
-            (None, None) => format!("spec:{}", self.spec_hash()),
-        }
+        let given = given_key(&self.names, self.hash.as_deref().unwrap_or_default());
+        given.unwrap_or_else(|| format!("spec:{}", self.spec_hash()))
     }
 
     /// The engine's name: the first name, else one derived from the identity,
@@ -164,6 +161,15 @@ impl RunSpec {
             Some(name) => name.clone(),
             None => format!("container-svc-{}", &hex(&Sha256::digest(self.key()))[..12]),
         }
+    }
+}
+
+/// The identity, as far as names and the caller's hash give it.
+pub fn given_key(names: &[String], hash: &str) -> Option<String> {
+    match (names.first(), hash) {
+        (Some(name), _) => Some(format!("name:{name}")),
+        (None, "") => None,
+        (None, hash) => Some(format!("hash:{hash}")),
     }
 }
 

@@ -24,6 +24,7 @@ fn code(kind: Kind) -> Code {
         Kind::Unavailable => Code::Unavailable,
         Kind::DeadlineExceeded => Code::DeadlineExceeded,
         Kind::Cancelled => Code::Cancelled,
+        Kind::Aborted => Code::Aborted,
         Kind::Internal => Code::Internal,
     }
 }

@@ -21,6 +21,7 @@ mod local;
 mod resume;
 pub(crate) mod source;
 mod stream;
+mod turns;
 
 const RUN: &str = "/container-svc/container";
 
