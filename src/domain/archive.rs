@@ -19,10 +19,19 @@ pub struct Checker {
     root: Vec<Vec<u8>>,
     state: State,
     /// What the entry's own extensions say, until its header comes.
+    said: Said,
+    entries: u64,
+}
+
+/// What extensions say of an entry. Those of GNU win over those of POSIX, whichever comes
+/// first, and the last of POSIX over all of the ones before, as with what unpacks it.
+#[derive(Debug, Default)]
+struct Said {
+    gnu_path: Option<Vec<u8>>,
+    gnu_target: Option<Vec<u8>>,
     path: Option<Vec<u8>>,
     target: Option<Vec<u8>>,
     size: Option<u64>,
-    entries: u64,
 }
 
 #[derive(Debug)]
@@ -42,7 +51,7 @@ impl Checker {
     pub fn new(root: &str) -> Self {
         let root = parts(root.as_bytes()).map(<[u8]>::to_vec).collect();
         let state = State::Header(Vec::new());
-        Self { root, state, path: None, target: None, size: None, entries: 0 }
+        Self { root, state, said: Said::default(), entries: 0 }
     }
 
     /// Takes the next bytes.
@@ -120,12 +129,16 @@ impl Checker {
             });
         }
         self.entries += 1;
-        let path = self.path.take().unwrap_or_else(|| name(header));
-        let target = self.target.take().unwrap_or_else(|| text(&header[157..257]).to_vec());
-        let size = self.size.take().unwrap_or(size);
+        let said = std::mem::take(&mut self.said);
+        let path = said.gnu_path.or(said.path).unwrap_or_else(|| name(header));
+        let target = said.gnu_target.or(said.target);
+        let target = target.unwrap_or_else(|| text(&header[157..257]).to_vec());
+        let size = said.size.unwrap_or(size);
         self.entry(kind, &path, &target)?;
-        // Only files have data, whatever their header says.
-        let data = if matches!(kind, 0 | b'0' | b'7') { size } else { 0 };
+        // Only files have data, whatever their header says; and in old archives a folder
+        // is a file whose name ends so.
+        let is_file = matches!(kind, b'0' | b'7') || (kind == 0 && !path.ends_with(b"/"));
+        let data = if is_file { size } else { 0 };
         let blocks = data.checked_next_multiple_of(BLOCK as u64);
         let data = blocks.ok_or_else(|| wrong(&path, "is larger than anything"))?;
         Ok(if data == 0 { State::Header(Vec::new()) } else { State::Data(data) })
@@ -161,17 +174,19 @@ impl Checker {
 
     fn extend(&mut self, kind: u8, content: &[u8]) -> Result<()> {
         match kind {
-            b'L' => self.path = Some(text(content).to_vec()),
-            b'K' => self.target = Some(text(content).to_vec()),
+            b'L' => self.said.gnu_path = Some(text(content).to_vec()),
+            b'K' => self.said.gnu_target = Some(text(content).to_vec()),
             b'x' => {
+                let said = &mut self.said;
+                (said.path, said.target, said.size) = (None, None, None);
                 for (key, value) in records(content)? {
                     match key {
-                        b"path" => self.path = Some(value.to_vec()),
-                        b"linkpath" => self.target = Some(value.to_vec()),
+                        b"path" => said.path = Some(value.to_vec()),
+                        b"linkpath" => said.target = Some(value.to_vec()),
                         b"size" => {
                             let size = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
                             let why = || refused("an entry has no size");
-                            self.size = Some(size.ok_or_else(why)?);
+                            said.size = Some(size.ok_or_else(why)?);
                         }
                         key if key.starts_with(b"GNU.sparse.") => {
                             return Err(refused(

@@ -75,6 +75,18 @@ fn what_would_lead_out_is_refused_by_name() {
         (vec![entry(b'1', "hard", "../x", b"")], "contains \"..\""),
         (vec![entry(b'1', "hard", "/x", b"")], "is absolute"),
         (vec![entry(b'3', "null", "", b"")], "is a device"),
+        // What unpacks it takes the header's own name, as the last extension has none.
+        (
+            vec![pax(&[("path", "fine")]), pax(&[("mtime", "1")]), entry(b'0', "../a", "", b"")],
+            "contains \"..\"",
+        ),
+        // And the name of GNU before that of POSIX.
+        (
+            vec![entry(b'L', "l", "", b"../a"), pax(&[("path", "b")]), entry(b'0', "c", "", b"")],
+            "contains \"..\"",
+        ),
+        // What follows an old folder is no data of it.
+        (vec![header(0, "old/", "", 512), entry(b'0', "/etc/passwd", "", b"")], "is absolute"),
         (vec![entry(b'4', "disk", "", b"")], "is a device"),
         (vec![entry(b'S', "sparse", "", b"")], "is a sparse file"),
         (vec![entry(b'Z', "odd", "", b"")], "is of a kind"),
