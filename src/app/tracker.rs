@@ -64,8 +64,9 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
     let ids: BTreeSet<String> = listed.iter().map(|container| container.id.clone()).collect();
     app.view.replace(listed, ticket);
     let mut deaths = Deaths::begin(app, &ids).await?;
-    let mut slow = inspect_all(app, ids, &mut deaths).await?;
+    let inspected = inspect_all(app, ids, &mut deaths).await;
     deaths.write(app).await;
+    let mut slow = inspected?;
     app.forget_lost_records().await?;
     *wait = RETRY.0;
     app.view.set_synced();
@@ -82,9 +83,17 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
             Err(_) => Vec::new(),
         };
         let mut dirty = std::mem::take(&mut slow);
-        let mut gone = false;
+        let (mut gone, mut broken) = (false, None);
         for event in batch {
-            match event? {
+            let event = match event {
+                Ok(event) => event,
+                // What came before it is taken in all the same.
+                Err(error) => {
+                    broken = Some(error);
+                    break;
+                }
+            };
+            match event {
                 Event::Container(id) => {
                     dirty.insert(id);
                 }
@@ -114,8 +123,13 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
                 Event::Images => app.images.forget_names(),
             }
         }
-        slow = inspect_all(app, dirty, &mut deaths).await?;
+        let inspected = match broken {
+            None => inspect_all(app, dirty, &mut deaths).await,
+            Some(error) => Err(error),
+        };
+        // Whatever became of the engine: no listing tells the codes of these ends.
         deaths.write(app).await;
+        slow = inspected?;
         started.retain(|id, _| slow.contains(id) || !app.view.has(id));
         if gone {
             app.forget_lost_records().await?;

@@ -2,6 +2,10 @@
 
 use super::*;
 
+async fn is_there(service: &Service, name: &str) -> bool {
+    service.get(&format!("/container-svc/container?name={name}")).await.0 == 200
+}
+
 /// The ends that are told of a name: exit code, and whether for want of memory.
 async fn deaths(service: &Service, name: &str) -> Vec<(Option<i32>, bool)> {
     let events = of(service, name).await;
@@ -51,6 +55,35 @@ async fn an_end_is_told_with_its_code_also_of_foreign_containers() {
     let brief = unique("brief");
     docker(&["run", "--rm", "--name", &brief, image(), "sh", "-c", "exit 4"]);
     dies(&service, &brief, &[(Some(4), false)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_is_told_with_its_code_though_the_engine_leaves_before_it_is_asked() {
+    let proxy = Proxy::start();
+    let service = Service::with(|config| proxy.under(config)).await.synced().await;
+    let script = "trap 'exit 3' USR1; while :; do sleep 0.05; done";
+    let (_foreign, name) = Foreign::run(&[], &["sh", "-c", script]);
+    let (_other, other) = Foreign::run(&[], &["sleep", "1000"]);
+    eventually("both are seen", || async {
+        is_there(&service, &name).await && is_there(&service, &other).await
+    })
+    .await;
+    // The end is in the stream; then no question is answered, and the stream breaks.
+    let id = docker(&["inspect", "-f", "{{.Id}}", &name]);
+    proxy.set_for(Mode::Refuse, &format!("/containers/{id}/json"));
+    let met = proxy.met_now();
+    docker(&["exec", &name, "sh", "-c", "kill -USR1 1"]);
+    met.await;
+    eventually("it has ended", || async {
+        docker(&["inspect", "-f", "{{.State.Status}}", &name]) == "exited"
+    })
+    .await;
+    // It runs again when it is asked about, and the engine has forgotten the code.
+    docker(&["start", &name]);
+    proxy.set(Mode::Pass);
+    docker(&["kill", &other]);
+    dies(&service, &other, &[(Some(137), false)]).await;
+    dies(&service, &name, &[(Some(3), false)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
