@@ -282,10 +282,14 @@ pub async fn keep(app: Arc<App>) {
                 .filter_map(|id| Some((id.clone(), known.get(&id)?.clone())))
                 .collect()
         };
+        let ids: Vec<String> = healths.iter().map(|(id, _)| id.clone()).collect();
         let kept = match healths.is_empty() {
             true => Ok(()),
             false => app.store.put_healths(healths, Vec::new()).await,
         };
+        if kept.is_err() {
+            app.health.unsaved().extend(ids);
+        }
         let forgotten = match gone.is_empty() {
             true => Ok(()),
             false => app.store.forget_healths(gone).await,
@@ -338,6 +342,7 @@ impl Prober {
                     let (seq, containers) = app.view.snapshot();
                     self.seq = Some(seq);
                     self.targets.clear();
+                    self.engine.retain(|id, _| app.view.has(id));
                     for container in containers.iter().filter(|it| app.is_ours(it)) {
                         self.see(app, container);
                     }

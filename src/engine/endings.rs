@@ -1,13 +1,17 @@
-//! How runs of containers ended, from the past events that the engine still has.
+//! How runs of containers ended, from the past events that the engine still has, and
+//! from what it wrote down.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
 use bollard::query_parameters::{EventsOptions, InspectNetworkOptions};
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 
 use super::Engine;
-use crate::domain::{Kind, Result};
+use crate::domain::{Kind, Result, container::Container};
+
+/// Seconds that an engine takes at most, or nearly always, to end what it finds running.
+const LONGEST_START: f64 = 30.0;
 
 /// How a run of a container ended, as far as the engine remembers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +63,21 @@ impl Engine {
         };
         self.within(self.timeout, told).await?;
         Ok(ending)
+    }
+
+    /// True when the engine wrote down that somebody stopped or killed a container since it
+    /// was last started, which outlives its events. It stands beside the log, so it is read
+    /// where that can be read. What ended about when the engine was started may have been
+    /// ended by it, which it writes down in the same way.
+    pub async fn was_ended_by_hand(&self, container: &Container, end: Timestamp) -> Result<bool> {
+        let began = self.began().await?;
+        if began.is_none_or(|began| began.duration_since(end).as_secs_f64() < LONGEST_START) {
+            return Ok(false);
+        }
+        let Some(folder) = Path::new(&container.log_path).parent() else { return Ok(false) };
+        let text = tokio::fs::read(folder.join("config.v2.json")).await.unwrap_or_default();
+        let state: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        Ok(state["ID"] == container.id.as_str() && state["HasBeenManuallyStopped"] == true)
     }
 
     /// About when the engine was started: it makes its own bridge anew then, once it

@@ -161,10 +161,15 @@ impl Case<'_> {
         let synced_at = self.app.view.freshness().synced_at;
         let unseen = synced_at.is_some_and(|synced| synced > end);
         let (due, id) = (self.due().is_some(), &self.container.id);
-        let told = match !for_health && (due || unseen) {
+        let mut told = match !for_health && (due || unseen) {
             true => self.app.engine.ending(id, end).await?,
             false => Ending::Died,
         };
+        // What waits was seen to end by itself, or was killed, which looks the same there.
+        let forgotten = told == Ending::Forgotten && !due;
+        if forgotten && self.app.engine.was_ended_by_hand(&self.container, end).await? {
+            told = Ending::Stopped;
+        }
         if told == Ending::Stopped {
             return self.stopped_by_hand().await;
         }

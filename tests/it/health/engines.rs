@@ -62,6 +62,38 @@ async fn attempts_go_on_counting_over_a_kill_of_the_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_nobody_saw_outlives_a_start_of_the_engine() {
+    let mut engine = Engine::start(false).await;
+    let address = engine.address();
+    let mut service = Service::program(|config| config.engine = address).await.synced().await;
+    let (stopped, lives) = (unique("stopped"), unique("lives"));
+    for name in [&stopped, &lives] {
+        let request = pb::RunContainerRequest {
+            image: TAG.into(),
+            restart_policy: pb::RestartPolicy::Always.into(),
+            ..service.request(name)
+        };
+        run(&service, request).await;
+    }
+    service.kill();
+    engine.docker(&["stop", "-t", "0", &stopped]).expect("it is stopped");
+    // One that was stopped as the engine started may have been stopped by it.
+    for _ in 0..2 {
+        let later = Timestamp::now() + jiff::SignedDuration::from_secs(16);
+        holds_until(later, || async { engine.docker(&["inspect", &lives]).is_some() }).await;
+    }
+    engine.stop();
+    engine.resume().await;
+    service.resume().await;
+    let service = service.synced().await;
+    eventually("what nobody stopped runs again", || async { runs(&service, &lives).await }).await;
+    eventually("the stop is seen", || did(&service, &stopped, pb::EventKind::Stopped)).await;
+    assert!(!runs(&service, &stopped).await);
+    drop(service);
+    engine.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_engine_took_with_it_comes_back_with_it() {
     let mut engine = Engine::start(false).await;
     let address = engine.address();
