@@ -75,24 +75,40 @@ fn rule_v6(v6: Ipv6Addr) -> Option<Rule> {
         [0xfe80..=0xfeff, ..] => Some(Rule::LinkLocal),
         [0xff00..=0xffff, ..] => Some(Rule::NotOneHost),
         _ if METADATA_V6.contains(&v6) => Some(Rule::Metadata),
+        [0x64, 0xff9b, 1, ..] => translated(v6),
         _ => embedded(v6).and_then(rule_v4),
     }
 }
 
-/// The IPv4 address that an IPv6 one leads to: mapped, compatible, translated (NAT64, of
-/// both prefixes), 6to4, or Teredo.
+/// The IPv4 address that an IPv6 one leads to: mapped, compatible, translated (NAT64 of
+/// the prefix for all), 6to4, or Teredo.
 fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     let of = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match v6.segments() {
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
         | [0, 0, 0, 0, 0xffff, 0, high, low]
         | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
-        | [0x64, 0xff9b, 1, _, _, _, high, low]
         | [0x2002, high, low, ..] => Some(of(high, low)),
         // Teredo keeps the client's address with all bits turned.
         [0x2001, 0, _, _, _, _, high, low] => Some(of(!high, !low)),
         _ => None,
     }
+}
+
+/// The rule for an address of 64:ff9b:1::/48, where each network translates (NAT64) as it
+/// likes: prefixes of 48, 56, 64 and 96 bits (RFC 6052) put the IPv4 address elsewhere.
+/// One that may lead to where nothing may be asked is refused. The last reading alone
+/// decides about what no translator sends on, as the others find zeros in it.
+fn translated(v6: Ipv6Addr) -> Option<Rule> {
+    let o = v6.octets();
+    let readings =
+        [[o[6], o[7], o[9], o[10]], [o[7], o[9], o[10], o[11]], [o[9], o[10], o[11], o[12]]];
+    let last = rule_v4(Ipv4Addr::new(o[12], o[13], o[14], o[15]));
+    let rules = readings.into_iter().map(|octets| rule_v4(octets.into())).chain([last]);
+    let inner = |rule: &Rule| matches!(rule, Rule::Loopback | Rule::LinkLocal | Rule::Metadata);
+    // A shorter prefix leaves the end zero.
+    let ends = o[13..] != [0; 3];
+    rules.flatten().find(inner).or(last.filter(|_| ends))
 }
 
 /// Addresses with a common beginning, as in `10.0.0.0/8`; one alone is a range too.
@@ -145,6 +161,16 @@ mod tests {
                 &["64:ff9b::7f00:1", "64:ff9b:1::7f00:1", "2002:7f00:1::", "::7f00:1"],
             ),
             (Rule::Loopback, &["2001:0:1:2:3:4:80ff:fffe", "::ffff:0:7f00:1"]),
+            // The same by prefixes of 48, 56, 64 and 96 bits.
+            (
+                Rule::LinkLocal,
+                &[
+                    "64:ff9b:1:a9fe:a9:fe00::",
+                    "64:ff9b:1:a9:fe:a9fe::",
+                    "64:ff9b:1:0:a9:fea9:fe00:0",
+                    "64:ff9b:1:2:3:4:a9fe:a9fe",
+                ],
+            ),
             (Rule::LinkLocal, &["169.254.169.254", "fe80::1", "febf::1", "fec0::1"]),
             (Rule::LinkLocal, &["::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe"]),
             (Rule::Metadata, &["100.100.100.200", "168.63.129.16", "192.0.0.192"]),
@@ -156,8 +182,17 @@ mod tests {
                 assert_eq!(rule(address.parse().unwrap()), Some(rule_of), "{address}");
             }
         }
-        for good in ["10.0.0.1", "192.168.1.1", "8.8.8.8", "fd00::1", "2606:4700::1", "100.64.0.1"]
-        {
+        for good in [
+            "10.0.0.1",
+            "192.168.1.1",
+            "8.8.8.8",
+            "fd00::1",
+            "2606:4700::1",
+            "100.64.0.1",
+            "64:ff9b::808:808",
+            "64:ff9b:1:808:8:800::",
+            "64:ff9b:1::808:808",
+        ] {
             assert_eq!(rule(good.parse().unwrap()), None, "{good}");
         }
     }
