@@ -108,6 +108,7 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
             policy: policy.clone(),
             max_age: config.asset_max_age,
             max_total_bytes: config.asset_max_total_bytes,
+            min_free: config.asset_min_free_bytes,
         },
         logs: LogSettings {
             source: config.logs_source,

@@ -223,7 +223,12 @@ impl App {
         match self.engine.start(&existing.id).await {
             Ok(()) => {
                 let ports = asked_ports(spec, &existing);
-                self.finish(spec, &existing.id, &ports, Action::Started, What::Started).await
+                let (action, what) = match self.store.is_recorded(&spec.key(), &existing.id) {
+                    true => (Action::Started, What::Started),
+                    // A crash came before its first start: whoever asked was not told.
+                    false => (Action::Created, self.untold(spec).await?),
+                };
+                self.finish(spec, &existing.id, &ports, action, what).await
             }
             // A chosen port was taken while it did not run: only a new
             // container can have another.
@@ -360,7 +365,7 @@ impl App {
             (labels::ALIASES, spec.names.get(1..).unwrap_or_default().join(",")),
             (labels::IMAGE, spec.image.familiar()),
         ];
-        let given: Vec<_> = spec.assets.iter().map(|asset| &asset.given).collect();
+        let given: Vec<_> = spec.assets.iter().map(|asset| asset.given.as_shown()).collect();
         let assets = serde_json::to_string(&given).ok().filter(|_| !given.is_empty());
         let gpus = (!booked.gpus.is_empty()).then(|| label::write(&booked.gpus));
         let on_overrun = spec.gpus.as_ref().and_then(|wish| wish.on_overrun);
@@ -386,16 +391,19 @@ impl App {
     /// A crash came between the start of this container and its record: what was not
     /// told then is told now.
     async fn finish_unrecorded(&self, spec: &RunSpec, existing: &Container) -> Result<Outcome> {
-        let records = self.store.records().await?;
-        let what = match records.into_iter().find(|record| record.key == spec.key()) {
+        let (what, ports) = (self.untold(spec).await?, asked_ports(spec, existing));
+        self.finish(spec, &existing.id, &ports, Action::Unchanged, what).await
+    }
+
+    /// What made a container that has no record.
+    async fn untold(&self, spec: &RunSpec) -> Result<What> {
+        Ok(match self.store.find_record(&spec.key()).await? {
             Some(before) => What::Replaced {
                 fields: differing(&before.spec, &spec.canonical()),
                 predecessor: before.container_id,
             },
             None => What::Created,
-        };
-        let ports = asked_ports(spec, existing);
-        self.finish(spec, &existing.id, &ports, Action::Unchanged, what).await
+        })
     }
 
     pub(super) async fn discard(&self, id: &str) {
@@ -434,9 +442,10 @@ impl App {
         };
         let event = events::now(Subject::container(&container), what);
         tracing::info!(name = container.name(), id, event = event.message(), "run");
-        self.put_record(record, event).await?;
+        // The record comes last: without it, the next run does all of this again.
         self.used_keeps(spec).await?;
         self.used_assets(spec).await?;
+        self.put_record(record, event).await?;
         Ok(outcome(action, spec, &container))
     }
 }

@@ -68,6 +68,13 @@ pub struct Asset {
     pub mode: u32,
 }
 
+impl Given {
+    /// The same with its URL as it is shown, for those who may look at a container.
+    pub fn as_shown(&self) -> Self {
+        Self { url: shown(&self.url), ..self.clone() }
+    }
+}
+
 impl Asset {
     /// Checks one; each error names the part of it that is wrong and says what to do.
     pub fn resolve(

@@ -7,7 +7,10 @@ use super::{
     convert::{signed, timestamp},
     pb::{self, asset_service_server::AssetService},
 };
-use crate::{app::assets::AssetInfo, domain::asset};
+use crate::{
+    app::assets::{AssetInfo, AssetQuery},
+    domain::asset,
+};
 
 #[tonic::async_trait]
 impl AssetService for Service {
@@ -15,9 +18,11 @@ impl AssetService for Service {
         &self,
         request: Request<pb::ListAssetsRequest>,
     ) -> Result<Response<pb::ListAssetsResponse>, Status> {
-        let assets = self.0.list_assets(&request.into_inner().url).await?;
-        let assets = assets.into_iter().map(Into::into).collect();
-        Ok(Response::new(pb::ListAssetsResponse { assets }))
+        let pb::ListAssetsRequest { url, page_size, page_token } = request.into_inner();
+        let query = AssetQuery { url, page_size: page_size.into(), page_token };
+        let page = self.0.list_assets(&query).await?;
+        let assets = page.assets.into_iter().map(Into::into).collect();
+        Ok(Response::new(pb::ListAssetsResponse { assets, next_page_token: page.next }))
     }
 
     async fn remove_asset(

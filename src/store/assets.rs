@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{Store, records::parsed};
-use crate::domain::Result;
+use crate::domain::{Result, event::Event};
 
 const COLUMNS: &str =
     "SELECT id, url, sha256, bytes, etag, last_modified, fetched_at, last_used_at FROM assets";
@@ -48,10 +48,10 @@ impl Store {
         .await
     }
 
-    /// Writes what the cache has now.
-    pub async fn put_asset(&self, asset: StoredAsset) -> Result<()> {
-        self.run(move |db| {
-            db.execute(
+    /// Writes what the cache has now, and says so in the same transaction.
+    pub async fn put_asset(&self, asset: StoredAsset, event: Event) -> Result<()> {
+        self.with_events(vec![event], move |change, _| {
+            change.execute(
                 "INSERT OR REPLACE INTO assets VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
                     asset.id,
@@ -84,14 +84,18 @@ impl Store {
         .await
     }
 
-    /// Forgets one, unless another content came meanwhile.
-    pub async fn forget_asset(&self, asset: &StoredAsset) -> Result<()> {
+    /// Forgets one, unless another content came meanwhile, and says so in the same
+    /// transaction.
+    pub async fn forget_asset(&self, asset: &StoredAsset, event: Event) -> Result<()> {
         let (id, fetched_at) = (asset.id.clone(), asset.fetched_at.to_string());
-        self.run(move |db| {
-            db.execute("DELETE FROM assets WHERE id = ?1 AND fetched_at = ?2", [id, fetched_at])
+        self.with_events(Vec::new(), move |change, events| {
+            let forget = "DELETE FROM assets WHERE id = ?1 AND fetched_at = ?2";
+            if change.execute(forget, [id, fetched_at])? > 0 {
+                events.push(event);
+            }
+            Ok(())
         })
         .await
-        .map(drop)
     }
 }
 

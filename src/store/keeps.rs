@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use jiff::Timestamp;
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use super::Store;
 use crate::domain::{Result, event::Event};
@@ -13,17 +13,26 @@ impl Store {
     /// tells so.
     pub async fn use_keeps(&self, keeps: Vec<(String, Event)>, at: Timestamp) -> Result<()> {
         self.with_events(Vec::new(), move |change, events| {
-            for (volume, event) in keeps {
-                let known = change.execute(
-                    "UPDATE keeps SET last_used_at = ?2 WHERE volume = ?1",
-                    params![volume, at.to_string()],
-                )?;
-                if known == 0 {
-                    let values = params![volume, at.to_string()];
-                    change.execute("INSERT INTO keeps VALUES (?1, ?2)", values)?;
-                    events.push(event);
-                }
+            for (volume, made) in keeps {
+                use_keep(change, &volume, made, at, events)?;
             }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notes that a volume has other data now, which is a use of it, and says so in the
+    /// same transaction.
+    pub async fn import_keep(
+        &self,
+        volume: String,
+        made: Event,
+        imported: Event,
+        at: Timestamp,
+    ) -> Result<()> {
+        self.with_events(Vec::new(), move |change, events| {
+            use_keep(change, &volume, made, at, events)?;
+            events.push(imported);
             Ok(())
         })
         .await
@@ -52,4 +61,22 @@ impl Store {
         .await
         .map(drop)
     }
+}
+
+fn use_keep(
+    change: &Connection,
+    volume: &str,
+    made: Event,
+    at: Timestamp,
+    events: &mut Vec<Event>,
+) -> rusqlite::Result<()> {
+    let known = change.execute(
+        "UPDATE keeps SET last_used_at = ?2 WHERE volume = ?1",
+        params![volume, at.to_string()],
+    )?;
+    if known == 0 {
+        change.execute("INSERT INTO keeps VALUES (?1, ?2)", params![volume, at.to_string()])?;
+        events.push(made);
+    }
+    Ok(())
 }

@@ -18,6 +18,7 @@ use source::Source;
 mod cache;
 mod hostile;
 mod local;
+mod patience;
 mod resume;
 pub(crate) mod source;
 mod stream;
@@ -102,6 +103,8 @@ async fn an_asset_is_where_its_variable_says_and_cannot_be_written() {
     assert_eq!(assets.len(), 2);
     assert_eq!(assets[0].url, source.url("/models/llama.Q4.gguf?[redacted]"));
     assert_eq!((assets[0].path.as_ref(), assets[1].clone()), (None, script));
+    let labels = docker(&["inspect", "-f", "{{json .Config.Labels}}", &name]);
+    assert!(labels.contains("?[redacted]") && !labels.contains("secret"), "{labels}");
     for asked in source.seen() {
         assert_eq!(asked.header("accept-encoding"), "identity");
         assert_eq!(asked.header("authorization"), "");

@@ -24,6 +24,7 @@ mod interleavings;
 mod ports;
 pub(crate) mod private_engine;
 mod recovery;
+mod steps;
 
 /// How soon the service must be well again once the engine is.
 pub(crate) const RECOVERY: Duration = Duration::from_secs(5);

@@ -110,6 +110,8 @@ pub struct Service {
     task: Option<JoinHandle<()>>,
     /// Where it is the program and not a task of this one.
     program: bool,
+    /// What the program finds in its environment.
+    environment: Vec<(String, String)>,
     process: Option<Child>,
 }
 
@@ -128,8 +130,17 @@ impl Service {
 
     /// Starts the program itself, as a process that can be killed.
     pub async fn program(change: impl FnOnce(&mut Config)) -> Self {
+        Self::program_in(Vec::new(), change).await
+    }
+
+    /// The same in an environment.
+    pub async fn program_in(
+        environment: Vec<(String, String)>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut service = Self::prepare(change);
         service.program = true;
+        service.environment = environment;
         // The kernel gives this port to no connection while the program is down.
         let address = ([127, 0, 0, 1], service.ports.range.1).into();
         service.config.listen = vec![Listen::Tcp(address)];
@@ -163,6 +174,7 @@ impl Service {
             stop: None,
             task: None,
             program: false,
+            environment: Vec::new(),
             process: None,
         }
     }
@@ -192,6 +204,7 @@ impl Service {
             std::fs::write(&file, self.config.describe()).expect("the settings are written");
             let mut program = Command::new(env!("CARGO_BIN_EXE_container-svc"));
             program.args(["serve", "--config"]).arg(file).env_clear().stdout(Stdio::null());
+            program.envs(self.environment.iter().cloned());
             self.process = Some(program.spawn().expect("the program starts"));
             return;
         }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::{App, blocking, content_mounted};
 use crate::{
+    app::events,
     domain::{
         Result, asset,
         event::{Subject, What},
@@ -46,9 +47,9 @@ impl App {
         let (age, most) = (self.settings.assets.max_age, self.settings.assets.max_total_bytes);
         let now = Timestamp::now();
         let files = self.assets.files.clone();
-        let there = blocking(move || {
+        let (mut parts, there) = blocking(move || {
             files.remove_old_parts(PARTS)?;
-            files.list()
+            Ok((files.parts()?, files.list()?))
         })
         .await?;
         let mut rows = self.store.assets().await?;
@@ -79,7 +80,18 @@ impl App {
         {
             *sizes.entry(&file.sha256).or_default() += file.bytes;
         }
-        let mut total: u64 = sizes.values().sum();
+        let mut total = sizes.values().chain(parts.iter().map(|part| &part.bytes)).sum::<u64>();
+        // A part costs the least to do without: nobody has it.
+        parts.sort_by_key(|part| part.changed);
+        for part in parts {
+            if total <= most {
+                break;
+            }
+            let (files, path) = (self.assets.files.clone(), part.path);
+            if blocking(move || files.remove_part(&path)).await? {
+                total -= part.bytes;
+            }
+        }
         unused.sort_by_key(|row| row.last_used_at);
         // Several URLs may have given one content; the last of them takes it along.
         let mut owners: HashMap<String, usize> = HashMap::new();
@@ -104,11 +116,10 @@ impl App {
 
     /// Forgets an asset whose content is gone or another URL's too.
     pub(super) async fn forget_asset(&self, row: &StoredAsset) -> Result<()> {
-        self.store.forget_asset(row).await?;
         let (url, bytes) = (asset::shown(&row.url), row.bytes);
         tracing::info!(url, bytes, "an asset is removed");
-        self.emit(Subject::default(), What::AssetRemoved { url, bytes }).await;
-        Ok(())
+        let removed = What::AssetRemoved { url, bytes };
+        self.store.forget_asset(row, events::now(Subject::default(), removed)).await
     }
 
     /// Names of the containers that have each content, running or not.
@@ -136,14 +147,23 @@ impl App {
         let (files, pins) = (self.assets.files.clone(), self.assets.pins.clone());
         let sha256 = sha256.to_owned();
         blocking(move || {
-            // Held until the files are gone: whoever pins it later sees that.
-            let pins = pins.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // A run lets go of it only when its container is known to have it.
-            if pins.contains_key(&sha256) || app.asset_users().contains_key(&sha256) {
-                return Ok(false);
+            let mut there = files.list()?;
+            there.retain(|file| file.sha256 == sha256);
+            let mut aside = Vec::with_capacity(there.len());
+            {
+                // Held until the files have left their place: whoever pins it later sees
+                // that. What takes long, which is freeing their room, comes afterwards.
+                let pins = pins.0.lock().unwrap_or_else(PoisonError::into_inner);
+                // A run lets go of it only when its container is known to have it.
+                if pins.contains_key(&sha256) || app.asset_users().contains_key(&sha256) {
+                    return Ok(false);
+                }
+                for file in &there {
+                    aside.push(files.set_aside(&file.path)?);
+                }
             }
-            for file in files.list()?.iter().filter(|file| file.sha256 == sha256) {
-                files.remove(&file.path)?;
+            for file in aside {
+                files.remove(&file)?;
             }
             Ok(true)
         })

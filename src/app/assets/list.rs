@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::{App, StoredAsset};
-use crate::domain::{Error, Result, asset};
+use crate::domain::{Error, Result, asset, page};
+
+/// Assets of a page where the request says nothing, and most.
+const MOST: i64 = 1000;
 
 /// One URL with its content and who has that.
 #[derive(Debug, Clone)]
@@ -14,20 +17,59 @@ pub struct AssetInfo {
     pub used_by: Vec<String>,
 }
 
+/// Which assets are asked for.
+#[derive(Debug, Clone, Default)]
+pub struct AssetQuery {
+    /// URL of one; empty is all.
+    pub url: String,
+    /// Assets of a page; 0 is the most.
+    pub page_size: i64,
+    /// Where the page begins.
+    pub page_token: String,
+}
+
+/// One page.
+#[derive(Debug, Clone, Default)]
+pub struct AssetPage {
+    /// By URL.
+    pub assets: Vec<AssetInfo>,
+    /// Token of the next page; empty on the last.
+    pub next: String,
+}
+
 impl App {
-    /// Lists assets, by URL; `url` narrows to one, unless it is empty.
-    pub async fn list_assets(&self, url: &str) -> Result<Vec<AssetInfo>> {
+    /// Lists assets, by URL as it is shown.
+    pub async fn list_assets(&self, query: &AssetQuery) -> Result<AssetPage> {
+        let AssetQuery { url, page_size, page_token } = query;
+        let size = usize::try_from(*page_size).ok().filter(|_| *page_size <= MOST);
+        let size = size.ok_or_else(|| {
+            Error::field("pageSize", format!("{page_size} is out of range; use 0 to {MOST}"))
+        })?;
+        let size = if size == 0 { MOST as usize } else { size };
+        let begin = match page_token.as_str() {
+            "" => None,
+            token => Some(page::read(token, url)?),
+        };
         let mut rows = self.store.assets().await?;
         if !url.is_empty() {
             let id = id_of(url)?;
             rows.retain(|row| row.id == id);
         }
+        // A token goes out, so it must hold no more of a URL than is shown.
+        let position = |row: &StoredAsset| format!("{}\n{}", asset::shown(&row.url), row.id);
+        let mut rows: Vec<_> = rows.into_iter().map(|row| (position(&row), row)).collect();
+        rows.retain(|(at, _)| begin.as_ref().is_none_or(|begin| at > begin));
+        rows.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let more = rows.len() > size;
+        rows.truncate(size);
+        let next = rows.last().filter(|_| more).map(|(last, _)| page::token(url, last));
         let users = self.asset_users();
-        let info = |stored: StoredAsset| AssetInfo {
+        let info = |(_, stored): (String, StoredAsset)| AssetInfo {
             used_by: users.get(&stored.sha256).cloned().unwrap_or_default(),
             stored,
         };
-        Ok(rows.into_iter().map(info).collect())
+        let assets = rows.into_iter().map(info).collect();
+        Ok(AssetPage { assets, next: next.unwrap_or_default() })
     }
 
     /// Removes an asset from the cache, never while somebody has it.

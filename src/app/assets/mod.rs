@@ -12,44 +12,36 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
-use super::{
-    App,
-    run::{Step, Teller},
-};
+use super::{App, run::Teller};
 use crate::{
     domain::{
-        Error, Kind, Result,
+        Error, Result,
         asset::{self, Asset, Policy},
         container::Container,
-        event::{Subject, What},
         spec::RunSpec,
     },
-    fetch::{
-        AssetFetcher,
-        assets::{ASSET_REFUSED, Validator},
-    },
+    fetch::{AssetFetcher, assets::ASSET_REFUSED},
     store::{AssetFiles, StoredAsset},
 };
 
 mod clean;
+mod download;
 mod list;
 
 pub use clean::clean;
-pub use list::AssetInfo;
+pub use list::{AssetInfo, AssetPage, AssetQuery};
+
+use download::Progress;
 
 /// Downloads under way at once; more wait for their turn.
 const AT_ONCE: usize = 16;
-/// A caller that leaves as another comes must not end a download.
-const GRACE: Duration = Duration::from_millis(500);
-/// Over how long a rate is told.
-const RATE: Duration = Duration::from_secs(1);
 
 /// What the configuration decides about the cache.
 #[derive(Debug, Clone)]
@@ -60,8 +52,10 @@ pub struct AssetCacheSettings {
     pub policy: Arc<Policy>,
     /// How long one stays that nobody uses.
     pub max_age: Duration,
-    /// Most bytes of all; what is in use counts and stays.
+    /// Most bytes of all, parts too; what is in use counts and stays.
     pub max_total_bytes: u64,
+    /// Bytes that stay free on the disk.
+    pub min_free: u64,
 }
 
 /// How far one asset of a run is.
@@ -77,32 +71,6 @@ pub struct AssetStep {
     pub rate: u64,
     /// All of it is there.
     pub done: bool,
-}
-
-/// How far a download is.
-#[derive(Debug, Clone, Default)]
-struct Progress {
-    bytes: u64,
-    total: u64,
-    rate: u64,
-    /// When, and with how many bytes, the rate was last told.
-    since: Option<(Instant, u64)>,
-    /// Set at its end.
-    end: Option<Result<Arc<Pin>>>,
-}
-
-impl Progress {
-    fn step(&mut self, bytes: u64, total: u64) {
-        let now = Instant::now();
-        let (at, had) = *self.since.get_or_insert((now, bytes));
-        let past = now.duration_since(at);
-        if past >= RATE || (self.rate == 0 && past >= RATE / 10) {
-            let millis = u64::try_from(past.as_millis()).unwrap_or(u64::MAX).max(1);
-            self.rate = bytes.saturating_sub(had).saturating_mul(1000) / millis;
-            self.since = Some((now, bytes));
-        }
-        (self.bytes, self.total) = (bytes, total);
-    }
 }
 
 /// How often each content is pinned.
@@ -161,7 +129,7 @@ impl Assets {
     pub fn new(fetcher: AssetFetcher, settings: &AssetCacheSettings) -> Result<Self> {
         Ok(Self {
             fetcher,
-            files: Arc::new(AssetFiles::open(&settings.folder)?),
+            files: Arc::new(AssetFiles::open(&settings.folder, settings.min_free)?),
             downloads: Mutex::default(),
             pins: Arc::default(),
             turns: Semaphore::new(AT_ONCE),
@@ -174,12 +142,12 @@ impl Assets {
         Arc::new(Pin { sha256: sha256.to_owned(), pins: self.pins.clone() })
     }
 
-    /// True when the files that a container has for these assets are all there. Looks at
-    /// the disk, but asks nobody.
+    /// True when the files that a container has for these assets are all there. Asks the
+    /// disk for no more than their names, which is quicker than asking another thread.
     pub(super) fn are_there(&self, container: &Container, spec: &RunSpec) -> bool {
         spec.assets.iter().all(|asset| {
             let content = container.mounted_at(&asset.path).and_then(content_mounted);
-            content.is_some_and(|content| self.files.path(content, asset.mode).is_file())
+            content.is_some_and(|content| self.files.is_there(content, asset.mode))
         })
     }
 
@@ -192,22 +160,6 @@ impl Assets {
             have.and_then(Path::file_name) != Some(file.as_ref())
         });
         other && (refresh || !self.are_there(container, spec))
-    }
-}
-
-/// A download's place in the list. However it ends, by a panic or a stop too, nobody
-/// finds it there any more, and who waits for it sees that.
-struct Listed {
-    app: Arc<App>,
-    key: Option<String>,
-}
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        if let Some(key) = self.key.take() {
-            let downloads = &self.app.assets.downloads;
-            downloads.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        }
     }
 }
 
@@ -243,8 +195,10 @@ impl App {
             && !asset.given.refresh
         {
             let pin = assets.pin(content);
-            if assets.files.path(content, asset.mode).is_file() {
-                return Ok((asset::cache_file(content, asset.mode), pin));
+            let (files, content, mode) = (assets.files.clone(), content.to_owned(), asset.mode);
+            let there = blocking(move || Ok(files.is_there(&content, mode))).await?;
+            if there {
+                return Ok((asset::cache_file(&pin.sha256, asset.mode), pin));
             }
         }
         let pin = match self.cached(asset).await? {
@@ -267,148 +221,6 @@ impl App {
         let (files, content, bytes) = (self.assets.files.clone(), row.sha256.clone(), row.bytes);
         let there = blocking(move || Ok(files.has(&content, bytes))).await?;
         Ok(there.then_some((row, pin)))
-    }
-
-    /// Waits for the download of an asset and tells how far it is.
-    async fn fetched(self: &Arc<Self>, asset: &Asset, tell: &Teller) -> Result<Arc<Pin>> {
-        let mut download = self.join_download(asset);
-        loop {
-            let Progress { bytes, total, rate, end, .. } = download.borrow_and_update().clone();
-            tell.tell(Step::Downloading(AssetStep {
-                env_var_key: asset.given.env_var_key.clone(),
-                bytes,
-                total,
-                rate,
-                done: matches!(end, Some(Ok(_))),
-            }));
-            if let Some(end) = end {
-                return end;
-            }
-            if download.changed().await.is_err() {
-                let why = "the service stops; try again later, what came is kept";
-                return Err(Error::new(Kind::Cancelled, "STOPPING", why));
-            }
-        }
-    }
-
-    fn is_fetching(&self, id: &str) -> bool {
-        let downloads = self.assets.downloads.lock().unwrap_or_else(PoisonError::into_inner);
-        downloads.keys().any(|key| key.starts_with(id))
-    }
-
-    fn join_download(self: &Arc<Self>, asset: &Asset) -> watch::Receiver<Progress> {
-        // Those who name a checksum and those who do not must not share: what one of them
-        // refuses the other takes.
-        let key = match asset.sha256.get(..16) {
-            Some(checksum) => format!("{}-{checksum}", asset.id()),
-            None => asset.id(),
-        };
-        let mut downloads = self.assets.downloads.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = downloads.get(&key) {
-            return sender.subscribe();
-        }
-        let sender = watch::Sender::new(Progress::default());
-        let download = sender.subscribe();
-        downloads.insert(key.clone(), sender.clone());
-        drop(downloads);
-        let (app, asset) = (self.clone(), asset.clone());
-        let mut listed = Listed { app: app.clone(), key: Some(key.clone()) };
-        self.tasks.background("asset", async move {
-            let Some(end) = app.fetch_asset(&asset, &key, &sender).await else {
-                // Another one may stand there by now.
-                listed.key.take();
-                return;
-            };
-            if let Err(error) = &end {
-                tracing::warn!(?error, url = asset::shown(&asset.url), "an asset is not fetched");
-            }
-            drop(listed);
-            sender.send_modify(|progress| progress.end = Some(end));
-        });
-        download
-    }
-
-    /// Downloads and publishes; `None` when nobody waits for it any more.
-    async fn fetch_asset(
-        &self,
-        asset: &Asset,
-        key: &str,
-        sender: &watch::Sender<Progress>,
-    ) -> Option<Result<Arc<Pin>>> {
-        let part = self.assets.files.part(key);
-        let fetch = async {
-            let turn = self.assets.turns.acquire().await;
-            let _turn = turn.map_err(|_| Error::internal("the turns of downloads have ended"))?;
-            // Another download may have brought it a moment ago.
-            let have = self.cached(asset).await?;
-            let known = match &have {
-                Some((_, pin)) if !asset.given.refresh => return Ok(Err(pin.clone())),
-                Some((row, _)) => Some(Validator {
-                    etag: row.etag.clone(),
-                    last_modified: row.last_modified.clone(),
-                }),
-                None => None,
-            };
-            let known = known.filter(|known| *known != Validator::default());
-            let tell = |bytes, total| sender.send_modify(|progress| progress.step(bytes, total));
-            let fetched =
-                self.assets.fetcher.fetch(&asset.url, known.as_ref(), &part, &tell).await?;
-            match (fetched, have) {
-                (Some(content), _) => Ok(Ok(content)),
-                (None, Some((_, pin))) => Ok(Err(pin)),
-                (None, None) => Err(Error::internal("nothing was fetched")),
-            }
-        };
-        let content = tokio::select! {
-            fetched = Box::pin(fetch) => match fetched {
-                Ok(Ok(content)) => content,
-                Ok(Err(pin)) => return Some(Ok(pin)),
-                Err(error) => return Some(Err(error)),
-            },
-            () = self.given_up(key, sender) => return None,
-        };
-        // Not given up from here on: the part may be on its way to its place.
-        if !asset.sha256.is_empty() && asset.sha256 != content.sha256 {
-            if let Err(error) = self.assets.files.remove(&part) {
-                tracing::warn!(?error, "a refused asset is left behind");
-            }
-            return Some(Err(mismatch(asset, &content.sha256)));
-        }
-        let pin = self.assets.pin(&content.sha256);
-        let (files, sha256) = (self.assets.files.clone(), content.sha256.clone());
-        if let Err(error) = blocking(move || files.publish(&part, &sha256)).await {
-            return Some(Err(error));
-        }
-        let now = Timestamp::now();
-        let row = StoredAsset {
-            id: asset.id(),
-            url: asset.url.clone(),
-            sha256: content.sha256,
-            bytes: content.bytes,
-            etag: content.validator.etag,
-            last_modified: content.validator.last_modified,
-            fetched_at: now,
-            last_used_at: now,
-        };
-        let (url, sha256, bytes) = (asset::shown(&row.url), row.sha256.clone(), row.bytes);
-        tracing::info!(url, bytes, "an asset is fetched");
-        let stored = self.store.put_asset(row).await;
-        self.emit(Subject::default(), What::AssetFetched { url, sha256, bytes }).await;
-        Some(stored.map(|()| pin))
-    }
-
-    /// Resolves when nobody listens for a while, and then nobody can join any more.
-    async fn given_up(&self, key: &str, sender: &watch::Sender<Progress>) {
-        loop {
-            sender.closed().await;
-            tokio::time::sleep(GRACE).await;
-            let mut downloads =
-                self.assets.downloads.lock().unwrap_or_else(PoisonError::into_inner);
-            if sender.receiver_count() == 0 {
-                downloads.remove(key);
-                return;
-            }
-        }
     }
 
     /// Notes that the assets of a spec are used now.
@@ -435,18 +247,6 @@ fn explain(asset: &Asset, error: &Error) -> Error {
         return Error::field(format!("assets[{}].url", asset.at), error.message());
     }
     error.clone().with("envVarKey", &asset.given.env_var_key)
-}
-
-fn mismatch(asset: &Asset, got: &str) -> Error {
-    let (url, asked) = (asset::shown(&asset.url), &asset.sha256);
-    Error::precondition(
-        "ASSET_CHECKSUM",
-        format!(
-            "{url} has the sha256 {got}, and {asked} was asked for; nothing of it is kept; \
-             correct the checksum or the URL"
-        ),
-    )
-    .with("sha256", got)
 }
 
 /// Runs what may wait for the disk where that holds up nobody.

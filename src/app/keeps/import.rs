@@ -309,9 +309,9 @@ impl App {
         let made = What::KeepCreated { path: path.clone(), volume: volume.clone() };
         let made = events::now(Subject::name(owner), made);
         let now = jiff::Timestamp::now();
-        self.store.use_keeps(vec![(volume.clone(), made)], now).await?;
-        let what = What::KeepImported { path: path.clone(), volume, bytes: *bytes };
-        self.emit(Subject::name(owner), what).await;
+        let what = What::KeepImported { path: path.clone(), volume: volume.clone(), bytes: *bytes };
+        let imported = events::now(Subject::name(owner), what);
+        self.store.import_keep(volume, made, imported, now).await?;
         self.discard(id).await;
         self.drop_volume(staging).await;
         Ok(())

@@ -4,19 +4,22 @@
 use std::{error::Error as StdError, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::TryStreamExt as _;
+use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
     Client, Response, StatusCode, Url,
     dns::{Addrs, Name, Resolve, Resolving},
     header::{
         ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue,
-        IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
+        IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER,
+        TRANSFER_ENCODING,
     },
     redirect::Policy as Redirects,
 };
 
 use super::{
-    AssetFetcher, AssetSettings, Failure, Tell, Validator, failed, part::Part, pour::pour, refused,
+    AssetFetcher, AssetSettings, Failure, LONGEST_PAUSE, Question, Tell, Validator, failed,
+    part::Part, pour::pour, prepare, refused, retry_after,
 };
 use crate::domain::{Error, Result, asset, asset::Policy};
 
@@ -93,12 +96,13 @@ impl AssetFetcher {
     pub(super) async fn ask(
         &self,
         url: &Url,
-        have: Option<&Validator>,
+        asked: Question<'_>,
         part: &mut Option<Part>,
         first: bool,
         tell: Tell<'_>,
     ) -> Result<Option<Part>, Failure> {
-        let Some(open) = part.as_mut() else {
+        let have = asked.have;
+        let Some(open) = part.as_ref() else {
             return Err(Failure::Never(Error::internal("a part of an asset is missing")));
         };
         // It came whole before, and the service ended before it was published.
@@ -106,17 +110,30 @@ impl AssetFetcher {
             return Ok(part.take());
         }
         let from_file_svc = match have {
-            None if first => self.ask_file_svc(url).await,
+            None if first && !asked.fresh => self.ask_file_svc(url).await,
             _ => None,
         };
-        let answer = match from_file_svc {
-            Some(answer) => answer,
-            None => self.follow(url, &question(have, open)).await?,
+        // By what File Svc knows a content the source does not know it.
+        let (answer, validator) = match from_file_svc {
+            Some(answer) => (answer, Validator::default()),
+            None => {
+                let answer = self.follow(url, &question(have, open)).await?;
+                let validator = validator(answer.headers());
+                (answer, validator)
+            }
         };
         if answer.status() == StatusCode::NOT_MODIFIED && have.is_some() {
             return Ok(None);
         }
-        judge(url, &answer, open)?;
+        match judge(url, &answer, &validator, open, asked.checked)? {
+            Use::Anew(total) => prepare(part, move |part| part.restart(&validator, total)).await?,
+            Use::GoOn(total) => prepare(part, move |part| part.resume(total)).await?,
+            Use::Nothing => {
+                prepare(part, |part| part.restart(&Validator::default(), 0)).await?;
+                let what = "changed while it was fetched; try again later";
+                return Err(Failure::Again(failed("ASSET_CHANGED", url.as_str(), what)));
+            }
+        }
         let broken = |cause: reqwest::Error| {
             let what = "broke the connection; try again later";
             let error = failed("ASSET_TRUNCATED", url.as_str(), what);
@@ -215,15 +232,33 @@ fn strong(validator: &Validator) -> &str {
     }
 }
 
-/// Makes the part ready for the body, or says why the answer is of no use.
-fn judge(url: &Url, answer: &Response, part: &mut Part) -> Result<(), Failure> {
-    let never = |reason, what: &str| Failure::Never(failed(reason, url.as_str(), what));
-    let again = |reason, what: &str| Failure::Again(failed(reason, url.as_str(), what));
-    let headers = answer.headers();
-    let validator = Validator {
+fn validator(headers: &HeaderMap) -> Validator {
+    Validator {
         etag: text(headers, ETAG).to_owned(),
         last_modified: text(headers, LAST_MODIFIED).to_owned(),
-    };
+    }
+}
+
+/// What to do with the body of an answer.
+enum Use {
+    /// It is a whole content of so many bytes; 0 is not known.
+    Anew(u64),
+    /// It is the rest of what is there, which will have so many bytes.
+    GoOn(u64),
+    /// None: it is of another content than what is there, which is of no use either.
+    Nothing,
+}
+
+/// Says what an answer is good for, or why for nothing.
+fn judge(
+    url: &Url,
+    answer: &Response,
+    validator: &Validator,
+    part: &Part,
+    checked: bool,
+) -> Result<Use, Failure> {
+    let never = |reason, what: &str| Failure::Never(failed(reason, url.as_str(), what));
+    let headers = answer.headers();
     let encoding = text(headers, CONTENT_ENCODING);
     match answer.status().as_u16() {
         200 | 206 if !matches!(encoding, "" | "identity") => {
@@ -233,41 +268,53 @@ fn judge(url: &Url, answer: &Response, part: &mut Part) -> Result<(), Failure> {
             );
             Err(never("ASSET_ENCODED", &what))
         }
-        200 => {
-            let total = answer.content_length().unwrap_or(0);
-            part.restart(&validator, total).map_err(Failure::Never)
-        }
+        200 => match answer.content_length() {
+            Some(total) => Ok(Use::Anew(total)),
+            None if checked || shows_its_end(answer) => Ok(Use::Anew(0)),
+            None => {
+                let what = "does not say how long it is, so a whole file and one that was cut look \
+                            the same; give its sha256, or use https or a server that tells";
+                Err(never("ASSET_UNMEASURED", what))
+            }
+        },
         206 => {
             let known = part.validator();
-            let same = strong(&known) == strong(&validator) && !strong(&known).is_empty();
-            match range(text(headers, CONTENT_RANGE)) {
+            let same = strong(&known) == strong(validator) && !strong(&known).is_empty();
+            Ok(match range(text(headers, CONTENT_RANGE)) {
                 Some((from, total))
                     if same
                         && from == part.length()
                         && (part.total() == 0 || part.total() == total) =>
                 {
-                    part.resume(total).map_err(Failure::Never)
+                    Use::GoOn(total)
                 }
-                _ => {
-                    part.restart(&Validator::default(), 0).map_err(Failure::Never)?;
-                    Err(again("ASSET_CHANGED", "changed while it was fetched; try again later"))
-                }
-            }
+                _ => Use::Nothing,
+            })
         }
-        416 => {
-            part.restart(&Validator::default(), 0).map_err(Failure::Never)?;
-            Err(again("ASSET_CHANGED", "changed while it was fetched; try again later"))
-        }
+        416 => Ok(Use::Nothing),
         404 | 410 => Err(never("ASSET_NOT_FOUND", "is not there; check the URL")),
         408 | 425 | 429 | 500.. => {
-            let what = format!("answers {}; try again later", answer.status());
-            Err(again("ASSET_UNAVAILABLE", &what))
+            let asked = retry_after::read(text(headers, RETRY_AFTER), Timestamp::now());
+            let wait = asked.unwrap_or_default();
+            let when = match wait > LONGEST_PAUSE {
+                true => format!("in {} s, as it asks", wait.as_secs()),
+                false => "later".to_owned(),
+            };
+            let what = format!("answers {}; try again {when}", answer.status());
+            Err(Failure::Later(failed("ASSET_UNAVAILABLE", url.as_str(), &what), wait))
         }
         _ => {
             let what = format!("answers {}; check the URL", answer.status());
             Err(never("ASSET_REFUSED_BY_SERVER", &what))
         }
     }
+}
+
+/// True when a body that is cut ends otherwise than one that is whole: chunks have an
+/// end of their own, and so has TLS.
+fn shows_its_end(answer: &Response) -> bool {
+    let encoding = text(answer.headers(), TRANSFER_ENCODING).to_ascii_lowercase();
+    encoding.contains("chunked") || answer.url().scheme() == "https"
 }
 
 /// The first byte and the length of the whole of `bytes 5-9/10`.

@@ -13,6 +13,7 @@ mod file;
 mod http;
 mod part;
 mod pour;
+mod retry_after;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -34,6 +35,8 @@ const TRIES: u32 = 4;
 const PROGRESS: u64 = 1 << 20;
 /// Wait after the first of these failures; twice as long after each more.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Longest wait that a source may ask for; beyond it, the caller may come again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// How assets are fetched.
 #[derive(Debug, Clone)]
@@ -70,6 +73,19 @@ pub struct Validator {
     pub last_modified: String,
 }
 
+/// What is to be fetched.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// Where from.
+    pub url: &'a str,
+    /// What is there already; `None` is answered when the source still has that.
+    pub have: Option<&'a Validator>,
+    /// The source itself is asked, and not File Svc, which may have an older content.
+    pub fresh: bool,
+    /// A checksum will tell whether all of it came.
+    pub checked: bool,
+}
+
 /// What is there after a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
@@ -88,6 +104,8 @@ pub type Tell<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 enum Failure {
     /// Another may do better.
     Again(Error),
+    /// Another may do better after this, as the source says.
+    Later(Error, Duration),
     /// Another would not.
     Never(Error),
 }
@@ -109,24 +127,23 @@ impl AssetFetcher {
     }
 
     /// Fetches the content of a URL into a file; its first part may be there from an
-    /// earlier fetch. With `have`, answers `None` when the source still has that.
+    /// earlier fetch.
     ///
     /// INVALID_ARGUMENT where a rule refuses the source, RESOURCE_EXHAUSTED without
     /// room on the disk, FAILED_PRECONDITION for what else keeps it from being whole.
     /// What came stays for the next fetch when that can help.
     pub async fn fetch(
         &self,
-        url: &str,
-        have: Option<&Validator>,
+        question: Question<'_>,
         file: &Path,
         tell: Tell<'_>,
     ) -> Result<Option<Content>> {
         let limit = self.settings.limits.time;
-        match tokio::time::timeout(limit, Box::pin(self.tries(url, have, file, tell))).await {
+        match tokio::time::timeout(limit, Box::pin(self.tries(question, file, tell))).await {
             Ok(fetched) => fetched,
             Err(_) => Err(failed(
                 "ASSET_TOO_SLOW",
-                url,
+                question.url,
                 &format!("was not there after {} s, the most that it may take", limit.as_secs()),
             )),
         }
@@ -134,17 +151,18 @@ impl AssetFetcher {
 
     async fn tries(
         &self,
-        url: &str,
-        have: Option<&Validator>,
+        question: Question<'_>,
         file: &Path,
         tell: Tell<'_>,
     ) -> Result<Option<Content>> {
+        let url = question.url;
         // The policy may be another than when the request was read.
         let source = self.settings.policy.source(url).map_err(|why| refused(url, &why))?;
         let mut part = Some(Part::open(file, url, self.settings.limits).await?);
         let (mut tries, mut reached) = (0, 0);
         loop {
-            let again = match self.once(&source, have, &mut part, tries == 0, tell).await {
+            let once = self.once(&source, question, &mut part, tries == 0, tell);
+            let (again, wait) = match once.await {
                 Ok(None) => {
                     Part::discard(file).await;
                     return Ok(None);
@@ -154,16 +172,17 @@ impl AssetFetcher {
                     Part::discard(file).await;
                     return Err(error);
                 }
-                Err(Failure::Again(error)) => error,
+                Err(Failure::Again(error)) => (error, Duration::ZERO),
+                Err(Failure::Later(error, wait)) => (error, wait),
             };
             let length = part.as_ref().map_or(0, Part::length);
             tries = if length >= reached + PROGRESS { 1 } else { tries + 1 };
             reached = reached.max(length);
-            if tries >= TRIES {
+            if tries >= TRIES || wait > LONGEST_PAUSE {
                 return Err(again);
             }
             tracing::debug!(url = asset::shown(url), error = ?again, length, "fetching on");
-            tokio::time::sleep(PAUSE * 2_u32.pow(tries - 1)).await;
+            tokio::time::sleep(wait.max(PAUSE * 2_u32.pow(tries - 1))).await;
             if part.is_none() {
                 part = Some(Part::open(file, url, self.settings.limits).await?);
             }
@@ -174,16 +193,32 @@ impl AssetFetcher {
     async fn once(
         &self,
         url: &Url,
-        have: Option<&Validator>,
+        question: Question<'_>,
         part: &mut Option<Part>,
         first: bool,
         tell: Tell<'_>,
     ) -> Result<Option<Part>, Failure> {
         match url.scheme() {
-            "file" => file::fetch(&self.settings, url, have, part, tell).await,
-            _ => self.ask(url, have, part, first, tell).await,
+            "file" => file::fetch(&self.settings, url, question.have, part, tell).await,
+            _ => self.ask(url, question, part, first, tell).await,
         }
     }
+}
+
+/// Makes a part ready for what comes, where waiting for the disk holds up nobody.
+async fn prepare(
+    part: &mut Option<Part>,
+    work: impl FnOnce(&mut Part) -> Result<()> + Send + 'static,
+) -> Result<(), Failure> {
+    let lost = || Failure::Never(Error::internal("a part of an asset is missing"));
+    let mut taken = part.take().ok_or_else(lost)?;
+    let worked = part::blocking(move || {
+        let done = work(&mut taken);
+        Ok((taken, done))
+    });
+    let (taken, done) = worked.await.map_err(Failure::Never)?;
+    *part = Some(taken);
+    done.map_err(Failure::Never)
 }
 
 /// An error about the source of an asset.

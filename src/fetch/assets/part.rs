@@ -1,9 +1,9 @@
 //! A file that grows to the content of an asset, and what is needed to go on with it.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -50,13 +50,8 @@ impl Part {
         let (path, url) = (path.to_owned(), url.to_owned());
         blocking(move || {
             let failed = |error: io::Error| unusable(&path, &url, error);
-            let mut options = File::options();
-            let file = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-            let file = file.open(&path).map_err(failed)?;
-            // Who was given up a moment ago may still be writing its last bytes.
-            flock(&file, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
             let mut part = Self {
-                file,
+                file: locked(&path).map_err(failed)?,
                 hasher: Sha256::new(),
                 length: 0,
                 looked: 0,
@@ -174,11 +169,11 @@ impl Part {
         Validator { etag, last_modified }
     }
 
-    /// All of it is there: on the disk, not only in memory.
+    /// All of it is there: on the disk, not only in memory. What stands beside it stays
+    /// until it has its place: should we be killed before, it is known to be whole.
     pub(super) async fn finish(self) -> Result<Content> {
         blocking(move || {
             self.file.sync_all().map_err(|error| self.unusable(error))?;
-            let _ = fs::remove_file(beside(&self.path));
             let (bytes, validator) = (self.length, self.validator());
             Ok(Content { sha256: hex(&self.hasher.finalize()), bytes, validator })
         })
@@ -195,6 +190,29 @@ impl Part {
 
     fn unusable(&self, error: io::Error) -> Error {
         unusable(&self.path, &self.beside.url, error)
+    }
+}
+
+/// Opens the file, or makes it, and waits until nobody else has it.
+fn locked(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    loop {
+        let file = match options.open(path) {
+            // It was whole and on its way to its place when the service was killed.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                fs::set_permissions(path, Permissions::from_mode(0o600))?;
+                options.open(path)?
+            }
+            other => other?,
+        };
+        // Who was given up a moment ago may still be writing its last bytes.
+        flock(&file, FlockOperation::LockExclusive)?;
+        // Or the cache was short of room and took it away before we had it.
+        let there = fs::metadata(path).ok();
+        if there.is_some_and(|there| there.ino() == file.metadata().map_or(0, |own| own.ino())) {
+            return Ok(file);
+        }
     }
 }
 

@@ -189,6 +189,63 @@ async fn the_longest_unused_go_first_when_there_is_too_much() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn parts_that_nobody_goes_on_with_count_and_go_first() {
+    let service = Service::with(|config| {
+        lenient(config);
+        config.asset_max_total_bytes = 250 << 10;
+    })
+    .await
+    .synced()
+    .await;
+    let broken = Source::start(|_, mut stream| async move {
+        say(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await;
+        say(&mut stream, &[1; 200 << 10]).await;
+    })
+    .await;
+    too_large(&service, &broken.url("/a")).await;
+    let part = || files(&service, "parts").iter().any(|file| !file.ends_with(".json"));
+    assert!(part(), "what came is kept");
+    let source = Source::of(vec![2; 100 << 10], "\"a\"").await;
+    let name = unique("asset");
+    run(&service, with(&service, &name, &[asset("A", &source.url("/a"))])).await;
+    remove(&service, &name).await;
+    eventually("the part is gone", || async { files(&service, "parts").is_empty() }).await;
+    assert_eq!(listed(&service).await.len(), 1, "what is whole stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn assets_are_listed_in_pages_by_url_that_hold_no_secret() {
+    let service = service().await;
+    let source = Source::of(b"weights".to_vec(), "\"a\"").await;
+    let all: Vec<_> = (0..5)
+        .map(|at| asset(&format!("A{at}"), &source.url(&format!("/{at}?sig=secret"))))
+        .collect();
+    run(&service, with(&service, &unique("asset"), &all)).await;
+    let (mut urls, mut token) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/container-svc/assets?pageSize=2&pageToken={token}");
+        let (status, page) = service.get(&path).await;
+        assert_eq!(status, 200, "{page}");
+        let rows = page["assets"].as_array().expect("a list");
+        urls.extend(rows.iter().map(|row| row["url"].as_str().expect("a url").to_owned()));
+        token = page["nextPageToken"].as_str().expect("a token").to_owned();
+        let plain =
+            base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, &token);
+        assert!(!String::from_utf8_lossy(&plain.expect("base64")).contains("secret"));
+        assert!(rows.len() <= 2 && (token.is_empty() || rows.len() == 2), "{page}");
+        if token.is_empty() {
+            break;
+        }
+    }
+    let expected: Vec<_> = (0..5).map(|at| source.url(&format!("/{at}?[redacted]"))).collect();
+    assert_eq!(urls, expected);
+    for wrong in ["pageSize=-1", "pageSize=1001", "pageToken=x"] {
+        let (status, answer) = service.get(&format!("/container-svc/assets?{wrong}")).await;
+        assert_eq!(status, 400, "{wrong}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_large_asset_takes_no_memory_of_its_size() {
     const LENGTH: u64 = 128 << 20;
     let service = Service::program(lenient).await.synced().await;
@@ -257,10 +314,8 @@ async fn a_disk_without_room_is_told_before_and_during_and_gets_its_room_back() 
     assert!(error.message().contains("asset_min_free_bytes"), "{error:?}");
     assert!(is_empty(&parts), "nothing of it takes room");
     // Not told, and seen when it comes.
-    let endless = Source::saying(
-        [&b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"[..], &vec![1; 32 << 20]].concat(),
-    )
-    .await;
+    let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2000000\r\n";
+    let endless = Source::saying([&chunked[..], &vec![1; 32 << 20]].concat()).await;
     let error = too_large(&service, &endless.url("/a")).await;
     assert_eq!(error.code(), tonic::Code::ResourceExhausted, "{error:?}");
     assert!(is_empty(&parts), "nothing of it takes room");

@@ -16,6 +16,14 @@ async fn fails(service: &Service, url: &str, words: &[&str]) {
     assert_eq!(files(service, "files"), [""; 0], "{told}");
 }
 
+/// An answer that does not tell how long it is.
+const CHUNKED: &str = "200 OK\r\nTransfer-Encoding: chunked";
+
+/// So many bytes of such an answer.
+fn chunk(length: usize) -> Vec<u8> {
+    [format!("{length:x}\r\n").as_bytes(), &vec![b'x'; length], b"\r\n"].concat()
+}
+
 fn answer(head: &str, body: &[u8]) -> Vec<u8> {
     [format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes(), body].concat()
 }
@@ -82,11 +90,11 @@ async fn an_answer_that_is_no_whole_file_is_an_error_that_says_so() {
         (answer("403 Forbidden\r\nContent-Length: 0", b""), "403"),
         (answer("500 Oh\r\nContent-Length: 0", b""), "500"),
         (answer("200 OK\r\nContent-Length: 100", b"only some"), "broke the connection"),
-        (answer("200 OK\r\nTransfer-Encoding: chunked", b"5\r\nhello\r\n"), "broke the connection"),
+        (answer(CHUNKED, b"5\r\nhello\r\n"), "broke the connection"),
         (answer("206 Partial Content\r\nContent-Range: bytes 5-9/10", b"later"), "changed"),
         (answer("304 Not Modified", b""), "304"),
         (answer(&over, b""), "asset_max_bytes"),
-        (answer("200 OK", &vec![b'x'; (1 << 20) + 1]), "asset_max_bytes"),
+        (answer(CHUNKED, &chunk((1 << 20) + 1)), "asset_max_bytes"),
         (b"HTTP/1.1 200 OK\r\nContent-Le".to_vec(), "broke the connection"),
         (b"SSH-2.0-OpenSSH_9\r\n".to_vec(), "broke the connection"),
         (b"".to_vec(), "broke the connection"),
@@ -163,11 +171,11 @@ async fn what_takes_too_long_in_all_is_given_up() {
     .synced()
     .await;
     let endless = Source::start(|_, mut stream| async move {
-        say(&mut stream, b"HTTP/1.1 200 OK\r\n\r\n").await;
+        say(&mut stream, &answer(CHUNKED, b"")).await;
         let mut ticks = tokio::time::interval(Duration::from_millis(20));
         loop {
             ticks.tick().await;
-            say(&mut stream, &[0; 1000]).await;
+            say(&mut stream, &chunk(1000)).await;
         }
     })
     .await;

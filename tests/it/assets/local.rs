@@ -61,6 +61,38 @@ async fn a_file_is_taken_only_from_below_its_root() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_while_it_is_copied_is_copied_anew() {
+    const LENGTH: usize = 64 << 20;
+    let dir = tempfile::tempdir().expect("a folder");
+    let service = Service::with(|config| {
+        lenient(config);
+        config.asset_file_roots = vec![dir.path().to_owned()];
+    })
+    .await
+    .synced()
+    .await;
+    let file = dir.path().join("a.bin");
+    fs::write(&file, vec![1; LENGTH]).expect("a file");
+    let name = unique("asset");
+    let request = with(&service, &name, &[asset("A", &format!("file://{}", file.display()))]);
+    let mut client = service.grpc().await;
+    let parts = || {
+        files(&service, "parts")
+            .iter()
+            .any(|part| fs::metadata(part).is_ok_and(|about| about.len() > 1 << 20))
+    };
+    let (ended, ()) = tokio::join!(client.run_container(request), async {
+        eventually("it is being copied", || async { parts() }).await;
+        // In place, so that what was opened before has it too.
+        let changed = fs::File::options().write(true).open(&file).expect("a file");
+        std::os::unix::fs::FileExt::write_all_at(&changed, &[2; 4096], 0).expect("written");
+    });
+    ended.expect("it runs");
+    let now = sha256(&fs::read(&file).expect("a file"));
+    assert_eq!(exec(&name, "sha256sum < $A").split(' ').next(), Some(now.as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn file_svc_is_asked_first_and_the_source_for_what_it_has_not() {
     let origin = Source::of(b"from the source".to_vec(), "\"a\"").await;
     let (known, unknown) = (origin.url("/a b?x=1"), origin.url("/b"));
@@ -90,4 +122,15 @@ async fn file_svc_is_asked_first_and_the_source_for_what_it_has_not() {
     let host = format!("{path}http%3A%2F%2F127%2E0%2E0%2E1%3A{}", origin.address.port());
     assert_eq!(paths, [format!("{host}%2Fa%2520b%3Fx%3D1"), format!("{host}%2Fb")]);
     assert_eq!(origin.seen().len(), 1);
+
+    // Who asks for what is newest is told by the source, also of what File Svc had.
+    let fresh = |key: &str, url: &str| pb::Asset { refresh: Some(true), ..asset(key, url) };
+    let newer = [fresh("A", &known), fresh("B", &unknown), fresh("C", &origin.url("/c"))];
+    run(&service, with(&service, &name, &newer)).await;
+    assert_eq!(exec(&name, "cat $A; echo; cat $C"), "from the source\nfrom the source");
+    assert_eq!((file_svc.seen().len(), origin.seen().len()), (2, 4));
+    assert_eq!(
+        origin.seen()[1..].iter().filter(|it| !it.header("if-none-match").is_empty()).count(),
+        1
+    );
 }
