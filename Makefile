@@ -1,7 +1,7 @@
 # Every target is one script or one command; see `make help`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help engine tools build demo demo-container run test lint soak bench clean-engine
+.PHONY: help engine tools build demo demo-container run clients test lint soak bench clean-engine
 
 BUF := .cache/tools/npm/node_modules/.bin/buf
 
@@ -26,6 +26,9 @@ demo-container: ## The same with the service itself in a container
 run: ## Keep a server running on 127.0.0.1:11337
 	@scripts/serve
 
+clients: tools ## Make the generated code of the clients anew from the proto
+	@scripts/clients
+
 lint: tools ## Formatting, clippy, docs, licences, protos
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
@@ -33,6 +36,7 @@ lint: tools ## Formatting, clippy, docs, licences, protos
 	.cache/tools/bin/cargo-deny --log-level error check bans licenses sources
 	$(BUF) lint
 	@scripts/buf-breaking $(BUF)
+	@scripts/clients --check
 
 test: engine tools lint ## Everything: lint, Rust tests, third-party clients
 	@scripts/demo-image

@@ -31,7 +31,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use connect::Session;
+use connect::{Session, open};
 use failure::Failure;
 use output::Output;
 
@@ -134,7 +134,7 @@ pub async fn execute(cli: Cli) -> u8 {
 impl Cli {
     async fn dispatch(self) -> Result<(), Failure> {
         let out = Output { json: self.client.json };
-        let session = || Session::open(&self.client);
+        let session = || open(&self.client);
         match self.command {
             Command::Serve(args) => serve::serve(*args, self.client.token_file, out).await,
             Command::Completions(args) => completions::completions(&args, out),

@@ -1,13 +1,3 @@
-//! The generated types and the descriptors that they came from.
-#![allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    clippy::allow_attributes_without_reason,
-    reason = "generated; documented in the proto"
-)]
+//! The generated types and the descriptors that they came from, as clients have them.
 
-tonic::include_proto!("containersvc.v1");
-
-/// Every proto with its options and comments, as a serialised FileDescriptorSet.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+pub use container_svc_client::pb::*;

@@ -4,6 +4,13 @@ use container_svc::config::Listen;
 
 use crate::support::{Service, unique};
 
+mod browser;
+mod contract;
+mod neighbours;
+mod published;
+mod rust;
+mod stage;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_web_is_answered_on_the_same_port() {
     let service = Service::start().await.synced().await;

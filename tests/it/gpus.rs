@@ -14,7 +14,8 @@ mod recovery;
 pub(crate) mod stub;
 mod watched;
 
-use stub::{Stub, device, devices, uuid};
+pub(crate) use stub::{Stub, devices};
+use stub::{device, uuid};
 
 /// The real program with a stub in place of NVIDIA's library.
 async fn service(stub: &Stub) -> Service {

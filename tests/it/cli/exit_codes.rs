@@ -42,7 +42,7 @@ async fn two_is_for_a_wrong_command_line_and_nothing_is_asked() {
         (&["token", "create", "x"], "--as"),
         (&["token", "create", "x", "--as", "king"], "king"),
         (&["--address", "ftp://x", "ps"], "ftp://x"),
-        (&["--address", "https://x", "ps"], "TLS"),
+        (&["--address", "https://", "ps"], "is not an address"),
         (&["--token-file", "/nonexistent", "ps"], "/nonexistent"),
     ] {
         failed(&alone(args).await, 2, words);
