@@ -168,7 +168,9 @@ async fn router(config: &Config, app: &Arc<App>) -> Result<Router> {
     let auth = Auth::new(app.clone(), permissions, config.public_meta, config.anonymous);
     let routes = rpc::routes(app).add_service(health).into_axum_router();
     let unread = axum::middleware::map_response(rpc::unread::tell);
-    let grpc = routes.merge(rpc::reflection::routes()).layer(unread).layer(auth.clone());
+    let deadline = axum::middleware::from_fn(rpc::deadline::keep);
+    let routes = routes.merge(rpc::reflection::routes());
+    let grpc = routes.layer(unread).layer(deadline).layer(auth.clone());
 
     let gateway = Gateway::new(&pool, grpc.clone(), config.max_body_bytes, Some(auth.clone()));
     let (bridge, document, counted) = (gateway.clone(), gateway.clone(), app.clone());

@@ -37,10 +37,12 @@ const NOT_IN_DOMAIN: &[&str] = &[
     "rusqlite",
     "reqwest",
     "nvml_wrapper",
+    "container_svc_client",
 ];
 
 /// Crates that are not for `app`: a use case knows no transport.
-const NOT_IN_APP: &[&str] = &["tonic", "tonic_types", "axum", "prost", "prost_types", "pb"];
+const NOT_IN_APP: &[&str] =
+    &["tonic", "tonic_types", "axum", "prost", "prost_types", "pb", "container_svc_client"];
 
 /// Where tasks may be spawned: their end is seen there.
 const SPAWNS: &str = "app/tasks.rs";

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, error::Error as StdError, fmt, sync::Arc};
 
+mod kinds;
+
 /// What sort of error it is. One table in `rpc::status` maps it to codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -23,7 +25,7 @@ pub enum Kind {
     Unimplemented,
     /// Something we depend on does not answer.
     Unavailable,
-    /// Something we depend on took too long.
+    /// The time that the caller gave is over.
     DeadlineExceeded,
     /// The work was given up because its caller left.
     Cancelled,

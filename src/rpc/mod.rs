@@ -11,6 +11,7 @@ mod auth;
 mod builds;
 mod containers;
 mod convert;
+pub mod deadline;
 mod events;
 mod gpus;
 pub mod health;

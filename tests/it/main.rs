@@ -11,6 +11,7 @@ mod bridge;
 mod builds;
 mod cli;
 mod clients;
+mod errors;
 mod events;
 mod faults;
 mod gpus;

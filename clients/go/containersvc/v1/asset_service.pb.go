@@ -29,7 +29,11 @@ const (
 type ListAssetsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only the asset of this URL.
-	Url           string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// Page size, 1 to 1000. 0 is 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before, with the same filters.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -71,11 +75,27 @@ func (x *ListAssetsRequest) GetUrl() string {
 	return ""
 }
 
+func (x *ListAssetsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAssetsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 // ListAssetsResponse holds the assets.
 type ListAssetsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// By URL.
-	Assets        []*AssetInfo `protobuf:"bytes,1,rep,name=assets,proto3" json:"assets,omitempty"`
+	// By URL, as it is shown here.
+	Assets []*AssetInfo `protobuf:"bytes,1,rep,name=assets,proto3" json:"assets,omitempty"`
+	// Token of the next page; empty on the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -115,6 +135,13 @@ func (x *ListAssetsResponse) GetAssets() []*AssetInfo {
 		return x.Assets
 	}
 	return nil
+}
+
+func (x *ListAssetsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // AssetInfo is one URL with the content that the cache has of it.
@@ -313,11 +340,15 @@ var File_containersvc_v1_asset_service_proto protoreflect.FileDescriptor
 
 const file_containersvc_v1_asset_service_proto_rawDesc = "" +
 	"\n" +
-	"#containersvc/v1/asset_service.proto\x12\x0fcontainersvc.v1\x1a\x1ccontainersvc/v1/access.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"%\n" +
+	"#containersvc/v1/asset_service.proto\x12\x0fcontainersvc.v1\x1a\x1ccontainersvc/v1/access.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"a\n" +
 	"\x11ListAssetsRequest\x12\x10\n" +
-	"\x03url\x18\x01 \x01(\tR\x03url\"H\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"p\n" +
 	"\x12ListAssetsResponse\x122\n" +
-	"\x06assets\x18\x01 \x03(\v2\x1a.containersvc.v1.AssetInfoR\x06assets\"\xed\x01\n" +
+	"\x06assets\x18\x01 \x03(\v2\x1a.containersvc.v1.AssetInfoR\x06assets\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xed\x01\n" +
 	"\tAssetInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12\x16\n" +

@@ -35,7 +35,8 @@ const (
 //
 // Every RPC may answer UNAUTHENTICATED and PERMISSION_DENIED.
 type AssetServiceClient interface {
-	// ListAssets lists the assets in the cache by URL.
+	// ListAssets lists the assets in the cache by URL, in pages. INVALID_ARGUMENT when
+	// the page size is out of range, or the page token is broken or of other filters.
 	ListAssets(ctx context.Context, in *ListAssetsRequest, opts ...grpc.CallOption) (*ListAssetsResponse, error)
 	// RemoveAsset removes an asset from the cache; the next run that names it fetches
 	// it again.
@@ -85,7 +86,8 @@ func (c *assetServiceClient) RemoveAsset(ctx context.Context, in *RemoveAssetReq
 //
 // Every RPC may answer UNAUTHENTICATED and PERMISSION_DENIED.
 type AssetServiceServer interface {
-	// ListAssets lists the assets in the cache by URL.
+	// ListAssets lists the assets in the cache by URL, in pages. INVALID_ARGUMENT when
+	// the page size is out of range, or the page token is broken or of other filters.
 	ListAssets(context.Context, *ListAssetsRequest) (*ListAssetsResponse, error)
 	// RemoveAsset removes an asset from the cache; the next run that names it fetches
 	// it again.

@@ -708,7 +708,8 @@ type Asset struct {
 	// "0444".
 	Mode *string `protobuf:"bytes,5,opt,name=mode,proto3,oneof" json:"mode,omitempty"`
 	// Asks the source whether it has another content than the cache, by ETag or
-	// Last-Modified. Only in requests. Default false: what the cache has is used.
+	// Last-Modified; File Svc is passed by then. Only in requests. Default false: what
+	// the cache has is used.
 	Refresh       *bool `protobuf:"varint,6,opt,name=refresh,proto3,oneof" json:"refresh,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -47,7 +47,8 @@ type ContainerServiceClient interface {
 	// one with the first name; without names, the one with the caller's hash, or
 	// without that, with the computed one. A container of another description is
 	// replaced, and runs again if its successor does not start. Runs for one
-	// name are done one after the other.
+	// name are done one after the other; one that a newer run, stop or removal of the
+	// name overtakes, as while its assets are fetched, changes nothing.
 	//
 	// INVALID_ARGUMENT when a field is wrong (the details name it), ALREADY_EXISTS
 	// when a container that this service did not make has the name, NOT_FOUND
@@ -55,7 +56,9 @@ type ContainerServiceClient interface {
 	// container was stopped or removed, FAILED_PRECONDITION when a host port is
 	// taken, the container does not start, an asset cannot be fetched or has another
 	// checksum, or GPUs are asked for where none can be given, RESOURCE_EXHAUSTED when
-	// the port range is used up, the GPUs are taken, or an asset has no room on the disk.
+	// the port range is used up, the GPUs are taken, too many runs wait for them, or an
+	// asset has no room on the disk, ABORTED when it was overtaken and something else is
+	// there now: see what, and ask again if this is still wanted.
 	RunContainer(ctx context.Context, in *RunContainerRequest, opts ...grpc.CallOption) (*RunContainerResponse, error)
 	// RunContainerStream does what RunContainer does, with the same errors, and tells
 	// how far it is. The last message is READY and has the answer of RunContainer. A
@@ -64,13 +67,15 @@ type ContainerServiceClient interface {
 	// StopContainer stops a container and keeps it. It is not started again by a
 	// restart policy, until somebody runs it.
 	//
-	// Idempotent: a container that does not run is left as it is. NOT_FOUND when
-	// nothing matches, INVALID_ARGUMENT when an id prefix matches several.
+	// Idempotent: a container that does not run is left as it is. A run of the name that
+	// is under way and has no container yet is given up. NOT_FOUND when nothing
+	// matches, INVALID_ARGUMENT when an id prefix matches several.
 	StopContainer(ctx context.Context, in *StopContainerRequest, opts ...grpc.CallOption) (*StopContainerResponse, error)
 	// RemoveContainer removes a container that this service made, and frees its
 	// ports. Its volumes stay.
 	//
-	// Not idempotent: NOT_FOUND when nothing matches. FAILED_PRECONDITION when it
+	// Not idempotent: NOT_FOUND when nothing matches. A run of the name that is under
+	// way and has no container yet is given up. FAILED_PRECONDITION when it
 	// runs and force is not set, or when this service did not make it.
 	RemoveContainer(ctx context.Context, in *RemoveContainerRequest, opts ...grpc.CallOption) (*RemoveContainerResponse, error)
 	// ListContainers lists containers from memory, newest first; the engine is not
@@ -225,7 +230,8 @@ type ContainerServiceServer interface {
 	// one with the first name; without names, the one with the caller's hash, or
 	// without that, with the computed one. A container of another description is
 	// replaced, and runs again if its successor does not start. Runs for one
-	// name are done one after the other.
+	// name are done one after the other; one that a newer run, stop or removal of the
+	// name overtakes, as while its assets are fetched, changes nothing.
 	//
 	// INVALID_ARGUMENT when a field is wrong (the details name it), ALREADY_EXISTS
 	// when a container that this service did not make has the name, NOT_FOUND
@@ -233,7 +239,9 @@ type ContainerServiceServer interface {
 	// container was stopped or removed, FAILED_PRECONDITION when a host port is
 	// taken, the container does not start, an asset cannot be fetched or has another
 	// checksum, or GPUs are asked for where none can be given, RESOURCE_EXHAUSTED when
-	// the port range is used up, the GPUs are taken, or an asset has no room on the disk.
+	// the port range is used up, the GPUs are taken, too many runs wait for them, or an
+	// asset has no room on the disk, ABORTED when it was overtaken and something else is
+	// there now: see what, and ask again if this is still wanted.
 	RunContainer(context.Context, *RunContainerRequest) (*RunContainerResponse, error)
 	// RunContainerStream does what RunContainer does, with the same errors, and tells
 	// how far it is. The last message is READY and has the answer of RunContainer. A
@@ -242,13 +250,15 @@ type ContainerServiceServer interface {
 	// StopContainer stops a container and keeps it. It is not started again by a
 	// restart policy, until somebody runs it.
 	//
-	// Idempotent: a container that does not run is left as it is. NOT_FOUND when
-	// nothing matches, INVALID_ARGUMENT when an id prefix matches several.
+	// Idempotent: a container that does not run is left as it is. A run of the name that
+	// is under way and has no container yet is given up. NOT_FOUND when nothing
+	// matches, INVALID_ARGUMENT when an id prefix matches several.
 	StopContainer(context.Context, *StopContainerRequest) (*StopContainerResponse, error)
 	// RemoveContainer removes a container that this service made, and frees its
 	// ports. Its volumes stay.
 	//
-	// Not idempotent: NOT_FOUND when nothing matches. FAILED_PRECONDITION when it
+	// Not idempotent: NOT_FOUND when nothing matches. A run of the name that is under
+	// way and has no container yet is given up. FAILED_PRECONDITION when it
 	// runs and force is not set, or when this service did not make it.
 	RemoveContainer(context.Context, *RemoveContainerRequest) (*RemoveContainerResponse, error)
 	// ListContainers lists containers from memory, newest first; the engine is not

@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#containersvc/v1/asset_service.proto\x12\x0f\x63ontainersvc.v1\x1a\x1c\x63ontainersvc/v1/access.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"%\n\x11ListAssetsRequest\x12\x10\n\x03url\x18\x01 \x01(\tR\x03url\"H\n\x12ListAssetsResponse\x12\x32\n\x06\x61ssets\x18\x01 \x03(\x0b\x32\x1a.containersvc.v1.AssetInfoR\x06\x61ssets\"\xed\x01\n\tAssetInfo\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n\x03url\x18\x02 \x01(\tR\x03url\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x14\n\x05\x62ytes\x18\x04 \x01(\x03R\x05\x62ytes\x12\x39\n\nfetched_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tfetchedAt\x12<\n\x0clast_used_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nlastUsedAt\x12\x17\n\x07used_by\x18\x07 \x03(\tR\x06usedBy\"6\n\x12RemoveAssetRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n\x03url\x18\x02 \x01(\tR\x03url\"\x15\n\x13RemoveAssetResponse2\xbf\x02\n\x0c\x41ssetService\x12\x95\x01\n\nListAssets\x12\".containersvc.v1.ListAssetsRequest\x1a#.containersvc.v1.ListAssetsResponse\">\x90\x02\x01\xca\x88\x19\x1a\n\x18\x63ontainer-svc:asset:view\x82\xd3\xe4\x93\x02\x17\x12\x15/container-svc/assets\x12\x96\x01\n\x0bRemoveAsset\x12#.containersvc.v1.RemoveAssetRequest\x1a$.containersvc.v1.RemoveAssetResponse\"<\xca\x88\x19\x1c\n\x1a\x63ontainer-svc:asset:remove\x82\xd3\xe4\x93\x02\x16*\x14/container-svc/assetB\xbe\x01\n\x13\x63om.containersvc.v1B\x11\x41ssetServiceProtoP\x01Z7container-svc/clients/go/containersvc/v1;containersvcv1\xa2\x02\x03\x43XX\xaa\x02\x0f\x43ontainersvc.V1\xca\x02\x0f\x43ontainersvc\\V1\xe2\x02\x1b\x43ontainersvc\\V1\\GPBMetadata\xea\x02\x10\x43ontainersvc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#containersvc/v1/asset_service.proto\x12\x0f\x63ontainersvc.v1\x1a\x1c\x63ontainersvc/v1/access.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"a\n\x11ListAssetsRequest\x12\x10\n\x03url\x18\x01 \x01(\tR\x03url\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"p\n\x12ListAssetsResponse\x12\x32\n\x06\x61ssets\x18\x01 \x03(\x0b\x32\x1a.containersvc.v1.AssetInfoR\x06\x61ssets\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xed\x01\n\tAssetInfo\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n\x03url\x18\x02 \x01(\tR\x03url\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x14\n\x05\x62ytes\x18\x04 \x01(\x03R\x05\x62ytes\x12\x39\n\nfetched_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tfetchedAt\x12<\n\x0clast_used_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nlastUsedAt\x12\x17\n\x07used_by\x18\x07 \x03(\tR\x06usedBy\"6\n\x12RemoveAssetRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n\x03url\x18\x02 \x01(\tR\x03url\"\x15\n\x13RemoveAssetResponse2\xbf\x02\n\x0c\x41ssetService\x12\x95\x01\n\nListAssets\x12\".containersvc.v1.ListAssetsRequest\x1a#.containersvc.v1.ListAssetsResponse\">\x90\x02\x01\xca\x88\x19\x1a\n\x18\x63ontainer-svc:asset:view\x82\xd3\xe4\x93\x02\x17\x12\x15/container-svc/assets\x12\x96\x01\n\x0bRemoveAsset\x12#.containersvc.v1.RemoveAssetRequest\x1a$.containersvc.v1.RemoveAssetResponse\"<\xca\x88\x19\x1c\n\x1a\x63ontainer-svc:asset:remove\x82\xd3\xe4\x93\x02\x16*\x14/container-svc/assetB\xbe\x01\n\x13\x63om.containersvc.v1B\x11\x41ssetServiceProtoP\x01Z7container-svc/clients/go/containersvc/v1;containersvcv1\xa2\x02\x03\x43XX\xaa\x02\x0f\x43ontainersvc.V1\xca\x02\x0f\x43ontainersvc\\V1\xe2\x02\x1b\x43ontainersvc\\V1\\GPBMetadata\xea\x02\x10\x43ontainersvc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,15 +40,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSETSERVICE'].methods_by_name['RemoveAsset']._loaded_options = None
   _globals['_ASSETSERVICE'].methods_by_name['RemoveAsset']._serialized_options = b'\312\210\031\034\n\032container-svc:asset:remove\202\323\344\223\002\026*\024/container-svc/asset'
   _globals['_LISTASSETSREQUEST']._serialized_start=149
-  _globals['_LISTASSETSREQUEST']._serialized_end=186
-  _globals['_LISTASSETSRESPONSE']._serialized_start=188
-  _globals['_LISTASSETSRESPONSE']._serialized_end=260
-  _globals['_ASSETINFO']._serialized_start=263
-  _globals['_ASSETINFO']._serialized_end=500
-  _globals['_REMOVEASSETREQUEST']._serialized_start=502
-  _globals['_REMOVEASSETREQUEST']._serialized_end=556
-  _globals['_REMOVEASSETRESPONSE']._serialized_start=558
-  _globals['_REMOVEASSETRESPONSE']._serialized_end=579
-  _globals['_ASSETSERVICE']._serialized_start=582
-  _globals['_ASSETSERVICE']._serialized_end=901
+  _globals['_LISTASSETSREQUEST']._serialized_end=246
+  _globals['_LISTASSETSRESPONSE']._serialized_start=248
+  _globals['_LISTASSETSRESPONSE']._serialized_end=360
+  _globals['_ASSETINFO']._serialized_start=363
+  _globals['_ASSETINFO']._serialized_end=600
+  _globals['_REMOVEASSETREQUEST']._serialized_start=602
+  _globals['_REMOVEASSETREQUEST']._serialized_end=656
+  _globals['_REMOVEASSETRESPONSE']._serialized_start=658
+  _globals['_REMOVEASSETRESPONSE']._serialized_end=679
+  _globals['_ASSETSERVICE']._serialized_start=682
+  _globals['_ASSETSERVICE']._serialized_end=1001
 # @@protoc_insertion_point(module_scope)

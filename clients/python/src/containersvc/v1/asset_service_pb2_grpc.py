@@ -60,7 +60,8 @@ class AssetServiceServicer:
     """
 
     def ListAssets(self, request, context):
-        """ListAssets lists the assets in the cache by URL.
+        """ListAssets lists the assets in the cache by URL, in pages. INVALID_ARGUMENT when
+        the page size is out of range, or the page token is broken or of other filters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

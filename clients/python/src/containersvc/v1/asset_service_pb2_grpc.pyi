@@ -39,7 +39,9 @@ class AssetServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AssetServiceAsyncStub: ...
     ListAssets: _grpc.UnaryUnaryMultiCallable[_asset_service_pb2.ListAssetsRequest, _asset_service_pb2.ListAssetsResponse]
-    """ListAssets lists the assets in the cache by URL."""
+    """ListAssets lists the assets in the cache by URL, in pages. INVALID_ARGUMENT when
+    the page size is out of range, or the page token is broken or of other filters.
+    """
     RemoveAsset: _grpc.UnaryUnaryMultiCallable[_asset_service_pb2.RemoveAssetRequest, _asset_service_pb2.RemoveAssetResponse]
     """RemoveAsset removes an asset from the cache; the next run that names it fetches
     it again.
@@ -61,7 +63,9 @@ class AssetServiceAsyncStub(AssetServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAssets: _aio.UnaryUnaryMultiCallable[_asset_service_pb2.ListAssetsRequest, _asset_service_pb2.ListAssetsResponse]  # type: ignore[assignment]
-    """ListAssets lists the assets in the cache by URL."""
+    """ListAssets lists the assets in the cache by URL, in pages. INVALID_ARGUMENT when
+    the page size is out of range, or the page token is broken or of other filters.
+    """
     RemoveAsset: _aio.UnaryUnaryMultiCallable[_asset_service_pb2.RemoveAssetRequest, _asset_service_pb2.RemoveAssetResponse]  # type: ignore[assignment]
     """RemoveAsset removes an asset from the cache; the next run that names it fetches
     it again.
@@ -86,7 +90,9 @@ class AssetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _asset_service_pb2.ListAssetsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_asset_service_pb2.ListAssetsResponse, _abc.Awaitable[_asset_service_pb2.ListAssetsResponse]]:
-        """ListAssets lists the assets in the cache by URL."""
+        """ListAssets lists the assets in the cache by URL, in pages. INVALID_ARGUMENT when
+        the page size is out of range, or the page token is broken or of other filters.
+        """
 
     @_abc_1.abstractmethod
     def RemoveAsset(

@@ -445,7 +445,8 @@ class Asset(_message.Message):
     """
     refresh: _builtins.bool
     """Asks the source whether it has another content than the cache, by ETag or
-    Last-Modified. Only in requests. Default false: what the cache has is used.
+    Last-Modified; File Svc is passed by then. Only in requests. Default false: what
+    the cache has is used.
     """
     def __init__(
         self,

@@ -99,7 +99,8 @@ class ContainerServiceServicer:
         one with the first name; without names, the one with the caller's hash, or
         without that, with the computed one. A container of another description is
         replaced, and runs again if its successor does not start. Runs for one
-        name are done one after the other.
+        name are done one after the other; one that a newer run, stop or removal of the
+        name overtakes, as while its assets are fetched, changes nothing.
 
         INVALID_ARGUMENT when a field is wrong (the details name it), ALREADY_EXISTS
         when a container that this service did not make has the name, NOT_FOUND
@@ -107,7 +108,9 @@ class ContainerServiceServicer:
         container was stopped or removed, FAILED_PRECONDITION when a host port is
         taken, the container does not start, an asset cannot be fetched or has another
         checksum, or GPUs are asked for where none can be given, RESOURCE_EXHAUSTED when
-        the port range is used up, the GPUs are taken, or an asset has no room on the disk.
+        the port range is used up, the GPUs are taken, too many runs wait for them, or an
+        asset has no room on the disk, ABORTED when it was overtaken and something else is
+        there now: see what, and ask again if this is still wanted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,8 +129,9 @@ class ContainerServiceServicer:
         """StopContainer stops a container and keeps it. It is not started again by a
         restart policy, until somebody runs it.
 
-        Idempotent: a container that does not run is left as it is. NOT_FOUND when
-        nothing matches, INVALID_ARGUMENT when an id prefix matches several.
+        Idempotent: a container that does not run is left as it is. A run of the name that
+        is under way and has no container yet is given up. NOT_FOUND when nothing
+        matches, INVALID_ARGUMENT when an id prefix matches several.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,7 +141,8 @@ class ContainerServiceServicer:
         """RemoveContainer removes a container that this service made, and frees its
         ports. Its volumes stay.
 
-        Not idempotent: NOT_FOUND when nothing matches. FAILED_PRECONDITION when it
+        Not idempotent: NOT_FOUND when nothing matches. A run of the name that is under
+        way and has no container yet is given up. FAILED_PRECONDITION when it
         runs and force is not set, or when this service did not make it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -44,7 +44,8 @@ class ContainerServiceStub:
     one with the first name; without names, the one with the caller's hash, or
     without that, with the computed one. A container of another description is
     replaced, and runs again if its successor does not start. Runs for one
-    name are done one after the other.
+    name are done one after the other; one that a newer run, stop or removal of the
+    name overtakes, as while its assets are fetched, changes nothing.
 
     INVALID_ARGUMENT when a field is wrong (the details name it), ALREADY_EXISTS
     when a container that this service did not make has the name, NOT_FOUND
@@ -52,7 +53,9 @@ class ContainerServiceStub:
     container was stopped or removed, FAILED_PRECONDITION when a host port is
     taken, the container does not start, an asset cannot be fetched or has another
     checksum, or GPUs are asked for where none can be given, RESOURCE_EXHAUSTED when
-    the port range is used up, the GPUs are taken, or an asset has no room on the disk.
+    the port range is used up, the GPUs are taken, too many runs wait for them, or an
+    asset has no room on the disk, ABORTED when it was overtaken and something else is
+    there now: see what, and ask again if this is still wanted.
     """
     RunContainerStream: _grpc.UnaryStreamMultiCallable[_container_service_pb2.RunContainerStreamRequest, _container_service_pb2.RunContainerStreamResponse]
     """RunContainerStream does what RunContainer does, with the same errors, and tells
@@ -63,14 +66,16 @@ class ContainerServiceStub:
     """StopContainer stops a container and keeps it. It is not started again by a
     restart policy, until somebody runs it.
 
-    Idempotent: a container that does not run is left as it is. NOT_FOUND when
-    nothing matches, INVALID_ARGUMENT when an id prefix matches several.
+    Idempotent: a container that does not run is left as it is. A run of the name that
+    is under way and has no container yet is given up. NOT_FOUND when nothing
+    matches, INVALID_ARGUMENT when an id prefix matches several.
     """
     RemoveContainer: _grpc.UnaryUnaryMultiCallable[_container_service_pb2.RemoveContainerRequest, _container_service_pb2.RemoveContainerResponse]
     """RemoveContainer removes a container that this service made, and frees its
     ports. Its volumes stay.
 
-    Not idempotent: NOT_FOUND when nothing matches. FAILED_PRECONDITION when it
+    Not idempotent: NOT_FOUND when nothing matches. A run of the name that is under
+    way and has no container yet is given up. FAILED_PRECONDITION when it
     runs and force is not set, or when this service did not make it.
     """
     ListContainers: _grpc.UnaryUnaryMultiCallable[_container_service_pb2.ListContainersRequest, _container_service_pb2.ListContainersResponse]
@@ -113,7 +118,8 @@ class ContainerServiceAsyncStub(ContainerServiceStub):
     one with the first name; without names, the one with the caller's hash, or
     without that, with the computed one. A container of another description is
     replaced, and runs again if its successor does not start. Runs for one
-    name are done one after the other.
+    name are done one after the other; one that a newer run, stop or removal of the
+    name overtakes, as while its assets are fetched, changes nothing.
 
     INVALID_ARGUMENT when a field is wrong (the details name it), ALREADY_EXISTS
     when a container that this service did not make has the name, NOT_FOUND
@@ -121,7 +127,9 @@ class ContainerServiceAsyncStub(ContainerServiceStub):
     container was stopped or removed, FAILED_PRECONDITION when a host port is
     taken, the container does not start, an asset cannot be fetched or has another
     checksum, or GPUs are asked for where none can be given, RESOURCE_EXHAUSTED when
-    the port range is used up, the GPUs are taken, or an asset has no room on the disk.
+    the port range is used up, the GPUs are taken, too many runs wait for them, or an
+    asset has no room on the disk, ABORTED when it was overtaken and something else is
+    there now: see what, and ask again if this is still wanted.
     """
     RunContainerStream: _aio.UnaryStreamMultiCallable[_container_service_pb2.RunContainerStreamRequest, _container_service_pb2.RunContainerStreamResponse]  # type: ignore[assignment]
     """RunContainerStream does what RunContainer does, with the same errors, and tells
@@ -132,14 +140,16 @@ class ContainerServiceAsyncStub(ContainerServiceStub):
     """StopContainer stops a container and keeps it. It is not started again by a
     restart policy, until somebody runs it.
 
-    Idempotent: a container that does not run is left as it is. NOT_FOUND when
-    nothing matches, INVALID_ARGUMENT when an id prefix matches several.
+    Idempotent: a container that does not run is left as it is. A run of the name that
+    is under way and has no container yet is given up. NOT_FOUND when nothing
+    matches, INVALID_ARGUMENT when an id prefix matches several.
     """
     RemoveContainer: _aio.UnaryUnaryMultiCallable[_container_service_pb2.RemoveContainerRequest, _container_service_pb2.RemoveContainerResponse]  # type: ignore[assignment]
     """RemoveContainer removes a container that this service made, and frees its
     ports. Its volumes stay.
 
-    Not idempotent: NOT_FOUND when nothing matches. FAILED_PRECONDITION when it
+    Not idempotent: NOT_FOUND when nothing matches. A run of the name that is under
+    way and has no container yet is given up. FAILED_PRECONDITION when it
     runs and force is not set, or when this service did not make it.
     """
     ListContainers: _aio.UnaryUnaryMultiCallable[_container_service_pb2.ListContainersRequest, _container_service_pb2.ListContainersResponse]  # type: ignore[assignment]
@@ -185,7 +195,8 @@ class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
         one with the first name; without names, the one with the caller's hash, or
         without that, with the computed one. A container of another description is
         replaced, and runs again if its successor does not start. Runs for one
-        name are done one after the other.
+        name are done one after the other; one that a newer run, stop or removal of the
+        name overtakes, as while its assets are fetched, changes nothing.
 
         INVALID_ARGUMENT when a field is wrong (the details name it), ALREADY_EXISTS
         when a container that this service did not make has the name, NOT_FOUND
@@ -193,7 +204,9 @@ class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
         container was stopped or removed, FAILED_PRECONDITION when a host port is
         taken, the container does not start, an asset cannot be fetched or has another
         checksum, or GPUs are asked for where none can be given, RESOURCE_EXHAUSTED when
-        the port range is used up, the GPUs are taken, or an asset has no room on the disk.
+        the port range is used up, the GPUs are taken, too many runs wait for them, or an
+        asset has no room on the disk, ABORTED when it was overtaken and something else is
+        there now: see what, and ask again if this is still wanted.
         """
 
     @_abc_1.abstractmethod
@@ -216,8 +229,9 @@ class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """StopContainer stops a container and keeps it. It is not started again by a
         restart policy, until somebody runs it.
 
-        Idempotent: a container that does not run is left as it is. NOT_FOUND when
-        nothing matches, INVALID_ARGUMENT when an id prefix matches several.
+        Idempotent: a container that does not run is left as it is. A run of the name that
+        is under way and has no container yet is given up. NOT_FOUND when nothing
+        matches, INVALID_ARGUMENT when an id prefix matches several.
         """
 
     @_abc_1.abstractmethod
@@ -229,7 +243,8 @@ class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """RemoveContainer removes a container that this service made, and frees its
         ports. Its volumes stay.
 
-        Not idempotent: NOT_FOUND when nothing matches. FAILED_PRECONDITION when it
+        Not idempotent: NOT_FOUND when nothing matches. A run of the name that is under
+        way and has no container yet is given up. FAILED_PRECONDITION when it
         runs and force is not set, or when this service did not make it.
         """
 

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file containersvc/v1/asset_service.proto.
  */
 export const file_containersvc_v1_asset_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNjb250YWluZXJzdmMvdjEvYXNzZXRfc2VydmljZS5wcm90bxIPY29udGFpbmVyc3ZjLnYxIiAKEUxpc3RBc3NldHNSZXF1ZXN0EgsKA3VybBgBIAEoCSJAChJMaXN0QXNzZXRzUmVzcG9uc2USKgoGYXNzZXRzGAEgAygLMhouY29udGFpbmVyc3ZjLnYxLkFzc2V0SW5mbyK2AQoJQXNzZXRJbmZvEgoKAmlkGAEgASgJEgsKA3VybBgCIAEoCRIOCgZzaGEyNTYYAyABKAkSDQoFYnl0ZXMYBCABKAMSLgoKZmV0Y2hlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMbGFzdF91c2VkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgd1c2VkX2J5GAcgAygJIi0KElJlbW92ZUFzc2V0UmVxdWVzdBIKCgJpZBgBIAEoCRILCgN1cmwYAiABKAkiFQoTUmVtb3ZlQXNzZXRSZXNwb25zZTK/AgoMQXNzZXRTZXJ2aWNlEpUBCgpMaXN0QXNzZXRzEiIuY29udGFpbmVyc3ZjLnYxLkxpc3RBc3NldHNSZXF1ZXN0GiMuY29udGFpbmVyc3ZjLnYxLkxpc3RBc3NldHNSZXNwb25zZSI+kAIByogZGgoYY29udGFpbmVyLXN2Yzphc3NldDp2aWV3gtPkkwIXEhUvY29udGFpbmVyLXN2Yy9hc3NldHMSlgEKC1JlbW92ZUFzc2V0EiMuY29udGFpbmVyc3ZjLnYxLlJlbW92ZUFzc2V0UmVxdWVzdBokLmNvbnRhaW5lcnN2Yy52MS5SZW1vdmVBc3NldFJlc3BvbnNlIjzKiBkcChpjb250YWluZXItc3ZjOmFzc2V0OnJlbW92ZYLT5JMCFioUL2NvbnRhaW5lci1zdmMvYXNzZXRCvgEKE2NvbS5jb250YWluZXJzdmMudjFCEUFzc2V0U2VydmljZVByb3RvUAFaN2NvbnRhaW5lci1zdmMvY2xpZW50cy9nby9jb250YWluZXJzdmMvdjE7Y29udGFpbmVyc3ZjdjGiAgNDWFiqAg9Db250YWluZXJzdmMuVjHKAg9Db250YWluZXJzdmNcVjHiAhtDb250YWluZXJzdmNcVjFcR1BCTWV0YWRhdGHqAhBDb250YWluZXJzdmM6OlYxYgZwcm90bzM", [file_containersvc_v1_access, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("CiNjb250YWluZXJzdmMvdjEvYXNzZXRfc2VydmljZS5wcm90bxIPY29udGFpbmVyc3ZjLnYxIkcKEUxpc3RBc3NldHNSZXF1ZXN0EgsKA3VybBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJZChJMaXN0QXNzZXRzUmVzcG9uc2USKgoGYXNzZXRzGAEgAygLMhouY29udGFpbmVyc3ZjLnYxLkFzc2V0SW5mbxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkitgEKCUFzc2V0SW5mbxIKCgJpZBgBIAEoCRILCgN1cmwYAiABKAkSDgoGc2hhMjU2GAMgASgJEg0KBWJ5dGVzGAQgASgDEi4KCmZldGNoZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKDGxhc3RfdXNlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHdXNlZF9ieRgHIAMoCSItChJSZW1vdmVBc3NldFJlcXVlc3QSCgoCaWQYASABKAkSCwoDdXJsGAIgASgJIhUKE1JlbW92ZUFzc2V0UmVzcG9uc2UyvwIKDEFzc2V0U2VydmljZRKVAQoKTGlzdEFzc2V0cxIiLmNvbnRhaW5lcnN2Yy52MS5MaXN0QXNzZXRzUmVxdWVzdBojLmNvbnRhaW5lcnN2Yy52MS5MaXN0QXNzZXRzUmVzcG9uc2UiPpACAcqIGRoKGGNvbnRhaW5lci1zdmM6YXNzZXQ6dmlld4LT5JMCFxIVL2NvbnRhaW5lci1zdmMvYXNzZXRzEpYBCgtSZW1vdmVBc3NldBIjLmNvbnRhaW5lcnN2Yy52MS5SZW1vdmVBc3NldFJlcXVlc3QaJC5jb250YWluZXJzdmMudjEuUmVtb3ZlQXNzZXRSZXNwb25zZSI8yogZHAoaY29udGFpbmVyLXN2Yzphc3NldDpyZW1vdmWC0+STAhYqFC9jb250YWluZXItc3ZjL2Fzc2V0Qr4BChNjb20uY29udGFpbmVyc3ZjLnYxQhFBc3NldFNlcnZpY2VQcm90b1ABWjdjb250YWluZXItc3ZjL2NsaWVudHMvZ28vY29udGFpbmVyc3ZjL3YxO2NvbnRhaW5lcnN2Y3YxogIDQ1hYqgIPQ29udGFpbmVyc3ZjLlYxygIPQ29udGFpbmVyc3ZjXFYx4gIbQ29udGFpbmVyc3ZjXFYxXEdQQk1ldGFkYXRh6gIQQ29udGFpbmVyc3ZjOjpWMWIGcHJvdG8z", [file_containersvc_v1_access, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * ListAssetsRequest filters; an empty field matches all.
@@ -30,6 +30,20 @@ export type ListAssetsRequest = Message<"containersvc.v1.ListAssetsRequest"> & {
    * @generated from field: string url = 1;
    */
   url: string;
+
+  /**
+   * Page size, 1 to 1000. 0 is 1000.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * next_page_token of the page before, with the same filters.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
 };
 
 /**
@@ -46,11 +60,18 @@ export const ListAssetsRequestSchema: GenMessage<ListAssetsRequest> = /*@__PURE_
  */
 export type ListAssetsResponse = Message<"containersvc.v1.ListAssetsResponse"> & {
   /**
-   * By URL.
+   * By URL, as it is shown here.
    *
    * @generated from field: repeated containersvc.v1.AssetInfo assets = 1;
    */
   assets: AssetInfo[];
+
+  /**
+   * Token of the next page; empty on the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
 };
 
 /**
@@ -177,7 +198,8 @@ export const RemoveAssetResponseSchema: GenMessage<RemoveAssetResponse> = /*@__P
  */
 export const AssetService: GenService<{
   /**
-   * ListAssets lists the assets in the cache by URL.
+   * ListAssets lists the assets in the cache by URL, in pages. INVALID_ARGUMENT when
+   * the page size is out of range, or the page token is broken or of other filters.
    *
    * @generated from rpc containersvc.v1.AssetService.ListAssets
    */

@@ -412,7 +412,8 @@ export type Asset = Message<"containersvc.v1.Asset"> & {
 
   /**
    * Asks the source whether it has another content than the cache, by ETag or
-   * Last-Modified. Only in requests. Default false: what the cache has is used.
+   * Last-Modified; File Svc is passed by then. Only in requests. Default false: what
+   * the cache has is used.
    *
    * @generated from field: optional bool refresh = 6;
    */
