@@ -24,7 +24,7 @@ pub use parse::{duration, size};
 use host::Host;
 use layers::Layers;
 
-use crate::domain::{address::Range, asset::HostRule};
+use crate::domain::{address::Range, asset::HostRule, source::GitProtocol};
 pub use crate::{
     app::logs::SourceChoice,
     domain::{gpu::overrun::OnOverrun, restart::Policy},
@@ -77,6 +77,17 @@ pub struct Config {
     /// Folders below which builds may read their contexts and Dockerfiles, absolute.
     /// Default: none, so that no build reads this machine's files.
     pub build_roots: Vec<PathBuf>,
+    /// How builds may ask git repositories: `https`, `ssh`, `git`. Default `https`.
+    pub git_protocols: Vec<GitProtocol>,
+    /// Further certificate authorities for git over https, a PEM file. Default: none.
+    pub git_ca_file: Option<PathBuf>,
+    /// Most bytes of a build's source that is fetched or uploaded, from 1 KiB on.
+    /// Default 4 GiB.
+    pub build_source_max_bytes: u64,
+    /// How long fetching one may take, 1 s to 7 d. Default 30 m.
+    pub build_source_max_time: Duration,
+    /// How long an uploaded context waits for its build, 1 s to 7 d. Default 1 h.
+    pub build_upload_max_age: Duration,
     /// Registries, `host` or `host:port`, that are spoken to without TLS. Default: none.
     pub insecure_registries: Vec<String>,
     /// Origins whose web pages may call the API, as in `https://ui.example.com`, or
@@ -226,6 +237,25 @@ impl Config {
             port_address: layers.or("port_address", parse::ip, [0, 0, 0, 0].into())?,
             docker_config: layers.one("docker_config", parse::path)?,
             build_roots: layers.many("build_roots", parse::path)?.unwrap_or_default(),
+            git_protocols: layers
+                .many("git_protocols", parse::git_protocol)?
+                .unwrap_or_else(|| vec![GitProtocol::Https]),
+            git_ca_file: layers.one("git_ca_file", parse::path)?,
+            build_source_max_bytes: layers.or(
+                "build_source_max_bytes",
+                |v| parse::size(v, 1 << 10..=1 << 50),
+                4 << 30,
+            )?,
+            build_source_max_time: layers.or(
+                "build_source_max_time",
+                |v| parse::duration_up_to(v, DAY * 7, "7d"),
+                Duration::from_secs(30 * 60),
+            )?,
+            build_upload_max_age: layers.or(
+                "build_upload_max_age",
+                |v| parse::duration_up_to(v, DAY * 7, "7d"),
+                Duration::from_secs(3_600),
+            )?,
             insecure_registries: layers
                 .many("insecure_registries", parse::registry)?
                 .unwrap_or_default(),

@@ -25,13 +25,16 @@ mod data_dir;
 
 use crate::{
     app::{
-        self, Adapters, App, Settings, assets::AssetCacheSettings, events::EventLimits,
-        gpus::GpuSettings, logs::LogSettings, tasks::Tasks,
+        self, Adapters, App, Settings, assets::AssetCacheSettings, builds::SourceSettings,
+        events::EventLimits, gpus::GpuSettings, logs::LogSettings, tasks::Tasks,
     },
     config::{Config, Listen},
-    domain::{Error, Result, asset::Policy, metrics, ports::PortRange},
+    domain::{Error, Result, asset::Policy, metrics, ports::PortRange, source::Rules},
     engine::{Engine, LogFilesLimit},
-    fetch::{AssetFetcher, AssetLimits, AssetSettings, Registry, RegistrySettings},
+    fetch::{
+        AssetFetcher, AssetLimits, AssetSettings, GitFetcher, GitSettings, Registry,
+        RegistrySettings,
+    },
     gateway::Gateway,
     gpu::Gpus,
     rpc::{self, Auth, Permissions, pb},
@@ -60,6 +63,7 @@ pub async fn run(
     write_admin_token(&config, &app).await?;
     tasks.vital("tracker", &app, app::follow);
     tasks.vital("assets", &app, app::assets::clean);
+    tasks.vital("uploads", &app, app::builds::expire);
     tasks.vital("restarts", &app, app::restart::supervise);
     tasks.vital("probes", &app, app::health::ask_all);
     tasks.vital("probe results", &app, app::health::keep);
@@ -103,6 +107,13 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
         port_range: PortRange { first: config.port_range.0, last: config.port_range.1 },
         port_address: config.port_address,
         build_roots: config.build_roots.clone(),
+        source_rules: Rules { policy: policy.clone(), git_protocols: config.git_protocols.clone() },
+        sources: SourceSettings {
+            max_bytes: config.build_source_max_bytes,
+            stall: config.asset_stall_timeout,
+            min_free: config.asset_min_free_bytes,
+            upload_max_age: config.build_upload_max_age,
+        },
         assets: AssetCacheSettings {
             folder: config.asset_folder(),
             policy: policy.clone(),
@@ -137,20 +148,40 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
         docker_config: config.docker_config.clone(),
         timeout: config.engine_timeout,
     })?;
+    let limits = AssetLimits {
+        bytes: config.asset_max_bytes,
+        setting: "asset_max_bytes",
+        time: config.asset_max_time,
+        min_rate: config.asset_min_rate,
+        stall: config.asset_stall_timeout,
+        min_free: config.asset_min_free_bytes,
+    };
     let fetcher = AssetFetcher::new(AssetSettings {
-        policy,
+        policy: policy.clone(),
         file_svc: config.asset_file_svc.clone(),
+        limits,
+    })?;
+    let tarballs = AssetFetcher::new(AssetSettings {
+        policy: policy.clone(),
+        file_svc: None,
         limits: AssetLimits {
-            bytes: config.asset_max_bytes,
-            time: config.asset_max_time,
-            min_rate: config.asset_min_rate,
-            stall: config.asset_stall_timeout,
-            min_free: config.asset_min_free_bytes,
+            bytes: config.build_source_max_bytes,
+            setting: "build_source_max_bytes",
+            time: config.build_source_max_time,
+            ..limits
         },
     })?;
+    let git = GitFetcher::new(GitSettings {
+        policy,
+        ca_file: config.git_ca_file.clone(),
+        bytes: config.build_source_max_bytes,
+        time: config.build_source_max_time,
+        stall: config.asset_stall_timeout,
+        min_rate: config.asset_min_rate,
+    });
     let engine = Engine::new(&config.engine, config.engine_timeout);
     let gpus = Gpus::new(&config.nvml_library, config.gpu_drain_time)?;
-    let adapters = Adapters { engine, store, logs, registry, fetcher, gpus };
+    let adapters = Adapters { engine, store, logs, registry, fetcher, tarballs, git, gpus };
     App::new(settings, adapters, tasks).await
 }
 

@@ -22,6 +22,7 @@ use crate::{
         dockerfile::{self, base_images, needs_buildkit},
         event::{Subject, What},
         image::ImageRef,
+        source::Source,
     },
     engine::{
         ENGINE_UNREACHABLE,
@@ -29,6 +30,11 @@ use crate::{
         context::{Context, Sending, State},
     },
 };
+
+mod source;
+
+use source::Scratch;
+pub use source::{SourceSettings, Sources, Uploaded, expire};
 
 /// Most builds at once.
 const MOST: usize = 16;
@@ -45,19 +51,28 @@ type Events = mpsc::Sender<Result<BuildEvent>>;
 
 /// Builds that go on.
 #[derive(Debug, Default)]
-pub struct Builds(Arc<AtomicUsize>);
+pub struct Builds(Places);
+
+/// How many of something there are.
+#[derive(Debug, Default)]
+struct Places(Arc<AtomicUsize>);
 
 /// One of them.
+#[derive(Debug)]
 struct Place(Arc<AtomicUsize>);
 
-impl Builds {
-    fn enter(&self) -> Result<Place> {
+impl Places {
+    fn enter(
+        &self,
+        most: usize,
+        reason: &'static str,
+        told: impl FnOnce() -> String,
+    ) -> Result<Place> {
         let place = Place(self.0.clone());
-        if self.0.fetch_add(1, Ordering::Relaxed) < MOST {
-            return Ok(place);
+        match self.0.fetch_add(1, Ordering::Relaxed) < most {
+            true => Ok(place),
+            false => Err(Error::new(Kind::ResourceExhausted, reason, told())),
         }
-        let told = format!("{MOST} builds are under way; try again when one has ended");
-        Err(Error::new(Kind::ResourceExhausted, "TOO_MANY_BUILDS", told))
     }
 }
 
@@ -74,15 +89,21 @@ impl App {
         self: &Arc<Self>,
         request: BuildRequest,
     ) -> Result<impl Stream<Item = Result<BuildEvent>> + Send + use<>> {
-        let spec = BuildSpec::resolve(request)?;
-        let place = self.builds.enter()?;
-        let context = self.open_context(&spec).await?;
-        let builder = choose(&spec, &context.dockerfile)?;
+        let spec = BuildSpec::resolve(request, &self.settings.source_rules)?;
+        let place = self.builds.0.enter(MOST, "TOO_MANY_BUILDS", || {
+            format!("{MOST} builds are under way; try again when one has ended")
+        })?;
+        // What is wrong with a folder that is here is told before the stream begins.
+        let opened = match &spec.source {
+            Source::Path(path) => Some(self.open_path(&spec, path).await?),
+            _ => None,
+        };
+        let uploaded = self.take_upload(&spec.source)?;
         let (events, receiver) = mpsc::channel(AHEAD);
         let app = self.clone();
         self.tasks.background("build", async move {
             let _place = place;
-            let work = app.work(&spec, builder, context, &events);
+            let work = app.work(&spec, opened, uploaded, &events);
             let end = tokio::select! {
                 end = work => end,
                 () = events.closed() => return,
@@ -145,27 +166,36 @@ impl App {
         }
     }
 
-    async fn open_context(&self, spec: &BuildSpec) -> Result<Context> {
+    async fn open_path(&self, spec: &BuildSpec, path: &str) -> Result<(Builder, Context)> {
         let roots = self.settings.build_roots.clone();
         if roots.is_empty() {
             return Err(Error::precondition(
                 "NO_BUILD_ROOTS",
-                "this service builds from none of its node's folders; name those that it may read in build_roots",
+                "this service builds from none of its node's folders; name those that it may read in build_roots, or upload the context",
             ));
         }
-        Context::open(roots, spec.context_path.clone(), spec.dockerfile_path.clone()).await
+        let context = Context::open(roots, path.to_owned(), spec.dockerfile_path.clone()).await?;
+        Ok((choose(spec, &context.dockerfile)?, context))
     }
 
     async fn work(
         self: &Arc<Self>,
         spec: &BuildSpec,
-        builder: Builder,
-        context: Context,
+        opened: Option<(Builder, Context)>,
+        uploaded: Option<Arc<Scratch>>,
         events: &Events,
     ) -> Result<BuildEvent> {
+        let (builder, context, _held) = match opened {
+            Some((builder, context)) => (builder, context, None),
+            None => {
+                let (context, scratch) = self.open_source(spec, uploaded, events).await?;
+                (choose(spec, &context.dockerfile)?, context, Some(scratch))
+            }
+        };
         tell(events, BuildEvent::Started(builder)).await;
         let instructions = dockerfile::instructions(&context.dockerfile);
-        let credentials = self.credentials(&base_images(&instructions, &spec.args)).await?;
+        let images = base_images(&instructions, &spec.args);
+        let credentials = self.credentials(spec, &images).await?;
         let session = match builder {
             Builder::Classic => None,
             Builder::BuildKit => Some(self.engine.build_session(spec, &credentials).await?),
@@ -294,13 +324,24 @@ impl App {
         });
     }
 
-    async fn credentials(&self, images: &[String]) -> Result<Vec<(ImageRef, Credential)>> {
+    /// What opens the registries of the images: what the request gives, else what the
+    /// node's configuration has.
+    async fn credentials(
+        &self,
+        spec: &BuildSpec,
+        images: &[String],
+    ) -> Result<Vec<(ImageRef, Credential)>> {
         let mut found: Vec<(ImageRef, Credential)> = Vec::new();
         for image in images.iter().filter_map(|image| ImageRef::parse(image).ok()) {
             if found.iter().any(|(other, _)| other.registry() == image.registry()) {
                 continue;
             }
-            if let Some(credential) = self.credential_of(&image).await? {
+            let given = spec.logins.get(image.registry()).map(Credential::from);
+            let credential = match given {
+                Some(given) => Some(given),
+                None => self.credential_of(&image).await?,
+            };
+            if let Some(credential) = credential {
                 found.push((image, credential));
             }
         }

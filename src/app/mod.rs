@@ -14,10 +14,11 @@ use crate::{
         gpu::loss::Losses,
         ports::PortRange,
         restart::Policy,
+        source::Rules,
         spec::Defaults,
     },
     engine::{Engine, LogFilesLimit},
-    fetch::{AssetFetcher, Registry},
+    fetch::{AssetFetcher, GitFetcher, Registry},
     gpu::Gpus,
     store::{Record, Store, logs::LogStore},
 };
@@ -70,6 +71,10 @@ pub struct Settings {
     pub port_address: IpAddr,
     /// Folders that builds may read.
     pub build_roots: Vec<PathBuf>,
+    /// Where else builds may get their folders from.
+    pub source_rules: Rules,
+    /// What these may take.
+    pub sources: builds::SourceSettings,
     /// Where assets come from and how long they are kept.
     pub assets: assets::AssetCacheSettings,
     /// How logs are collected and kept.
@@ -117,6 +122,12 @@ pub struct App {
     pub images: images::Images,
     /// Builds that go on.
     builds: builds::Builds,
+    /// Folders of builds that come from elsewhere.
+    sources: builds::Sources,
+    /// Repositories.
+    git: GitFetcher,
+    /// Tarballs of web servers.
+    tarballs: AssetFetcher,
     /// Files that are fetched for containers.
     assets: assets::Assets,
     /// Facts about the node.
@@ -148,6 +159,10 @@ pub struct Adapters {
     pub registry: Registry,
     /// Sources of assets.
     pub fetcher: AssetFetcher,
+    /// Tarballs for builds.
+    pub tarballs: AssetFetcher,
+    /// Repositories for builds.
+    pub git: GitFetcher,
     /// The node's GPUs.
     pub gpus: Gpus,
 }
@@ -159,12 +174,13 @@ impl App {
         adapters: Adapters,
         tasks: tasks::Tasks,
     ) -> Result<Arc<Self>> {
-        let Adapters { engine, store, logs, registry, fetcher, gpus } = adapters;
+        let Adapters { engine, store, logs, registry, fetcher, tarballs, git, gpus } = adapters;
         let access = access::Tokens::load(&store).await?;
         let health = health::Healths::load(&store).await?;
         let restarts = restart::Restarts::load(&store).await?;
         Ok(Arc::new(Self {
             assets: assets::Assets::new(fetcher, &settings.assets)?,
+            sources: builds::Sources::open(&settings.data_dir)?,
             logs: logs::Logs::new(logs, settings.logs),
             settings,
             engine,
@@ -180,6 +196,8 @@ impl App {
             tags: gpus::Tags::default(),
             images: images::Images::default(),
             builds: builds::Builds::default(),
+            git,
+            tarballs,
             node: node::Facts::default(),
             helpers: keeps::Helpers::default(),
             place: place::Place::default(),

@@ -18,6 +18,8 @@ use super::{
     parse,
 };
 
+mod source;
+
 /// Output of a step that is kept to be shown when it fails.
 const KEPT: usize = 256 << 10;
 /// How often a running step shows how long it runs.
@@ -26,8 +28,19 @@ const TICK: Duration = Duration::from_millis(200);
 /// What to build.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Folder of the build, on the service's node
-    path: PathBuf,
+    /// Folder here, which is uploaded; or a git repository or tarball that the service
+    /// fetches, as https://host/app.git#main:sub or https://host/app.tar.gz
+    #[arg(value_name = "PATH|URL")]
+    path: String,
+    /// PATH is a folder on the service's node, below one of its build_roots
+    #[arg(long)]
+    on_node: bool,
+    /// User for the repository of a URL
+    #[arg(long, value_name = "USER", default_value = "", hide_default_value = true)]
+    source_user: String,
+    /// File with the password or token for the repository of a URL
+    #[arg(long, value_name = "FILE")]
+    source_password_file: Option<PathBuf>,
     /// Name of the image, as app:1; repeatable
     #[arg(short, long = "tag", required = true, value_name = "NAME")]
     tags: Vec<String>,
@@ -79,7 +92,16 @@ enum Kind {
 
 pub(super) async fn build(args: Args, session: Session, out: Output) -> Result<(), Failure> {
     let quiet = args.quiet;
-    let request = request(args)?;
+    let mut request = request(&args);
+    match source::of_url(&args)? {
+        Some(found) => request.source = Some(found),
+        None if args.on_node => {
+            // The service knows nothing of the folder that this was called in.
+            let path = std::path::absolute(&args.path)?;
+            request.context_path = path.to_string_lossy().into_owned();
+        }
+        None => source::upload(&session, &args, &mut request).await?,
+    }
     let mut stream = session.builds().build_image_stream(request).await?.into_inner();
     let mut view = View::new(out, quiet);
     loop {
@@ -107,30 +129,28 @@ pub(super) async fn build(args: Args, session: Session, out: Output) -> Result<(
     Err(Failure::Other("the service ended the build without saying that it is done".to_owned()))
 }
 
-fn request(args: Args) -> Result<pb::BuildImageStreamRequest, Failure> {
-    // The service knows nothing of the folder that this was called in.
-    let path = std::path::absolute(&args.path)?;
-    let mut tags = args.tags.into_iter();
+fn request(args: &Args) -> pb::BuildImageStreamRequest {
+    let mut tags = args.tags.iter().cloned();
     let builder = match args.builder {
         Kind::Auto => pb::BuilderKind::Unspecified,
         Kind::Classic => pb::BuilderKind::Classic,
         Kind::Buildkit => pb::BuilderKind::Buildkit,
     };
-    Ok(pb::BuildImageStreamRequest {
+    pb::BuildImageStreamRequest {
         name: tags.next().unwrap_or_default(),
         tags: tags.collect(),
-        context_path: path.to_string_lossy().into_owned(),
-        dockerfile_path: args.file,
-        build_args: args.build_arg,
-        target: args.target,
-        platform: args.platform,
+        dockerfile_path: args.file.clone(),
+        build_args: args.build_arg.clone(),
+        target: args.target.clone(),
+        platform: args.platform.clone(),
         no_cache: args.no_cache,
         pull: args.pull,
-        labels: args.labels,
-        secrets: args.secrets,
-        cache_from: args.cache_from,
+        labels: args.labels.clone(),
+        secrets: args.secrets.clone(),
+        cache_from: args.cache_from.clone(),
         builder: builder.into(),
-    })
+        ..Default::default()
+    }
 }
 
 /// How a build is shown, all on stderr.

@@ -52,6 +52,21 @@ pub struct ServeArgs {
     /// Folder below which builds may read; repeatable [default: none]
     #[arg(long = "build-roots", alias = "build-root", value_name = "DIR")]
     pub build_roots: Vec<String>,
+    /// How builds may ask git repositories: https, ssh or git; repeatable [default: https]
+    #[arg(long = "git-protocols", alias = "git-protocol", value_name = "PROTOCOL")]
+    pub git_protocols: Vec<String>,
+    /// PEM file with further certificate authorities for git over https
+    #[arg(long, value_name = "FILE")]
+    pub git_ca_file: Option<String>,
+    /// Most bytes of a build's source that is fetched or uploaded [default: 4GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub build_source_max_bytes: Option<String>,
+    /// How long fetching one may take [default: 30m]
+    #[arg(long, value_name = "TIME")]
+    pub build_source_max_time: Option<String>,
+    /// How long an uploaded context waits for its build [default: 1h]
+    #[arg(long, value_name = "TIME")]
+    pub build_upload_max_age: Option<String>,
     /// Registry that is spoken to without TLS, host or host:port; repeatable
     #[arg(long = "insecure-registries", alias = "insecure-registry", value_name = "HOST")]
     pub insecure_registries: Vec<String>,
@@ -188,6 +203,11 @@ impl ServeArgs {
             ("port_address", one(&self.port_address)),
             ("docker_config", one(&self.docker_config)),
             ("build_roots", self.build_roots.clone()),
+            ("git_protocols", self.git_protocols.clone()),
+            ("git_ca_file", one(&self.git_ca_file)),
+            ("build_source_max_bytes", one(&self.build_source_max_bytes)),
+            ("build_source_max_time", one(&self.build_source_max_time)),
+            ("build_upload_max_age", one(&self.build_upload_max_age)),
             ("insecure_registries", self.insecure_registries.clone()),
             ("cors_origins", self.cors_origins.clone()),
             ("max_body_bytes", one(&self.max_body_bytes)),

@@ -22,6 +22,13 @@ pub(super) fn describe(config: &Config) -> String {
     text.maybe("docker_config", config.docker_config.as_ref().map(|path| path.display()));
     let roots: Vec<_> = config.build_roots.iter().map(|path| path.display()).collect();
     text.list("build_roots", &roots);
+    text.list("git_protocols", &config.git_protocols);
+    text.maybe("git_ca_file", config.git_ca_file.as_ref().map(|path| path.display()));
+    text.bare("build_source_max_bytes", config.build_source_max_bytes);
+    let time = config.build_source_max_time.as_millis();
+    text.string("build_source_max_time", format_args!("{time}ms"));
+    let age = config.build_upload_max_age.as_millis();
+    text.string("build_upload_max_age", format_args!("{age}ms"));
     text.list("insecure_registries", &config.insecure_registries);
     text.list("cors_origins", &config.cors_origins);
     text.bare("max_body_bytes", config.max_body_bytes);

@@ -10,7 +10,9 @@ use std::{
 use http::{Uri, uri::Authority};
 use tracing_subscriber::EnvFilter;
 
-use super::{HostRule, Listen, LogFormat, OnOverrun, Policy, Range, SourceChoice};
+use super::{
+    GitProtocol, HostRule, Listen, LogFormat, OnOverrun, Policy, Range, SourceChoice,
+};
 
 type Parsed<T> = Result<T, String>;
 
@@ -235,6 +237,11 @@ pub(super) fn gpu_interval(text: &str) -> Parsed<Duration> {
 pub(super) fn overrun(text: &str) -> Parsed<OnOverrun> {
     OnOverrun::from_word(text)
         .ok_or_else(|| "is no action on an overrun; write report, restart or stop".to_owned())
+}
+
+pub(super) fn git_protocol(text: &str) -> Parsed<GitProtocol> {
+    let found = GitProtocol::ALL.into_iter().find(|protocol| protocol.word() == text);
+    found.ok_or_else(|| "is no way to ask a repository; write https, ssh or git".to_owned())
 }
 
 pub(super) fn restart_policy(text: &str) -> Parsed<Policy> {

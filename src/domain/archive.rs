@@ -3,6 +3,8 @@
 //!
 //! Only headers are looked at, so any archive takes the same memory. What unpacks
 //! it is locked in too; this tells a caller what is wrong before anything is done.
+//!
+//! The same walk through the bytes tells what the entries are, to who unpacks them.
 
 use super::{Error, Kind, Result};
 
@@ -15,8 +17,9 @@ const LONGEST: u64 = 64 << 10;
 /// Follows an archive through its bytes.
 #[derive(Debug)]
 pub struct Checker {
-    /// Where the directory is for those who use it: links may name it in full.
-    root: Vec<Vec<u8>>,
+    /// Where the directory is for those who use it: links may name it in full. `None`
+    /// where nobody follows a link, so that it may lead anywhere.
+    root: Option<Vec<Vec<u8>>>,
     state: State,
     /// What the entry's own extensions say, until its header comes.
     said: Said,
@@ -34,12 +37,54 @@ struct Said {
     size: Option<u64>,
 }
 
+/// What sort of thing an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sort {
+    /// A file; its bytes follow.
+    File,
+    /// Another name of an earlier entry.
+    HardLink,
+    /// A symbolic link.
+    Symlink,
+    /// A folder.
+    Folder,
+    /// A named pipe.
+    Fifo,
+}
+
+/// An entry, as its headers say.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// What it is.
+    pub sort: Sort,
+    /// Where it belongs: relative, without `..`.
+    pub path: &'a [u8],
+    /// Where a link leads to.
+    pub target: &'a [u8],
+    /// Permissions.
+    pub mode: u32,
+    /// Bytes of a file.
+    pub size: u64,
+    /// Seconds since 1970.
+    pub mtime: u64,
+}
+
+/// What an archive holds, piece by piece.
+#[derive(Debug)]
+pub enum Part<'a> {
+    /// An entry begins, and the one before has ended.
+    Entry(Entry<'a>),
+    /// Bytes of the file at hand.
+    Data(&'a [u8]),
+}
+
 #[derive(Debug)]
 enum State {
     /// A header, of which so much has come.
     Header(Vec<u8>),
-    /// Data of an entry, so many bytes of which are to come.
-    Data(u64),
+    /// Data of an entry, so many bytes of which are to come, and what fills its last
+    /// block.
+    Data { left: u64, filling: u64 },
     /// The fields of an extension, and what fills its last block.
     Extension { kind: u8, size: u64, padded: u64, read: Vec<u8> },
     /// The end was there; what follows is filling.
@@ -49,23 +94,47 @@ enum State {
 impl Checker {
     /// For an archive that is unpacked where this path leads to.
     pub fn new(root: &str) -> Self {
-        let root = parts(root.as_bytes()).map(<[u8]>::to_vec).collect();
+        Self::with(Some(parts(root.as_bytes()).map(<[u8]>::to_vec).collect()))
+    }
+
+    /// For an archive of which nobody follows a link.
+    pub fn of_any_links() -> Self {
+        Self::with(None)
+    }
+
+    fn with(root: Option<Vec<Vec<u8>>>) -> Self {
         let state = State::Header(Vec::new());
         Self { root, state, said: Said::default(), entries: 0 }
     }
 
     /// Takes the next bytes.
-    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<()> {
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<()> {
+        self.read(bytes, &mut |_| Ok(()))
+    }
+
+    /// Takes the next bytes and tells what they are.
+    pub fn read(
+        &mut self,
+        mut bytes: &[u8],
+        tell: &mut dyn FnMut(Part<'_>) -> Result<()>,
+    ) -> Result<()> {
         while !bytes.is_empty() {
             let state = std::mem::replace(&mut self.state, State::Ended);
             self.state = match state {
                 State::Ended => return Ok(()),
-                State::Data(left) => {
-                    let take = usize::try_from(left).unwrap_or(bytes.len()).min(bytes.len());
-                    bytes = &bytes[take..];
-                    match left - take as u64 {
-                        0 => State::Header(Vec::new()),
-                        left => State::Data(left),
+                State::Data { left, filling } => {
+                    let up_to = |most: u64, bytes: &[u8]| {
+                        usize::try_from(most).unwrap_or(bytes.len()).min(bytes.len())
+                    };
+                    let (data, rest) = bytes.split_at(up_to(left, bytes));
+                    if !data.is_empty() {
+                        tell(Part::Data(data))?;
+                    }
+                    let skip = if data.len() as u64 == left { up_to(filling, rest) } else { 0 };
+                    bytes = &rest[skip..];
+                    match (left - data.len() as u64, filling - skip as u64) {
+                        (0, 0) => State::Header(Vec::new()),
+                        (left, filling) => State::Data { left, filling },
                     }
                 }
                 State::Extension { kind, size, padded, mut read } => {
@@ -85,7 +154,10 @@ impl Checker {
                     let take = (BLOCK - header.len()).min(bytes.len());
                     header.extend_from_slice(&bytes[..take]);
                     bytes = &bytes[take..];
-                    if header.len() < BLOCK { State::Header(header) } else { self.header(&header)? }
+                    match header.len() < BLOCK {
+                        true => State::Header(header),
+                        false => self.header(&header, tell)?,
+                    }
                 }
             };
         }
@@ -104,7 +176,11 @@ impl Checker {
         }
     }
 
-    fn header(&mut self, header: &[u8]) -> Result<State> {
+    fn header(
+        &mut self,
+        header: &[u8],
+        tell: &mut dyn FnMut(Part<'_>) -> Result<()>,
+    ) -> Result<State> {
         if header.iter().all(|byte| *byte == 0) {
             return Ok(State::Ended);
         }
@@ -134,31 +210,48 @@ impl Checker {
         let target = said.gnu_target.or(said.target);
         let target = target.unwrap_or_else(|| text(&header[157..257]).to_vec());
         let size = said.size.unwrap_or(size);
-        self.entry(kind, &path, &target)?;
-        // Only files have data, whatever their header says; and in old archives a folder
-        // is a file whose name ends so.
-        let is_file = matches!(kind, b'0' | b'7') || (kind == 0 && !path.ends_with(b"/"));
-        let data = if is_file { size } else { 0 };
-        let blocks = data.checked_next_multiple_of(BLOCK as u64);
-        let data = blocks.ok_or_else(|| wrong(&path, "is larger than anything"))?;
-        Ok(if data == 0 { State::Header(Vec::new()) } else { State::Data(data) })
+        let sort = match self.entry(kind, &path, &target)? {
+            // In old archives a folder is a file whose name ends so.
+            Sort::File if path.ends_with(b"/") && (kind == 0 || size == 0) => Sort::Folder,
+            sort => sort,
+        };
+        // Only files have data, whatever their header says.
+        let size = if sort == Sort::File { size } else { 0 };
+        let blocks = size.checked_next_multiple_of(BLOCK as u64);
+        let blocks = blocks.ok_or_else(|| wrong(&path, "is larger than anything"))?;
+        let mode = number(&header[100..108]).and_then(|mode| u32::try_from(mode).ok());
+        tell(Part::Entry(Entry {
+            sort,
+            path: &path,
+            target: &target,
+            mode: mode.unwrap_or(0) & 0o7777,
+            size,
+            mtime: number(&header[136..148]).unwrap_or(0),
+        }))?;
+        Ok(match size {
+            0 => State::Header(Vec::new()),
+            left => State::Data { left, filling: blocks - size },
+        })
     }
 
-    fn entry(&self, kind: u8, path: &[u8], target: &[u8]) -> Result<()> {
+    fn entry(&self, kind: u8, path: &[u8], target: &[u8]) -> Result<Sort> {
         let depth = depth(path).map_err(|why| wrong(path, why))?;
         let link = |why: &str| {
             let target = String::from_utf8_lossy(target).into_owned();
             wrong(path, &format!("links to \"{target}\", which {why}"))
         };
         match kind {
-            0 | b'0' | b'5' | b'6' | b'7' => Ok(()),
+            0 | b'0' | b'7' => Ok(Sort::File),
+            b'5' => Ok(Sort::Folder),
+            b'6' => Ok(Sort::Fifo),
             // A hard link names another entry.
-            b'1' => self::depth(target).map(drop).map_err(link),
+            b'1' => self::depth(target).map(|_| Sort::HardLink).map_err(link),
+            b'2' if self.root.is_none() => Ok(Sort::Symlink),
             b'2' if target.starts_with(b"/") => match self.is_inside(target) {
-                true => Ok(()),
+                true => Ok(Sort::Symlink),
                 false => Err(link("is outside; links must stay inside")),
             },
-            b'2' => follows(depth.saturating_sub(1), target).map_err(link),
+            b'2' => follows(depth.saturating_sub(1), target).map(|()| Sort::Symlink).map_err(link),
             b'3' | b'4' => Err(wrong(path, "is a device; leave it out")),
             b'S' => Err(wrong(path, "is a sparse file; make the archive without --sparse")),
             _ => Err(wrong(path, "is of a kind that is not known; leave it out")),
@@ -168,7 +261,7 @@ impl Checker {
     /// True for a whole path that stays below the root.
     fn is_inside(&self, target: &[u8]) -> bool {
         let mut parts = parts(target);
-        let below = self.root.iter().all(|part| parts.next() == Some(part));
+        let below = self.root.iter().flatten().all(|part| parts.next() == Some(part));
         below && parts.all(|part| part != b"..")
     }
 

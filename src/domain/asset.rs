@@ -305,7 +305,8 @@ fn env_var_key(key: &str) -> Result<(), String> {
     }
 }
 
-fn checksum(text: &str) -> Result<String, String> {
+/// A sha256 in lower-case digits.
+pub fn checksum(text: &str) -> Result<String, String> {
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
     match digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         true => Ok(digits.to_ascii_lowercase()),

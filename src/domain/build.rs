@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use super::{Error, Result, error::FieldViolation, image::ImageRef};
+use super::{
+    Error, Result,
+    error::FieldViolation,
+    image::ImageRef,
+    source::{Given, Login, Rules, Source},
+};
 
 /// Most further tags, build args, labels, secrets and images to take layers from.
 const MOST: usize = 256;
@@ -45,8 +50,10 @@ impl fmt::Debug for Secret {
 pub struct BuildRequest {
     /// Name of the image.
     pub name: String,
-    /// Folder on the node.
+    /// Folder on the node; empty where there is another source.
     pub context_path: String,
+    /// What else the folder comes from.
+    pub source: Option<Given>,
     /// Dockerfile, from that folder; empty is `Dockerfile`.
     pub dockerfile_path: String,
     /// Further names.
@@ -69,6 +76,8 @@ pub struct BuildRequest {
     pub cache_from: Vec<String>,
     /// What shall build; `None` chooses.
     pub builder: Option<Builder>,
+    /// What opens the registries of its images, by their hosts.
+    pub logins: Vec<(String, Login)>,
 }
 
 /// A build whose request makes sense.
@@ -76,8 +85,8 @@ pub struct BuildRequest {
 pub struct BuildSpec {
     /// All names of the image, at least one, each once.
     pub names: Vec<ImageRef>,
-    /// Folder on the node.
-    pub context_path: String,
+    /// Where the folder comes from.
+    pub source: Source,
     /// Dockerfile; empty is `Dockerfile`.
     pub dockerfile_path: String,
     /// Arguments.
@@ -98,6 +107,8 @@ pub struct BuildSpec {
     pub cache_from: Vec<ImageRef>,
     /// What shall build; `None` chooses.
     pub builder: Option<Builder>,
+    /// What opens registries, by their hosts as images name them.
+    pub logins: BTreeMap<String, Login>,
 }
 
 /// Something that happens in a build.
@@ -183,7 +194,7 @@ pub struct Built {
 
 impl BuildSpec {
     /// Checks a request; all that is wrong is told at once.
-    pub fn resolve(request: BuildRequest) -> Result<Self> {
+    pub fn resolve(request: BuildRequest, rules: &Rules) -> Result<Self> {
         let mut wrong = Wrong(Vec::new());
         let mut names = Vec::new();
         let all = std::iter::once(("name".to_owned(), &request.name))
@@ -206,9 +217,30 @@ impl BuildSpec {
         for (at, text) in request.cache_from.iter().enumerate() {
             cache_from.extend(wrong.image(&format!("cacheFrom[{at}]"), text));
         }
-        if request.context_path.is_empty() {
-            wrong.add("contextPath", "is empty; name the folder of the build on the node");
-        }
+        let source = match request.source {
+            None if request.context_path.is_empty() => {
+                let why = "is empty; name the folder of the build on the node, or a source";
+                wrong.add("contextPath", why);
+                Source::Path(String::new())
+            }
+            None => Source::Path(request.context_path.clone()),
+            Some(_) if !request.context_path.is_empty() => {
+                wrong.add("source", "is given beside contextPath; leave one of them out");
+                Source::Path(String::new())
+            }
+            Some(given) => rules.check(given).unwrap_or_else(|(field, why)| {
+                wrong.add(&format!("source.{field}"), why);
+                Source::Path(String::new())
+            }),
+        };
+        let logins: Vec<_> = request
+            .logins
+            .into_iter()
+            .map(|(host, login)| (registry_of(&host).to_owned(), login))
+            .collect();
+        let logins = wrong.pairs("credentials", logins, |host| {
+            !host.contains(['/', '@', ' ', '\0']) && host.len() < 256
+        });
         for (field, text) in [
             ("contextPath", &request.context_path),
             ("dockerfilePath", &request.dockerfile_path),
@@ -241,7 +273,7 @@ impl BuildSpec {
         }
         let spec = Self {
             names,
-            context_path: request.context_path,
+            source,
             dockerfile_path: request.dockerfile_path,
             args,
             target: request.target,
@@ -252,6 +284,7 @@ impl BuildSpec {
             secrets,
             cache_from,
             builder: request.builder,
+            logins,
         };
         spec.check_question()?;
         Ok(spec)
@@ -287,6 +320,15 @@ impl BuildSpec {
                  with at most {LONGEST_QUESTION}; put what is long into a file of the context"
             ),
         ))
+    }
+}
+
+/// How images name a registry.
+fn registry_of(host: &str) -> &str {
+    let bare = host.trim_start_matches("https://").trim_end_matches("/v1/").trim_end_matches('/');
+    match bare {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io",
+        bare => bare,
     }
 }
 
@@ -358,7 +400,7 @@ mod tests {
             ..Default::default()
         };
         assert!(!format!("{request:?}").contains("hush"));
-        let error = BuildSpec::resolve(request).unwrap_err();
+        let error = BuildSpec::resolve(request, &Rules::default()).unwrap_err();
         let fields: Vec<_> = error.violations().iter().map(|wrong| wrong.field.as_str()).collect();
         let expected = [
             "name",
@@ -381,19 +423,43 @@ mod tests {
             labels: more,
             ..Default::default()
         };
-        assert!(BuildSpec::resolve(of("x".repeat(60_000), Vec::new())).is_ok());
+        let resolve = |request| BuildSpec::resolve(request, &Rules::default());
+        assert!(resolve(of("x".repeat(60_000), Vec::new())).is_ok());
         for (value, more) in [
             ("x".repeat(70_000), Vec::new()),
             ("\u{e4}".repeat(12_000), Vec::new()),
             ("\n".repeat(9_000), Vec::new()),
         ] {
-            let error = BuildSpec::resolve(of(value, more)).unwrap_err();
+            let error = resolve(of(value, more)).unwrap_err();
             assert_eq!(error.kind(), crate::domain::Kind::InvalidArgument);
             assert_eq!(error.violations()[0].field, "buildArgs", "{error}");
         }
         let labels = (0..100).map(|at| (format!("l{at}"), "v".repeat(700))).collect();
-        let error = BuildSpec::resolve(of("x".into(), labels)).unwrap_err();
+        let error = resolve(of("x".into(), labels)).unwrap_err();
         assert_eq!(error.violations()[0].field, "labels", "{error}");
+    }
+
+    #[test]
+    fn a_build_has_one_source_and_its_credentials_are_never_printed() {
+        let upload = || Some(Given::Upload("0".repeat(32)));
+        let login = || Login { username: "u".into(), password: Secret(b"hush".to_vec()) };
+        let request = |source, path: &str, hosts: &[&str]| BuildRequest {
+            name: "a".into(),
+            context_path: path.into(),
+            source,
+            logins: hosts.iter().map(|host| ((*host).to_owned(), login())).collect(),
+            ..Default::default()
+        };
+        let rules = Rules::default();
+        let both = request(upload(), "/x", &[]);
+        let error = BuildSpec::resolve(both, &rules).unwrap_err();
+        assert_eq!(error.violations()[0].field, "source", "{error}");
+        let twice = request(upload(), "", &["docker.io", "https://index.docker.io/v1/"]);
+        assert!(!format!("{twice:?}").contains("hush"));
+        let error = BuildSpec::resolve(twice, &rules).unwrap_err();
+        assert_eq!(error.violations()[0].field, "credentials[1]", "{error}");
+        let good = request(upload(), "", &["localhost:5000"]);
+        assert!(BuildSpec::resolve(good, &rules).unwrap().logins.contains_key("localhost:5000"));
     }
 
     #[test]
@@ -404,7 +470,7 @@ mod tests {
             context_path: "/x".into(),
             ..Default::default()
         };
-        let spec = BuildSpec::resolve(request).unwrap();
+        let spec = BuildSpec::resolve(request, &Rules::default()).unwrap();
         let names: Vec<_> = spec.names.iter().map(ImageRef::familiar).collect();
         assert_eq!(names, ["a:latest", "a:2"]);
     }

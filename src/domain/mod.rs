@@ -21,6 +21,7 @@ pub mod page;
 pub mod place;
 pub mod ports;
 pub mod restart;
+pub mod source;
 pub mod spec;
 
 pub use error::{Error, Kind, Result};

@@ -12,7 +12,7 @@ pub use listed::{ListedImage, Removed};
 pub use push::{Pushed, Pushing};
 
 use super::{Engine, errors};
-use crate::domain::{Kind, Result, image::ImageRef};
+use crate::domain::{Kind, Result, image::ImageRef, source::Login};
 
 /// What opens a registry.
 #[derive(Clone, Default)]
@@ -23,6 +23,13 @@ pub struct Credential {
     pub password: String,
     /// Identity token, in place of a password.
     pub identity_token: Option<String>,
+}
+
+impl From<&Login> for Credential {
+    fn from(login: &Login) -> Self {
+        let password = String::from_utf8_lossy(&login.password.0).into_owned();
+        Self { username: login.username.clone(), password, identity_token: None }
+    }
 }
 
 /// One message of the engine about one layer.

@@ -1,4 +1,4 @@
-//! Questions to other servers over HTTP: the only place with reqwest.
+//! Questions to other servers: the only place with reqwest, and what calls git.
 //!
 //! Questions to registries go through `http`, which resolves names behind `guard`, follows
 //! redirects itself and never takes an `Authorization` to another origin. Assets have a
@@ -7,6 +7,7 @@
 pub mod assets;
 mod challenge;
 pub mod docker_config;
+mod git;
 mod guard;
 mod helper;
 mod http;
@@ -16,6 +17,7 @@ mod tags;
 mod tests;
 mod token;
 
-pub use assets::{AssetFetcher, AssetLimits, AssetSettings};
+pub use assets::{ASSET_REFUSED, AssetFetcher, AssetLimits, AssetSettings};
 pub use docker_config::{Credential, DockerConfig};
+pub use git::{GitFetcher, GitSettings};
 pub use registry::{Registry, RegistrySettings};

@@ -39,10 +39,12 @@ impl Raws {
             Some(Raw { method, path, rpc })
         };
         let keeps = "containersvc.v1.KeepService";
+        let builds = "containersvc.v1.BuildService";
         let archive = "/container-svc/keep/archive";
         let all = [
             one(Method::GET, archive, keeps, "ExportKeep"),
             one(Method::PUT, archive, keeps, "ImportKeep"),
+            one(Method::POST, "/container-svc/image/context", builds, "UploadBuildContext"),
         ];
         Self(all.into_iter().flatten().collect())
     }

@@ -3,14 +3,24 @@
 use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt as _};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Service,
-    convert::signed,
-    pb::{self, build_image_stream_response::Event, build_service_server::BuildService},
+    convert::{signed, timestamp},
+    pb::{
+        self, build_image_stream_response::Event, build_service_server::BuildService,
+        build_source::Source,
+    },
 };
-use crate::domain::build::{BuildEvent, BuildRequest, Builder, Built, Failure, Secret, Step};
+use crate::{
+    app::builds::Uploaded,
+    domain::{
+        Error, Kind,
+        build::{BuildEvent, BuildRequest, Builder, Built, Failure, Secret, Step},
+        source::{Given, Login},
+    },
+};
 
 #[tonic::async_trait]
 impl BuildService for Service {
@@ -31,6 +41,25 @@ impl BuildService for Service {
     ) -> Result<Response<Self::BuildImageStreamStream>, Status> {
         let events = self.0.build(request.into_inner().into()).await?;
         Ok(Response::new(Box::pin(events.map(|event| Ok(event?.into())))))
+    }
+
+    async fn upload_build_context(
+        &self,
+        request: Request<Streaming<pb::UploadBuildContextRequest>>,
+    ) -> Result<Response<pb::UploadBuildContextResponse>, Status> {
+        let pieces = request.into_inner().map(|message| match message {
+            Ok(message) => Ok(message.data.into()),
+            Err(status) => {
+                let broke = "the archive did not come to its end";
+                Err(Error::new(Kind::Cancelled, "UPLOAD_BROKE", broke).because(status))
+            }
+        });
+        let Uploaded { id, bytes, expires_at } = self.0.upload_context(pieces).await?;
+        Ok(Response::new(pb::UploadBuildContextResponse {
+            upload_id: id,
+            bytes: signed(bytes),
+            expires_at: Some(timestamp(expires_at)),
+        }))
     }
 }
 
@@ -60,6 +89,8 @@ macro_rules! build_from {
                     secrets: secrets.map(|secret| (secret.id, Secret(secret.value))).collect(),
                     cache_from: request.cache_from,
                     builder,
+                    source: request.source.map(given),
+                    logins: request.credentials.into_iter().map(login).collect(),
                 }
             }
         }
@@ -68,6 +99,35 @@ macro_rules! build_from {
 
 build_from!(pb::BuildImageRequest);
 build_from!(pb::BuildImageStreamRequest);
+
+fn given(source: pb::BuildSource) -> Given {
+    match source.source {
+        Some(Source::Git(git)) => Given::Git {
+            url: git.url,
+            reference: git.r#ref,
+            subdirectory: git.subdirectory,
+            login: git.credential.map(Into::into),
+        },
+        Some(Source::Tarball(tarball)) => Given::Tarball {
+            url: tarball.url,
+            sha256: tarball.sha256,
+            subdirectory: tarball.subdirectory,
+        },
+        Some(Source::UploadId(id)) => Given::Upload(id),
+        None => Given::Upload(String::new()),
+    }
+}
+
+fn login(given: pb::BuildCredential) -> (String, Login) {
+    let password = Secret(given.password.into_bytes());
+    (given.registry, Login { username: given.username, password })
+}
+
+impl From<pb::RegistryCredential> for Login {
+    fn from(given: pb::RegistryCredential) -> Self {
+        Self { username: given.username, password: Secret(given.password.into_bytes()) }
+    }
+}
 
 impl From<BuildEvent> for pb::BuildImageStreamResponse {
     fn from(event: BuildEvent) -> Self {

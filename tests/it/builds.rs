@@ -17,6 +17,8 @@ mod bad_input;
 mod beside_docker;
 mod buildkit;
 mod ends;
+mod git;
+mod sources;
 mod tells;
 
 /// A folder with these files, the only one that its service may read; and the

@@ -20,15 +20,15 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_container-svc");
 
 /// How a call of the program ended.
 #[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ended {
     /// What it printed, when it succeeded.
-    fn done(self) -> String {
+    pub(crate) fn done(self) -> String {
         assert_eq!((self.code, self.err.as_str()), (Some(0), ""), "{self:?}");
         self.out
     }
@@ -71,7 +71,7 @@ async fn ended(child: Child) -> Ended {
     Ended { code: out.status.code(), out: text(&out.stdout), err: text(&out.stderr) }
 }
 
-async fn cli(service: &Service, args: &[&str]) -> Ended {
+pub(crate) async fn cli(service: &Service, args: &[&str]) -> Ended {
     let mut command = of(service, PROGRAM);
     command.args(args);
     end(command).await

@@ -26,7 +26,10 @@ mod beneath;
 mod tar;
 #[cfg(test)]
 mod tests;
+mod unpack;
 mod walk;
+
+pub use unpack::{UnpackLimits, unpack};
 
 use beneath::{Place, Roots, Unusable};
 use walk::{Archive, Stop};

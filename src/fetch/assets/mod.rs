@@ -54,6 +54,8 @@ pub struct AssetSettings {
 pub struct AssetLimits {
     /// Most bytes.
     pub bytes: u64,
+    /// The setting that decides them, for errors.
+    pub setting: &'static str,
     /// Most time, all tries together.
     pub time: Duration,
     /// Least bytes a second, over `stall`.
@@ -231,10 +233,10 @@ fn refused(url: &str, why: &str) -> Error {
     Error::new(Kind::InvalidArgument, ASSET_REFUSED, why).with("url", asset::shown(url))
 }
 
-fn too_large(url: &str, bytes: u64, most: u64) -> Error {
-    let what = format!(
-        "has {bytes} bytes or more; at most {most} are fetched, which asset_max_bytes decides"
-    );
+fn too_large(url: &str, bytes: u64, limits: &AssetLimits) -> Error {
+    let AssetLimits { bytes: most, setting, .. } = limits;
+    let what =
+        format!("has {bytes} bytes or more; at most {most} are fetched, which {setting} decides");
     failed("ASSET_TOO_LARGE", url, &what)
 }
 

@@ -111,7 +111,7 @@ impl Part {
     /// Refuses a length that is too large for the limits or for the disk.
     pub(super) fn check(&self, total: u64) -> Result<()> {
         if total > self.limits.bytes {
-            return Err(too_large(&self.beside.url, total, self.limits.bytes));
+            return Err(too_large(&self.beside.url, total, &self.limits));
         }
         self.room(total.saturating_sub(self.length))
     }
@@ -130,7 +130,7 @@ impl Part {
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let length = self.length + bytes.len() as u64;
         if length > self.limits.bytes {
-            return Err(too_large(&self.beside.url, length, self.limits.bytes));
+            return Err(too_large(&self.beside.url, length, &self.limits));
         }
         if length - self.looked >= LOOK {
             self.looked = length;

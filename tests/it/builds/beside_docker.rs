@@ -20,7 +20,7 @@ use crate::support::docker;
 const COPY: &str = "COPY . /ctx/\n";
 
 /// Builds by the docker command with the classic builder, of whatever version.
-fn by_docker(tree: &Tree, more: &[&str]) -> String {
+pub(super) fn by_docker(tree: &Tree, more: &[&str]) -> String {
     let out = Command::new("docker")
         .env("DOCKER_BUILDKIT", "0")
         .args(["build", "-q"])

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Reads until the build writes this.
-async fn reads(
+pub(super) async fn reads(
     stream: &mut tonic::Streaming<container_svc::rpc::pb::BuildImageStreamResponse>,
     word: &str,
 ) {

@@ -1,0 +1,328 @@
+//! Unpacks an archive that becomes a build context into a folder of its own.
+//!
+//! Every folder on the way to an entry is opened without following a link, so whatever
+//! the archive says, nothing is written outside. Links are made as they are.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read, Write as _},
+    os::fd::OwnedFd,
+    path::Path,
+};
+
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps},
+    io::Errno,
+};
+
+use crate::domain::{
+    Error, Kind, Result,
+    archive::{Checker, Entry, Part, Sort},
+};
+
+/// Bytes that are read at once.
+const PIECE: usize = 256 << 10;
+/// Most entries.
+const MOST: u64 = 1_000_000;
+/// Most folders inside each other, as the walk takes them.
+const DEEPEST: usize = 200;
+/// Bytes after which the disk is looked at again.
+const LOOK: u64 = 16 << 20;
+/// Folders that are held open.
+const HELD: usize = 32;
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+
+/// What an archive may take.
+#[derive(Debug, Clone, Copy)]
+pub struct UnpackLimits {
+    /// Most bytes of all its files.
+    pub bytes: u64,
+    /// Bytes that stay free on the disk.
+    pub min_free: u64,
+}
+
+/// Reads an archive, plain or compressed by gzip or zstd, and makes what it holds below
+/// a folder; answers with the bytes of its files. `wanted` is asked often.
+///
+/// INVALID_ARGUMENT for what is no archive, is not whole or would lead out of the
+/// folder, RESOURCE_EXHAUSTED for more than the limits allow.
+pub fn unpack(
+    archive: impl Read,
+    folder: &Path,
+    limits: UnpackLimits,
+    wanted: &dyn Fn() -> bool,
+) -> Result<u64> {
+    let root = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root =
+        rustix::fs::open(folder, root, Mode::empty()).map_err(|why| unusable(b"", why.into()))?;
+    let mut unpack = Unpack {
+        root,
+        limits,
+        bytes: 0,
+        entries: 0,
+        looked: 0,
+        file: None,
+        held: HashMap::new(),
+        folders: Vec::new(),
+    };
+    let mut checker = Checker::of_any_links();
+    let mut archive = plain(archive)?;
+    let mut buffer = vec![0; PIECE];
+    loop {
+        if !wanted() {
+            return Err(Error::new(Kind::Cancelled, "GIVEN_UP", "nobody wants the context"));
+        }
+        match archive.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => checker.read(&buffer[..read], &mut |part| match part {
+                Part::Entry(entry) => unpack.entry(&entry),
+                Part::Data(data) => unpack.data(data),
+            })?,
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+            Err(why) => return Err(unread(why)),
+        }
+    }
+    checker.finish()?;
+    unpack.end()
+}
+
+/// Undoes the compression, if there is one.
+fn plain<'a>(mut archive: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
+    let mut head = Vec::new();
+    archive.by_ref().take(4).read_to_end(&mut head).map_err(unread)?;
+    let compressed = (head.starts_with(GZIP), head == ZSTD);
+    let whole = io::Cursor::new(head).chain(archive);
+    Ok(match compressed {
+        (true, _) => Box::new(flate2::read::MultiGzDecoder::new(whole)),
+        (_, true) => Box::new(zstd::stream::read::Decoder::new(whole).map_err(unread)?),
+        _ => Box::new(whole),
+    })
+}
+
+struct Unpack {
+    root: OwnedFd,
+    limits: UnpackLimits,
+    bytes: u64,
+    entries: u64,
+    looked: u64,
+    /// The file that is being written, its mode and its time.
+    file: Option<(File, u32, u64, Vec<u8>)>,
+    /// Folders by their paths.
+    held: HashMap<Vec<u8>, OwnedFd>,
+    /// Modes and times of folders, which are set last: one may be closed to its owner.
+    folders: Vec<(Vec<u8>, u32, u64)>,
+}
+
+impl Unpack {
+    fn entry(&mut self, entry: &Entry<'_>) -> Result<()> {
+        self.close()?;
+        self.entries += 1;
+        if self.entries > MOST {
+            return Err(too_large(&format!("has more than {MOST} entries")));
+        }
+        let parts: Vec<&[u8]> = parts(entry.path).collect();
+        if parts.len() > DEEPEST {
+            let why = format!("has more than {DEEPEST} folders inside each other");
+            return Err(refused(entry.path, &why));
+        }
+        let Some((name, above)) = parts.split_last() else {
+            return Ok(()); // The folder itself.
+        };
+        let path = parts.join(&b'/');
+        let failed = |why: Errno| unusable(entry.path, why.into());
+        if entry.sort == Sort::Folder {
+            self.folder(&parts, entry.path)?;
+            self.folders.push((path, entry.mode, entry.mtime));
+            return Ok(());
+        }
+        self.room(entry.size)?;
+        let link = match entry.sort {
+            Sort::HardLink => Some(self.linked(entry)?),
+            _ => None,
+        };
+        let folder = self.folder(above, entry.path)?;
+        // As tar does: the later of two of one name counts.
+        match rustix::fs::unlinkat(folder, *name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(why) => return Err(failed(why)),
+        }
+        match entry.sort {
+            Sort::Symlink => rustix::fs::symlinkat(entry.target, folder, *name).map_err(failed),
+            Sort::Fifo => {
+                let mode = Mode::from_raw_mode(entry.mode);
+                rustix::fs::mknodat(folder, *name, FileType::Fifo, mode, 0).map_err(failed)
+            }
+            Sort::HardLink => {
+                let (from, target) = link.ok_or_else(|| Error::internal("a link has no target"))?;
+                rustix::fs::linkat(from, &target[..], folder, *name, AtFlags::empty())
+                    .map_err(failed)
+            }
+            Sort::File | Sort::Folder => {
+                let flags = OFlags::WRONLY
+                    | OFlags::CREATE
+                    | OFlags::EXCL
+                    | OFlags::NOFOLLOW
+                    | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(folder, *name, flags, Mode::from_raw_mode(0o600));
+                let file = File::from(file.map_err(failed)?);
+                self.file = Some((file, entry.mode, entry.mtime, path));
+                Ok(())
+            }
+        }
+    }
+
+    fn data(&mut self, data: &[u8]) -> Result<()> {
+        self.bytes += data.len() as u64;
+        if self.bytes - self.looked >= LOOK {
+            self.looked = self.bytes;
+            self.room(0)?;
+        }
+        match &mut self.file {
+            Some((file, _, _, path)) => file.write_all(data).map_err(|why| unusable(path, why)),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the file at hand.
+    fn close(&mut self) -> Result<()> {
+        let Some((file, mode, mtime, path)) = self.file.take() else { return Ok(()) };
+        let failed = |why: Errno| unusable(&path, why.into());
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(failed)?;
+        rustix::fs::futimens(&file, &times(mtime)).map_err(failed)
+    }
+
+    fn end(mut self) -> Result<u64> {
+        self.close()?;
+        let mut folders = std::mem::take(&mut self.folders);
+        // What is deepest first: the folders above must stay open to us.
+        folders.sort_by_key(|(path, ..)| std::cmp::Reverse(parts(path).count()));
+        for (path, mode, mtime) in folders {
+            let steps: Vec<&[u8]> = parts(&path).collect();
+            let failed = |why: Errno| unusable(&path, why.into());
+            // It may have become something else since.
+            let Ok(folder) = self.folder(&steps, &path) else { continue };
+            rustix::fs::fchmod(folder, Mode::from_raw_mode(mode)).map_err(failed)?;
+            rustix::fs::futimens(folder, &times(mtime)).map_err(failed)?;
+            self.held.clear();
+        }
+        Ok(self.bytes)
+    }
+
+    /// The folder of the entry that a hard link names, and its name there.
+    fn linked(&mut self, entry: &Entry<'_>) -> Result<(OwnedFd, Vec<u8>)> {
+        let steps: Vec<&[u8]> = parts(entry.target).collect();
+        let (name, above) =
+            steps.split_last().ok_or_else(|| refused(entry.path, "links to no entry"))?;
+        let from = self.folder(above, entry.path)?;
+        let from = from.try_clone().map_err(|why| unusable(entry.path, why))?;
+        Ok((from, name.to_vec()))
+    }
+
+    /// Opens a folder, and makes it and those above where they are missing.
+    fn folder(&mut self, steps: &[&[u8]], of: &[u8]) -> Result<&OwnedFd> {
+        if steps.is_empty() {
+            return Ok(&self.root);
+        }
+        let path = steps.join(&b'/');
+        if !self.held.contains_key(&path) {
+            if self.held.len() >= HELD {
+                self.held.clear();
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mut folder: Option<OwnedFd> = None;
+            for step in steps {
+                let at = folder.as_ref().unwrap_or(&self.root);
+                let open = || rustix::fs::openat(at, *step, flags, Mode::empty());
+                let opened = match open() {
+                    Err(Errno::NOENT) => {
+                        let made = rustix::fs::mkdirat(at, *step, Mode::from_raw_mode(0o755));
+                        made.and_then(|()| open())
+                    }
+                    opened => opened,
+                };
+                let opened = opened.map_err(|why| match why {
+                    Errno::NOTDIR | Errno::LOOP => {
+                        refused(of, "leads through an entry that is no folder")
+                    }
+                    why => unusable(of, why.into()),
+                })?;
+                folder = Some(opened);
+            }
+            self.held.extend(folder.map(|folder| (path.clone(), folder)));
+        }
+        self.held.get(&path).ok_or_else(|| Error::internal("a folder is lost"))
+    }
+
+    /// Refuses what is too much, for the limit or for the disk.
+    fn room(&self, more: u64) -> Result<()> {
+        let bytes = self.bytes.saturating_add(more);
+        if bytes > self.limits.bytes {
+            let most = self.limits.bytes;
+            return Err(too_large(&format!(
+                "unpacks to {bytes} bytes or more; at most {most} are taken, which \
+                 build_source_max_bytes decides"
+            )));
+        }
+        let disk = rustix::fs::fstatvfs(&self.root).map_err(|why| unusable(b"", why.into()))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        match free < more.saturating_add(self.limits.min_free) {
+            true => Err(disk_full()),
+            false => Ok(()),
+        }
+    }
+}
+
+fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."))
+}
+
+fn times(mtime: u64) -> Timestamps {
+    let time = Timespec { tv_sec: i64::try_from(mtime).unwrap_or(0), tv_nsec: 0 };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+fn refused(path: &[u8], why: &str) -> Error {
+    let path = String::from_utf8_lossy(path);
+    Error::new(Kind::InvalidArgument, "ARCHIVE_REFUSED", format!("the entry \"{path}\" {why}"))
+}
+
+fn too_large(what: &str) -> Error {
+    let told = format!("the build context {what}; leave something out");
+    Error::new(Kind::ResourceExhausted, "CONTEXT_TOO_LARGE", told)
+}
+
+fn disk_full() -> Error {
+    let told = "there is no room for the build context on the disk of data_dir, or less would \
+                be free than asset_min_free_bytes; make room";
+    Error::new(Kind::ResourceExhausted, "DISK_FULL", told)
+}
+
+/// What comes is broken; a caller that leaves is an error of its own.
+fn unread(why: io::Error) -> Error {
+    match why.downcast::<Error>() {
+        Ok(error) => error,
+        Err(why) => {
+            let told = format!("the archive cannot be read: {why}; send all of it");
+            Error::new(Kind::InvalidArgument, "ARCHIVE_REFUSED", told).because(why)
+        }
+    }
+}
+
+fn unusable(path: &[u8], why: io::Error) -> Error {
+    match why.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => disk_full().because(why),
+        io::ErrorKind::NotFound
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::InvalidFilename
+        | io::ErrorKind::PermissionDenied => {
+            refused(path, &format!("cannot be made: {why}")).because(why)
+        }
+        _ => Error::internal("a build context cannot be unpacked").because(why),
+    }
+}
+
+#[cfg(test)]
+mod tests;

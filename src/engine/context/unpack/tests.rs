@@ -1,0 +1,117 @@
+//! What hostile archives come to, and that what is sent comes back as it was.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+
+use tempfile::TempDir;
+
+use super::*;
+
+const LIMITS: UnpackLimits = UnpackLimits { bytes: 1 << 20, min_free: 0 };
+const ALWAYS: &dyn Fn() -> bool = &|| true;
+
+/// An archive of GNU tar, of a tree that a script makes.
+fn archive(script: &str, args: &[&str]) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let made = Command::new("sh").args(["-ec", script]).current_dir(&dir).status().unwrap();
+    assert!(made.success());
+    let out = Command::new("tar").args(["-c", "-C"]).arg(dir.path()).args(args).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    out.stdout
+}
+
+fn unpacked(bytes: &[u8]) -> (TempDir, Result<u64>) {
+    let dir = tempfile::tempdir().unwrap();
+    let done = unpack(bytes, dir.path(), LIMITS, ALWAYS);
+    (dir, done)
+}
+
+#[test]
+fn a_tree_comes_out_as_it_went_in_however_it_is_compressed() {
+    let script = "mkdir -p a/b closed; echo x > a/b/x; ln a/b/x hard; ln -s /etc/shadow out; \
+         ln -s ../.. a/up; mkfifo pipe; printf %0300d 1 > \"$(printf %0150d 1)\"; \
+         chmod 4755 a/b/x; touch -d @1000 a/b/x; chmod 0555 closed; touch -d @2000 a";
+    for more in [&["."][..], &["-z", "."], &["--format=pax", "."], &["--zstd", "."]] {
+        let (dir, done) = unpacked(&archive(script, more));
+        assert_eq!(done.unwrap(), 302, "{more:?}");
+        let about = |path: &str| fs::symlink_metadata(dir.path().join(path)).unwrap();
+        use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+        assert_eq!((about("a/b/x").mode() & 0o7777, about("a/b/x").mtime()), (0o4755, 1000));
+        assert_eq!((about("closed").mode() & 0o7777, about("a").mtime()), (0o555, 2000));
+        assert_eq!(about("hard").ino(), about("a/b/x").ino());
+        assert_eq!(fs::read_link(dir.path().join("out")).unwrap(), Path::new("/etc/shadow"));
+        assert!(about("pipe").file_type().is_fifo());
+        fs::set_permissions(dir.path().join("closed"), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
+#[test]
+fn nothing_is_written_outside_whatever_an_archive_says() {
+    let outside = tempfile::tempdir().unwrap();
+    let target = outside.path().display();
+    let through = archive(
+        &format!("mkdir real; echo evil > real/x; ln -s {target} link"),
+        &["--transform=s,^real/x,link/x,", "link", "real/x"],
+    );
+    let hard = archive(
+        &format!("echo evil > x; ln x y; ln -s {target} link"),
+        &["--transform=flags=h;s,^x$,link/secret,", "link", "x", "y"],
+    );
+    let dots = archive("echo evil > x", &["--transform=s,^x,../x,", "-P", "x"]);
+    let absolute = archive("echo evil > x", &["--transform=s,^x,/tmp/evil-x,", "-P", "x"]);
+    let device = archive("mknod null c 1 3 || mkfifo null", &["null"]);
+    for (bytes, words) in [
+        (through, "leads through an entry that is no folder"),
+        (hard, "leads through an entry that is no folder"),
+        (dots, "contains \"..\""),
+        (absolute, "is absolute"),
+    ] {
+        let (_, done) = unpacked(&bytes);
+        let error = done.unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
+        assert!(error.message().contains(words), "{words} in {error}");
+    }
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    assert!(!Path::new("/tmp/evil-x").exists());
+    let (dir, done) = unpacked(&device);
+    match done {
+        Err(error) => assert!(error.message().contains("device"), "{error}"),
+        Ok(_) => assert!(dir.path().join("null").exists(), "this machine makes no devices"),
+    }
+}
+
+#[test]
+fn a_name_that_comes_twice_is_the_later_and_a_link_is_not_written_through() {
+    let outside = tempfile::tempdir().unwrap();
+    let victim = outside.path().join("victim");
+    fs::write(&victim, "safe").unwrap();
+    let bytes = archive(
+        &format!("ln -s {} a; echo second > b", victim.display()),
+        &["--transform=flags=r;s,^b$,a,", "a", "b"],
+    );
+    let (dir, done) = unpacked(&bytes);
+    done.unwrap();
+    assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "second\n");
+    assert_eq!(fs::read_to_string(victim).unwrap(), "safe");
+}
+
+#[test]
+fn what_is_too_much_no_archive_or_not_whole_is_refused() {
+    let large = archive("head -c 2000000 /dev/zero > x", &["-z", "x"]);
+    assert!(large.len() < 10_000, "it is a bomb");
+    let (_, done) = unpacked(&large);
+    let error = done.unwrap_err();
+    assert_eq!((error.kind(), error.reason()), (Kind::ResourceExhausted, "CONTEXT_TOO_LARGE"));
+
+    let whole = archive("head -c 20000 /dev/urandom > x", &["x"]);
+    let zipped = archive("head -c 20000 /dev/urandom > x", &["-z", "x"]);
+    for bytes in [&b""[..], b"no archive", &whole[..9000], &zipped[..9000], &[b'x'; 2000]] {
+        let (_, done) = unpacked(bytes);
+        assert_eq!(done.unwrap_err().kind(), Kind::InvalidArgument);
+    }
+    let full = UnpackLimits { bytes: 1 << 20, min_free: u64::MAX / 2 };
+    let dir = tempfile::tempdir().unwrap();
+    let error = unpack(&whole[..], dir.path(), full, ALWAYS).unwrap_err();
+    assert_eq!((error.kind(), error.reason()), (Kind::ResourceExhausted, "DISK_FULL"));
+    let error = unpack(&whole[..], dir.path(), LIMITS, &|| false).unwrap_err();
+    assert_eq!(error.kind(), Kind::Cancelled);
+}

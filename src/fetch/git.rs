@@ -1,0 +1,480 @@
+//! Takes one commit of a git repository, by the `git` program.
+//!
+//! The program is given an environment of its own: no configuration of this machine, no
+//! hooks, no prompts, no proxy, one protocol, no redirects, and the address that was
+//! checked, so that a name cannot change between check and use.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io,
+    net::IpAddr,
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::AsyncReadExt as _,
+    process::{Child, Command},
+    time::Instant,
+};
+
+use crate::domain::{Error, Kind, Result, asset, asset::Policy, source::Git};
+
+/// The oldest version that connects to the address it is told.
+const OLDEST: (u32, u32) = (2, 37);
+/// Files are given as they are in the commit.
+const ATTRIBUTES: &str = "* -export-ignore -export-subst\n";
+/// Last bytes of what the program says that are kept.
+const SAID: usize = 8 << 10;
+/// How a program ends whose reader left; that one knows why.
+const SIGPIPE: i32 = 13;
+/// How often the size of what came is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How repositories are asked.
+#[derive(Debug, Clone)]
+pub struct GitSettings {
+    /// Where they may be.
+    pub policy: Arc<Policy>,
+    /// Further certificate authorities, in PEM.
+    pub ca_file: Option<PathBuf>,
+    /// Most bytes of what comes, packed.
+    pub bytes: u64,
+    /// Most time of all.
+    pub time: Duration,
+    /// How long nothing may come, and the least rate after that.
+    pub stall: Duration,
+    /// Least bytes a second.
+    pub min_rate: u64,
+}
+
+/// Takes commits of repositories.
+#[derive(Debug, Clone)]
+pub struct GitFetcher(Arc<GitSettings>);
+
+/// The files of a commit, as a tar archive. Dropping it ends the program.
+pub struct Files {
+    /// The archive.
+    pub archive: File,
+    running: Running,
+    said: tokio::process::ChildStderr,
+}
+
+impl Files {
+    /// Says whether all of it came.
+    pub async fn finish(self) -> Result<()> {
+        let Self { archive, mut running, said: stderr } = self;
+        // Else it would wait for a reader that has left.
+        drop(archive);
+        let mut said = Vec::new();
+        let mut stderr = stderr.take(SAID as u64);
+        let (_, ended) = tokio::join!(stderr.read_to_end(&mut said), running.0.wait());
+        match ended {
+            Ok(status) if status.success() || status.signal() == Some(SIGPIPE) => Ok(()),
+            Ok(_) if has(&said, "did not match any files") => {
+                let why = "is not in the commit; see which folders it has";
+                Err(Error::field("source.git.subdirectory", why))
+            }
+            Ok(_) => Err(failed(&format!("gives no files: {}", text(&said)))),
+            Err(error) => Err(Error::internal("git was lost").because(error)),
+        }
+    }
+}
+
+/// A program and all that it starts; they end when this is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended has no id any more.
+        let id = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(id) = id {
+            let _ = kill_process_group(id, Signal::KILL);
+        }
+    }
+}
+
+impl GitFetcher {
+    /// Nothing is asked yet.
+    pub fn new(settings: GitSettings) -> Self {
+        Self(Arc::new(settings))
+    }
+
+    /// Takes the commit that is asked for into a new repository in a folder, and answers
+    /// with its id. `tell` learns how many bytes have come.
+    ///
+    /// INVALID_ARGUMENT where a rule refuses the address, FAILED_PRECONDITION where the
+    /// repository does not give it, RESOURCE_EXHAUSTED for more than the limits allow.
+    pub async fn fetch(
+        &self,
+        git: &Git,
+        folder: &Path,
+        tell: &(dyn Fn(u64) + Sync),
+    ) -> Result<String> {
+        let limit = self.0.time;
+        match tokio::time::timeout(limit, Box::pin(self.take(git, folder, tell))).await {
+            Ok(taken) => taken,
+            Err(_) => {
+                let why =
+                    format!("was not there after {} s, the most that it may take", limit.as_secs());
+                Err(failed_of(git, "GIT_TOO_SLOW", &why))
+            }
+        }
+    }
+
+    async fn take(&self, git: &Git, folder: &Path, tell: &(dyn Fn(u64) + Sync)) -> Result<String> {
+        check_version(folder).await?;
+        let env = self.environment(git).await?;
+        let init = ["init", "--quiet", "--bare", "--template=", "."];
+        self.run(git, command(folder, &env, &init), folder, tell).await?;
+        // A commit and no history. Every object comes in one pack, which is soon weighed.
+        let url = address(git, &env);
+        let depth = ["--depth=1"];
+        let mut fetched = self.ask(git, folder, &env, &depth, &url, tell).await;
+        if matches!(&fetched, Err(error) if error.message().contains("does not support shallow")) {
+            fetched = self.ask(git, folder, &env, &[], &url, tell).await;
+        }
+        fetched?;
+        let parse = ["rev-parse", "--verify", "--quiet", "FETCH_HEAD^{commit}"];
+        let id = self.run(git, command(folder, &env, &parse), folder, tell).await?;
+        let id = String::from_utf8_lossy(&id).trim().to_owned();
+        match id.len() >= 40 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            true => Ok(id),
+            false => Err(failed_of(git, "GIT_NOT_FOUND", "names no commit; check ref")),
+        }
+    }
+
+    async fn ask(
+        &self,
+        git: &Git,
+        folder: &Path,
+        env: &Environment,
+        more: &[&str],
+        url: &str,
+        tell: &(dyn Fn(u64) + Sync),
+    ) -> Result<Vec<u8>> {
+        let mut args = vec!["fetch", "--quiet", "--no-tags", "--no-recurse-submodules"];
+        args.extend(more);
+        args.extend(["--", url, git.reference.as_str()]);
+        self.run(git, command(folder, env, &args), folder, tell).await
+    }
+
+    /// The files of a commit that was taken into this folder, or those of its folder.
+    pub async fn files(&self, git: &Git, folder: &Path, commit: &str) -> Result<Files> {
+        let mut args = vec!["archive", "--format=tar", commit];
+        if !git.subdirectory.is_empty() {
+            args.extend(["--", &git.subdirectory]);
+        }
+        // What a repository leaves out of its releases, a checkout has.
+        let info = folder.join("info");
+        let written = match tokio::fs::create_dir_all(&info).await {
+            Ok(()) => tokio::fs::write(info.join("attributes"), ATTRIBUTES).await,
+            failed => failed,
+        };
+        written.map_err(|error| Error::internal("a repository cannot be used").because(error))?;
+        let mut command = command(folder, &Environment::default(), &args);
+        let mut running = Running(command.spawn().map_err(|error| missing(&error))?);
+        let lost = || Error::internal("git was lost");
+        let archive = running.0.stdout.take().ok_or_else(lost)?;
+        let archive = archive.into_owned_fd().map_err(|error| lost().because(error))?;
+        let said = running.0.stderr.take().ok_or_else(lost)?;
+        Ok(Files { archive: archive.into(), running, said })
+    }
+
+    /// Runs it to its end; what came in the folder meanwhile stays below the limit.
+    async fn run(
+        &self,
+        git: &Git,
+        mut command: Command,
+        folder: &Path,
+        tell: &(dyn Fn(u64) + Sync),
+    ) -> Result<Vec<u8>> {
+        let mut running = Running(command.spawn().map_err(|error| missing(&error))?);
+        let lost = || Error::internal("git was lost");
+        let stdout = running.0.stdout.take().ok_or_else(lost)?;
+        let mut stderr = running.0.stderr.take().ok_or_else(lost)?;
+        let (mut out, mut said) = (Vec::new(), Vec::new());
+        let mut stdout = stdout.take(SAID as u64);
+        let talk = async {
+            let tail = async {
+                let mut buffer = [0; 4096];
+                while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
+                    said.extend_from_slice(&buffer[..read]);
+                    let over = said.len().saturating_sub(SAID);
+                    said.drain(..over);
+                }
+            };
+            let (_, ()) = tokio::join!(stdout.read_to_end(&mut out), tail);
+            running.0.wait().await
+        };
+        let weigh = async {
+            let mut ticks = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+            loop {
+                ticks.tick().await;
+                let folder = folder.to_owned();
+                let bytes = tokio::task::spawn_blocking(move || size_of(&folder)).await;
+                let bytes = bytes.unwrap_or(0);
+                if bytes > self.0.bytes {
+                    return bytes;
+                }
+                tell(bytes);
+            }
+        };
+        let ended = tokio::select! {
+            ended = talk => ended,
+            bytes = weigh => {
+                let most = self.0.bytes;
+                let why = format!(
+                    "sends {bytes} bytes or more; at most {most} are taken, which \
+                     build_source_max_bytes decides"
+                );
+                let told = failed_of(git, "GIT_TOO_LARGE", &why);
+                return Err(Error::new(Kind::ResourceExhausted, "GIT_TOO_LARGE", told.message()));
+            }
+        };
+        match ended {
+            Ok(status) if status.success() => Ok(out),
+            Ok(_) => Err(refusal(git, &said)),
+            Err(error) => Err(lost().because(error)),
+        }
+    }
+
+    /// What the program is told, and the address that it must connect to.
+    async fn environment(&self, git: &Git) -> Result<Environment> {
+        let settings = &self.0;
+        let host = git.url.host_str().unwrap_or_default();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let default = if git.url.scheme() == "git" { 9418 } else { 22 };
+        let port = git.url.port_or_known_default().unwrap_or(default);
+        let refused = |why: String| Error::field("source.git.url", why);
+        let literal: Option<IpAddr> = bare.parse().ok();
+        let found = match literal {
+            Some(ip) => vec![ip],
+            None => {
+                let look_up = tokio::net::lookup_host((bare, port));
+                let found = match tokio::time::timeout(settings.stall, look_up).await {
+                    Ok(found) => found.map(|found| found.map(|found| found.ip()).collect()),
+                    Err(late) => Err(late.into()),
+                };
+                found.map_err(|error| {
+                    let why = "cannot be found: check its name and the network";
+                    failed_of(git, "GIT_UNREACHABLE", why).because(error)
+                })?
+            }
+        };
+        let (mut addresses, mut why) = (Vec::new(), None);
+        for ip in found {
+            match settings.policy.check_address(ip) {
+                Ok(()) => addresses.push(ip),
+                Err(rule) => why = Some(format!("{bare}: {rule}")),
+            }
+        }
+        let Some(first) = addresses.first().copied() else {
+            return Err(refused(why.unwrap_or_else(|| format!("{bare} has no address"))));
+        };
+        let mut env = Environment { address: Some(first), ..Environment::default() };
+        env.set("GIT_ALLOW_PROTOCOL", git.url.scheme());
+        env.config("http.followRedirects", "false");
+        env.config("http.sslVerify", "true");
+        env.config("http.lowSpeedLimit", &settings.min_rate.to_string());
+        env.config("http.lowSpeedTime", &settings.stall.as_secs().max(1).to_string());
+        if literal.is_none() {
+            let all: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+            env.config("http.curloptResolve", &format!("{bare}:{port}:{}", all.join(",")));
+        }
+        if let Some(file) = &settings.ca_file {
+            env.config("http.sslCAInfo", &file.to_string_lossy());
+        }
+        if let Some(login) = &git.login {
+            // In the environment, which no other user reads, and not among the arguments.
+            let pair = [login.username.as_bytes(), b":", &login.password.0].concat();
+            let header = format!("Authorization: Basic {}", STANDARD.encode(pair));
+            env.config("http.extraHeader", &header);
+        }
+        if git.url.scheme() == "ssh" {
+            let seconds = settings.stall.as_secs().max(1);
+            env.set(
+                "GIT_SSH_COMMAND",
+                &format!(
+                    "ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=yes -o ProxyCommand=none \
+                     -o ConnectTimeout={seconds} -o ServerAliveInterval={seconds} \
+                     -o HostName={first} -o HostKeyAlias={bare}"
+                ),
+            );
+            env.set("GIT_SSH_VARIANT", "ssh");
+            if let Some(agent) = std::env::var_os("SSH_AUTH_SOCK") {
+                env.pairs.push(("SSH_AUTH_SOCK".into(), agent));
+            }
+        }
+        Ok(env)
+    }
+}
+
+/// What one program is told beside its arguments.
+#[derive(Default)]
+struct Environment {
+    pairs: Vec<(OsString, OsString)>,
+    configured: usize,
+    address: Option<IpAddr>,
+}
+
+impl Environment {
+    fn set(&mut self, key: &str, value: &str) {
+        self.pairs.push((key.into(), value.into()));
+    }
+
+    fn config(&mut self, key: &str, value: &str) {
+        let at = self.configured;
+        self.set(&format!("GIT_CONFIG_KEY_{at}"), key);
+        self.set(&format!("GIT_CONFIG_VALUE_{at}"), value);
+        self.configured += 1;
+    }
+}
+
+/// Where git connects to: its own protocol takes no address beside the URL.
+fn address(git: &Git, env: &Environment) -> String {
+    let mut url = git.url.clone();
+    if let Some(ip) = env.address.filter(|_| url.scheme() == "git") {
+        let host = match ip {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        };
+        // A host that cannot be set stays what it was, and was checked.
+        let _ = url.set_host(Some(&host));
+    }
+    url.into()
+}
+
+fn command(folder: &Path, env: &Environment, args: &[&str]) -> Command {
+    let mut all =
+        Environment { pairs: env.pairs.clone(), configured: env.configured, address: None };
+    for (key, value) in [
+        ("core.hooksPath", "/dev/null"),
+        ("core.fsmonitor", "false"),
+        ("core.askPass", ""),
+        ("credential.helper", ""),
+        ("protocol.version", "2"),
+        ("fetch.unpackLimit", "1"),
+        ("fetch.recurseSubmodules", "false"),
+        ("gc.auto", "0"),
+        ("maintenance.auto", "false"),
+        // As a checkout of a usual user has them.
+        ("tar.umask", "0022"),
+    ] {
+        all.config(key, value);
+    }
+    let mut command = Command::new("git");
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()))
+        .env("HOME", folder)
+        .env("LC_ALL", "C")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_SYSTEM", "/dev/null")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_ATTR_NOSYSTEM", "1")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_ASKPASS", "")
+        .env("GIT_DIR", folder)
+        .env("GIT_LITERAL_PATHSPECS", "1")
+        .env("GIT_CONFIG_COUNT", all.configured.to_string())
+        .envs(all.pairs)
+        .args(args)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    command
+}
+
+async fn check_version(folder: &Path) -> Result<()> {
+    let out = command(folder, &Environment::default(), &["version"]).output().await;
+    let out = out.map_err(|error| missing(&error))?;
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let mut parts = said.split_whitespace().nth(2).unwrap_or_default().split('.');
+    let mut part = || parts.next().and_then(|part| part.parse().ok()).unwrap_or(0);
+    if (part(), part()) >= OLDEST {
+        return Ok(());
+    }
+    let (major, minor) = OLDEST;
+    let why = format!("sources from git need git {major}.{minor} or newer, and this is {said:?}");
+    Err(Error::precondition("GIT_MISSING", why))
+}
+
+/// Bytes of the files below a folder.
+fn size_of(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(about) if about.is_dir() => size_of(&entry.path()),
+        Ok(about) => about.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
+}
+
+/// What the program says, in the words of an error. No secret may be in it.
+fn refusal(git: &Git, said: &[u8]) -> Error {
+    let mut told = text(said).replace(git.url.as_str(), &asset::shown(git.url.as_str()));
+    if let Some(query) = git.url.query().filter(|query| !query.is_empty()) {
+        told = told.replace(query, "[redacted]");
+    }
+    if let Some(login) = &git.login {
+        let password = String::from_utf8_lossy(&login.password.0);
+        if !password.is_empty() {
+            told = told.replace(&*password, "[redacted]");
+        }
+    }
+    let is = |words: &[&str]| words.iter().any(|word| has(said, word));
+    let (reason, advice) = if is(&["couldn't find remote ref", "not our ref"]) {
+        ("GIT_NOT_FOUND", "check ref")
+    } else if is(&["Authentication failed", "could not read Username", "Permission denied", "403"])
+    {
+        ("GIT_REFUSED", "give a credential that may read it")
+    } else if is(&["redirect", "returned error: 30"]) {
+        ("GIT_REDIRECTED", "use the URL that it leads to")
+    } else if is(&["not found", "does not exist", "not appear to be a git repository"]) {
+        ("GIT_NOT_FOUND", "check the URL, and whether it takes a credential")
+    } else {
+        ("GIT_FAILED", "check the URL, the network and its certificate")
+    };
+    failed_of(git, reason, &format!("cannot be fetched: {told}; {advice}"))
+}
+
+fn has(said: &[u8], words: &str) -> bool {
+    memchr::memmem::find(said, words.as_bytes()).is_some()
+}
+
+/// On one line, without what a terminal would take for commands.
+fn text(said: &[u8]) -> String {
+    let said = String::from_utf8_lossy(said);
+    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines: Vec<_> = lines.map(|line| line.replace(char::is_control, "?")).collect();
+    lines.join("; ").chars().take(1000).collect()
+}
+
+fn failed_of(git: &Git, reason: &'static str, what: &str) -> Error {
+    let url = asset::shown(git.url.as_str());
+    Error::precondition(reason, format!("{url} at \"{}\" {what}", git.reference)).with("url", url)
+}
+
+fn failed(what: &str) -> Error {
+    Error::precondition("GIT_FAILED", format!("the repository {what}"))
+}
+
+fn missing(error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => Error::precondition(
+            "GIT_MISSING",
+            "sources from git need the git program; install it where the service runs",
+        ),
+        _ => Error::internal(format!("git cannot be started: {error}")),
+    }
+}

@@ -1,0 +1,232 @@
+//! Contexts from git repositories, over git's own protocol and over https.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use container_svc::{config::Config, domain::source::GitProtocol, rpc::pb};
+use pb::{build_image_stream_response::Event, build_source::Source};
+use tempfile::TempDir;
+use tonic::Code;
+
+use super::{
+    Tree, build, count, finished,
+    sources::{nothing_is_held, of, refusal},
+};
+use crate::{
+    assets::lenient,
+    cli::cli,
+    support::{Service, docker, eventually, free_address, image},
+};
+
+/// A program that ends with the test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn sh(folder: &Path, script: &str) -> String {
+    let out = Command::new("sh").args(["-ec", script]).current_dir(folder).output().expect("sh");
+    assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+}
+
+/// A repository `app.git` with a tag and a later commit.
+struct Repository {
+    dir: TempDir,
+    first: String,
+}
+
+impl Repository {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let script = format!(
+            "export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a \
+                    GIT_COMMITTER_EMAIL=a@b HOME=/nonexistent
+             git init -q -b main work; cd work; mkdir -p web/d
+             printf 'FROM {}\\nCOPY . /x\\n' > web/Dockerfile
+             echo one > web/a; ln -s /etc/shadow web/out; chmod 755 web/a
+             echo 'd export-ignore' > web/.gitattributes; echo deep > web/d/e
+             git add -A; git commit -qm one; git tag v1; git rev-parse HEAD
+             echo two > web/a; git commit -qam two
+             git clone -q --bare . ../app.git",
+            image()
+        );
+        let first = sh(dir.path(), &script);
+        Self { dir, first }
+    }
+
+    /// Serves it by git's own daemon; answers with its URL.
+    async fn daemon(&self) -> (Server, String) {
+        let address = free_address();
+        let mut daemon = Command::new("git");
+        daemon.args(["daemon", "--reuseaddr", "--export-all", "--listen=127.0.0.1"]);
+        daemon.arg(format!("--port={}", address.port()));
+        daemon.arg(format!("--base-path={}", self.dir.path().display()));
+        let daemon = daemon.stderr(Stdio::null()).spawn().expect("git daemon");
+        let server = Server(daemon);
+        eventually("the daemon listens", || async {
+            tokio::net::TcpStream::connect(address).await.is_ok()
+        })
+        .await;
+        (server, format!("git://{address}/app.git"))
+    }
+
+    /// Serves it over https for `alice` with the password `sesame`; answers with the port
+    /// and the file of the authority.
+    fn https(&self) -> (Server, u16, std::path::PathBuf) {
+        let at = self.dir.path();
+        sh(
+            at,
+            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout ca.key -out ca.pem \
+                -subj /CN=test-ca 2>/dev/null
+             openssl req -newkey rsa:2048 -nodes -keyout key.pem -out csr.pem -subj /CN=localhost \
+                2>/dev/null
+             echo 'subjectAltName=DNS:localhost,IP:127.0.0.1' > ext
+             openssl x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+                -extfile ext -out cert.pem 2>/dev/null
+             cat key.pem cert.pem > server.pem",
+        );
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/builds/git_https.py");
+        let mut server = Command::new("python3");
+        server.arg(script).arg(at).arg(at.join("server.pem")).arg("alice:sesame");
+        let mut child = server.stdout(Stdio::piped()).spawn().expect("python3");
+        let mut port = String::new();
+        let stdout = child.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut port).expect("a port");
+        let port = port.trim().parse().expect("a port");
+        (Server(child), port, at.join("ca.pem"))
+    }
+}
+
+fn git(url: &str, reference: &str, subdirectory: &str) -> pb::GitSource {
+    pb::GitSource {
+        url: url.into(),
+        r#ref: reference.into(),
+        subdirectory: subdirectory.into(),
+        credential: None,
+    }
+}
+
+fn open(config: &mut Config) {
+    lenient(config);
+    config.git_protocols = GitProtocol::ALL.to_vec();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_a_tag_and_a_commit_are_built_as_a_checkout_has_them() {
+    let (repository, tree) = (Repository::new(), Tree::new("", &[]));
+    let (_daemon, url) = repository.daemon().await;
+    let service = Service::with(open).await.synced().await;
+    let mut seen = Vec::new();
+    for (reference, content) in
+        [("v1", "one"), ("main", "two"), ("", "two"), (repository.first.as_str(), "one")]
+    {
+        let told = build(&service, of(&tree, Source::Git(git(&url, reference, "web")))).await;
+        seen.push(finished(&told).image_id);
+        assert_eq!(docker(&["run", "--rm", tree.name(), "cat", "/x/a"]), content, "{reference}");
+        let fetched = |event: &Event| matches!(event, Event::Progress(p) if p.id == "source" && p.status.starts_with("Fetched commit "));
+        assert_eq!(count(&told.0, fetched), 1, "{told:?}");
+    }
+    assert_eq!((&seen[0], &seen[1]), (&seen[3], &seen[2]), "the same commit is the same image");
+    let look = "readlink /x/out; cat /x/d/e; stat -c %a /x/a; ls -A /x | busybox tr '\\n' ' '";
+    let all = docker(&["run", "--rm", tree.name(), "sh", "-c", look]);
+    assert_eq!(all, "/etc/shadow\ndeep\n755\n.gitattributes Dockerfile a d out", "a checkout");
+    nothing_is_held(&service).await;
+
+    let url = format!("{url}#v1:web");
+    cli(&service, &["build", "-q", "-t", tree.name(), &url]).await.done();
+    assert_eq!(docker(&["run", "--rm", tree.name(), "cat", "/x/a"]), "one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_must_not_or_cannot_be_asked_is_told_why() {
+    let (repository, tree) = (Repository::new(), Tree::new("", &[]));
+    let (_daemon, url) = repository.daemon().await;
+    let service = Service::with(open).await.synced().await;
+    let strict = Service::start().await.synced().await;
+    let missing = url.replace("app.git", "none.git");
+    for (service, source, expected, words) in [
+        (&service, git(&url, "nope", "web"), Code::FailedPrecondition, "check ref"),
+        (&service, git(&missing, "", ""), Code::FailedPrecondition, "none.git"),
+        (&service, git(&url, "", "nope"), Code::InvalidArgument, "source.git.subdirectory"),
+        (&service, git(&url, "", ""), Code::InvalidArgument, "no Dockerfile at"),
+        (&service, git(&url, "-x", ""), Code::InvalidArgument, "source.git.ref"),
+        (&service, git("git://127.0.0.1:1/x", "", ""), Code::FailedPrecondition, "fetched"),
+        (&strict, git(&url, "", ""), Code::InvalidArgument, "git_protocols"),
+        (&strict, git("https://localhost/x", "", ""), Code::InvalidArgument, "loopback"),
+        (&strict, git("file:///etc", "", ""), Code::InvalidArgument, "scheme"),
+    ] {
+        let (code, told) = refusal(service, of(&tree, Source::Git(source.clone()))).await;
+        assert_eq!(code, expected, "{source:?}: {told}");
+        assert!(told.contains(words), "{words} in {told}");
+    }
+    nothing_is_held(&service).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_larger_than_the_limit_is_given_up() {
+    let (repository, tree) = (Repository::new(), Tree::new("", &[]));
+    sh(
+        repository.dir.path(),
+        "cd work; head -c 8000000 /dev/urandom > large; git add -A
+         git -c user.name=a -c user.email=a@b commit -qm large; git push -q ../app.git main",
+    );
+    let (_daemon, url) = repository.daemon().await;
+    let service = Service::with(|config: &mut Config| {
+        open(config);
+        config.build_source_max_bytes = 1 << 20;
+    });
+    let service = service.await.synced().await;
+    let (code, told) = refusal(&service, of(&tree, Source::Git(git(&url, "", "web")))).await;
+    assert_eq!(code, Code::ResourceExhausted, "{told}");
+    assert!(told.contains("build_source_max_bytes"), "{told}");
+    nothing_is_held(&service).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_repository_opens_over_https_with_its_credential_which_no_error_tells() {
+    let (repository, tree) = (Repository::new(), Tree::new("", &[]));
+    let (_server, port, ca) = repository.https();
+    let service = Service::with(|config: &mut Config| {
+        open(config);
+        config.git_ca_file = Some(ca);
+    });
+    let service = service.await.synced().await;
+    let with = |url: &str, password: &str| {
+        let username = "alice".to_owned();
+        let credential = Some(pb::RegistryCredential { username, password: password.into() });
+        Source::Git(pb::GitSource { credential, ..git(url, "v1", "web") })
+    };
+    // By name, which is resolved once, and by address.
+    for host in ["localhost", "127.0.0.1"] {
+        let url = format!("https://{host}:{port}/app.git");
+        let told = build(&service, of(&tree, with(&url, "sesame"))).await;
+        finished(&told);
+        assert_eq!(docker(&["run", "--rm", tree.name(), "cat", "/x/a"]), "one");
+        let (code, told) = refusal(&service, of(&tree, with(&url, "hush-hush"))).await;
+        assert_eq!(code, Code::FailedPrecondition, "{told}");
+        assert!(told.contains("credential") && !told.contains("hush"), "{told}");
+        let (code, told) = refusal(&service, of(&tree, Source::Git(git(&url, "", "web")))).await;
+        assert_eq!(code, Code::FailedPrecondition, "{told}");
+        assert!(told.contains("credential"), "{told}");
+    }
+    let moved = format!("https://localhost:{port}/moved/app.git");
+    let (code, told) = refusal(&service, of(&tree, with(&moved, "sesame"))).await;
+    assert_eq!((code, told.contains("leads to")), (Code::FailedPrecondition, true), "{told}");
+
+    // Without the authority, the certificate is nobody's.
+    let stranger = Service::with(open).await.synced().await;
+    let url = format!("https://localhost:{port}/app.git");
+    let (code, told) = refusal(&stranger, of(&tree, with(&url, "sesame"))).await;
+    assert_eq!((code, told.contains("certificate")), (Code::FailedPrecondition, true), "{told}");
+    nothing_is_held(&service).await;
+    assert!(fs::metadata(repository.dir.path()).is_ok());
+}
