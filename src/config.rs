@@ -90,6 +90,9 @@ pub struct Config {
     pub build_upload_max_age: Duration,
     /// Registries, `host` or `host:port`, that are spoken to without TLS. Default: none.
     pub insecure_registries: Vec<String>,
+    /// How long nothing may come of a pull before it is tried again, 1 s to 1 h.
+    /// Default 60 s.
+    pub pull_stall_timeout: Duration,
     /// Origins whose web pages may call the API, as in `https://ui.example.com`, or
     /// `*`. Default: none.
     pub cors_origins: Vec<String>,
@@ -259,6 +262,11 @@ impl Config {
             insecure_registries: layers
                 .many("insecure_registries", parse::registry)?
                 .unwrap_or_default(),
+            pull_stall_timeout: layers.or(
+                "pull_stall_timeout",
+                |v| parse::duration_in(v, Duration::from_secs(1)),
+                Duration::from_secs(60),
+            )?,
             cors_origins: layers.many("cors_origins", parse::origin)?.unwrap_or_default(),
             max_body_bytes: layers.or("max_body_bytes", parse::body_bytes, 4 << 20)?,
             public_meta: layers.or("public_meta", parse::boolean, true)?,

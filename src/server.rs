@@ -108,6 +108,7 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
         port_address: config.port_address,
         build_roots: config.build_roots.clone(),
         source_rules: Rules { policy: policy.clone(), git_protocols: config.git_protocols.clone() },
+        pull_stall_timeout: config.pull_stall_timeout,
         sources: SourceSettings {
             max_bytes: config.build_source_max_bytes,
             stall: config.asset_stall_timeout,

@@ -18,12 +18,13 @@ use crate::{
         Error, Kind, Result,
         event::{Subject, What},
         image::ImageRef,
-        spec::{PullPolicy, hex},
+        spec::{PullPolicy, RunSpec, hex},
     },
     engine::PullStep,
 };
 
 mod claims;
+mod download;
 mod manage;
 mod push;
 
@@ -161,21 +162,16 @@ impl App {
     /// as the claim is held, until a container has it.
     pub(super) async fn ensure_image(
         self: &Arc<Self>,
-        image: &ImageRef,
-        policy: PullPolicy,
+        spec: &RunSpec,
         tell: &Teller,
     ) -> Result<(String, Claim)> {
-        let id = self.have_image(image, policy, tell).await?;
+        let id = self.have_image(spec, tell).await?;
         let claim = self.images.claim(&id);
         Ok((id, claim))
     }
 
-    async fn have_image(
-        self: &Arc<Self>,
-        image: &ImageRef,
-        policy: PullPolicy,
-        tell: &Teller,
-    ) -> Result<String> {
+    async fn have_image(self: &Arc<Self>, spec: &RunSpec, tell: &Teller) -> Result<String> {
+        let (image, policy) = (&spec.image, spec.pull_policy);
         if policy != PullPolicy::Always {
             let generation = self.images.generation();
             if let Some(found) = self.engine.image(image).await? {
@@ -193,7 +189,8 @@ impl App {
                 ));
             }
         }
-        let mut updates = Box::pin(self.pull(image.clone(), None).await?);
+        let mut updates =
+            Box::pin(self.pull(image.clone(), spec.login.as_ref().map(Into::into)).await?);
         while let Some(update) = updates.next().await {
             let update = update?;
             if let Some(end) = update.progress.end {
@@ -304,26 +301,6 @@ impl App {
             }
         });
         download
-    }
-
-    async fn download(
-        &self,
-        image: &ImageRef,
-        credential: Option<Credential>,
-        sender: &watch::Sender<Progress>,
-    ) -> Result<Pulled> {
-        let mut steps = self.engine.pull(image, credential).await?;
-        while let Some(step) = steps.next().await {
-            let step = step?;
-            sender.send_modify(|progress| progress.step(step));
-        }
-        let found = self.engine.image(image).await?.ok_or_else(|| {
-            Error::precondition(
-                "PULL_FAILED",
-                format!("the engine pulled \"{image}\" but has it not"),
-            )
-        })?;
-        Ok(Pulled { image_id: found.id, digest: found.digest })
     }
 }
 

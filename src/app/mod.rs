@@ -4,6 +4,7 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use crate::{
@@ -75,6 +76,8 @@ pub struct Settings {
     pub source_rules: Rules,
     /// What these may take.
     pub sources: builds::SourceSettings,
+    /// How long nothing may come of a pull before it is tried again.
+    pub pull_stall_timeout: Duration,
     /// Where assets come from and how long they are kept.
     pub assets: assets::AssetCacheSettings,
     /// How logs are collected and kept.

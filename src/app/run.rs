@@ -198,7 +198,7 @@ impl App {
         let name = spec.engine_name();
         let existing = self.refresh_named(&name).await?;
         self.refuse_taken_names(spec, existing.as_ref()).await?;
-        let (image_id, _claim) = self.ensure_image(&spec.image, spec.pull_policy, &tell).await?;
+        let (image_id, _claim) = self.ensure_image(spec, &tell).await?;
         let ready = Ready { image_id, assets, tell };
 
         let Some(existing) = existing else {

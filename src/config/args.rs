@@ -70,6 +70,9 @@ pub struct ServeArgs {
     /// Registry that is spoken to without TLS, host or host:port; repeatable
     #[arg(long = "insecure-registries", alias = "insecure-registry", value_name = "HOST")]
     pub insecure_registries: Vec<String>,
+    /// How long nothing may come of a pull before it is tried again [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    pub pull_stall_timeout: Option<String>,
     /// Origin whose web pages may call the API, scheme and host; repeatable
     #[arg(long = "cors-origins", alias = "cors-origin", value_name = "ORIGIN")]
     pub cors_origins: Vec<String>,
@@ -209,6 +212,7 @@ impl ServeArgs {
             ("build_source_max_time", one(&self.build_source_max_time)),
             ("build_upload_max_age", one(&self.build_upload_max_age)),
             ("insecure_registries", self.insecure_registries.clone()),
+            ("pull_stall_timeout", one(&self.pull_stall_timeout)),
             ("cors_origins", self.cors_origins.clone()),
             ("max_body_bytes", one(&self.max_body_bytes)),
             ("public_meta", one(&self.public_meta)),

@@ -30,6 +30,8 @@ pub(super) fn describe(config: &Config) -> String {
     let age = config.build_upload_max_age.as_millis();
     text.string("build_upload_max_age", format_args!("{age}ms"));
     text.list("insecure_registries", &config.insecure_registries);
+    let stall = config.pull_stall_timeout.as_millis();
+    text.string("pull_stall_timeout", format_args!("{stall}ms"));
     text.list("cors_origins", &config.cors_origins);
     text.bare("max_body_bytes", config.max_body_bytes);
     text.bare("public_meta", config.public_meta);

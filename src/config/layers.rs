@@ -28,6 +28,7 @@ const KEYS: &[&str] = &[
     "build_source_max_time",
     "build_upload_max_age",
     "insecure_registries",
+    "pull_stall_timeout",
     "cors_origins",
     "max_body_bytes",
     "public_meta",

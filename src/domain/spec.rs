@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     asset::Asset, container::Resources, error::Result, gpu::Wish, health::HealthChoice,
-    image::ImageRef, keep::Keep, ports::PortSpec, restart::RestartChoice,
+    image::ImageRef, keep::Keep, ports::PortSpec, restart::RestartChoice, source::Login,
 };
 
 mod resolve;
@@ -68,6 +68,8 @@ pub struct RunSpec {
     pub stop_timeout: Duration,
     /// When the image is fetched; not part of the hash.
     pub pull_policy: PullPolicy,
+    /// What opens the image's registry; not part of the hash.
+    pub login: Option<Login>,
     /// GPUs were asked for by the older field alone, `capabilities.gpuEnabled`.
     pub gpu_enabled: bool,
     /// What it shall have of GPUs.

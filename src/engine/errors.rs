@@ -11,6 +11,23 @@ pub const PORT_IN_USE: &str = "PORT_IN_USE";
 /// Reason of an error about an engine that is not there.
 pub const ENGINE_UNREACHABLE: &str = "ENGINE_UNREACHABLE";
 
+/// Reason of an error for a registry that takes no more requests for now.
+pub const REGISTRY_LIMIT: &str = "REGISTRY_LIMIT";
+/// Reason of an error for a registry to which the engine has no connection.
+pub const REGISTRY_UNREACHABLE: &str = "REGISTRY_UNREACHABLE";
+
+/// The engine's words for a registry that is not there, or of no use at the moment.
+const UNREACHABLE: [&str; 8] = [
+    "no such host",
+    "connection refused",
+    "timeout",
+    ": eof",
+    "unexpected eof",
+    "dial tcp",
+    "tls:",
+    "unexpected http status: 5",
+];
+
 /// What the engine said, without a guess at what it was asked.
 pub(super) fn convert(address: &str, error: Docker) -> Error {
     match error {
@@ -76,12 +93,17 @@ pub(super) fn answered(status: u16, message: &str) -> Error {
 pub(super) fn streamed(message: &str) -> Error {
     let text = message.to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let (kind, reason, advice) = if has(&["toomanyrequests", "too many requests"]) {
-        (Kind::ResourceExhausted, "REGISTRY_LIMIT", "wait, or log in to the registry")
-    } else if has(&["no such host", "connection refused", "timeout", "eof", "dial tcp", "tls:"]) {
-        (Kind::Unavailable, "REGISTRY_UNREACHABLE", "see whether the registry can be reached")
+    let (kind, reason, advice) = if has(&["toomanyrequests", "too many requests", "http 429"]) {
+        (Kind::ResourceExhausted, REGISTRY_LIMIT, "wait, or log in to the registry")
+    } else if has(&UNREACHABLE) {
+        (Kind::Unavailable, REGISTRY_UNREACHABLE, "see whether the registry can be reached")
     } else if has(&[
         "not found",
+        "forbidden",
+        "http 401",
+        "http 403",
+        "http 404",
+        "denied:",
         "manifest unknown",
         "access denied",
         "does not exist",
@@ -176,6 +198,13 @@ mod tests {
             ("manifest for x:y not found: manifest unknown", Kind::NotFound),
             ("dial tcp 127.0.0.1:1: connect: connection refused", Kind::Unavailable),
             ("toomanyrequests: slow down", Kind::ResourceExhausted),
+            (
+                "error parsing HTTP 429 response body: unexpected end of JSON",
+                Kind::ResourceExhausted,
+            ),
+            ("error parsing HTTP 403 response body: unexpected end of JSON", Kind::NotFound),
+            ("received unexpected HTTP status: 503 Service Unavailable", Kind::Unavailable),
+            ("Get http://r/v2/: EOF", Kind::Unavailable),
             ("something else", Kind::FailedPrecondition),
         ] {
             assert_eq!(streamed(message).kind(), kind, "{message}");

@@ -29,7 +29,9 @@ mod volumes;
 
 pub use containers::{GpuAccess, LogFilesLimit, NewContainer};
 pub use endings::Ending;
-pub use errors::{ENGINE_UNREACHABLE, PORT_IN_USE, conflicting_port};
+pub use errors::{
+    ENGINE_UNREACHABLE, PORT_IN_USE, REGISTRY_LIMIT, REGISTRY_UNREACHABLE, conflicting_port,
+};
 pub use events::{Death, Event};
 pub use exec::Ran;
 pub use images::{Credential, ListedImage, LocalImage, PullStep, Pushed, Pushing, Removed};

@@ -13,6 +13,10 @@ use crate::domain::{Error, Kind, Result};
 
 /// Reason of an error for a connection that could not be made.
 pub(super) const UNREACHABLE: &str = "REGISTRY_UNREACHABLE";
+/// Reason of an error for a registry that takes no more requests, and the seconds that it
+/// asks to wait among its facts.
+pub(super) const RATE_LIMIT: &str = "REGISTRY_RATE_LIMIT";
+pub(super) const WAIT: &str = "retryAfter";
 const REDIRECTS_MAX: usize = 3;
 
 /// The client that all questions share. `timeout` bounds one request.
@@ -105,8 +109,8 @@ impl Rules {
         if status.as_u16() != 429 {
             return self.unavailable(&format!("answered {status}"));
         }
-        let wait = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let wait = match wait.filter(|wait| wait.len() <= 64) {
+        let asked = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let wait = match asked.filter(|wait| wait.len() <= 64) {
             Some(wait) if wait.bytes().all(|b| b.is_ascii_digit()) => {
                 format!("retry after {wait} seconds")
             }
@@ -114,9 +118,23 @@ impl Rules {
             None => "retry later".to_owned(),
         };
         let message = format!("Registry {} limits our requests: {wait}.", self.registry);
-        Error::new(Kind::ResourceExhausted, "REGISTRY_RATE_LIMIT", message)
-            .with("registry", &self.registry)
+        let error = Error::new(Kind::ResourceExhausted, RATE_LIMIT, message)
+            .with("registry", &self.registry);
+        match asked.and_then(seconds) {
+            Some(seconds) => error.with(WAIT, seconds.to_string()),
+            None => error,
+        }
     }
+}
+
+/// The seconds that `Retry-After` asks for, by their number or by a time.
+fn seconds(asked: &str) -> Option<u64> {
+    if let Ok(seconds) = asked.trim().parse() {
+        return Some(seconds);
+    }
+    let until = jiff::fmt::rfc2822::parse(asked.trim()).ok()?.timestamp();
+    let wait = until.duration_since(jiff::Timestamp::now());
+    Some(u64::try_from(wait.as_secs()).unwrap_or(0))
 }
 
 /// Sends a request without a body, follows at most three redirects, checks each target, and
@@ -152,4 +170,17 @@ pub(super) async fn follow(
 pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
     let origin = |url: &Url| (url.scheme().to_owned(), url.port_or_known_default());
     a.host_str() == b.host_str() && origin(a) == origin(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_a_number_of_seconds_or_a_time() {
+        assert_eq!(seconds(" 120 "), Some(120));
+        assert_eq!(seconds("Wed, 21 Oct 2015 07:28:00 GMT"), Some(0), "that has passed");
+        assert!(seconds("Wed, 21 Oct 2099 07:28:00 GMT").is_some_and(|wait| wait > 1_000_000));
+        assert!(seconds("soon").is_none() && seconds("-1").is_none());
+    }
 }

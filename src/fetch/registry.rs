@@ -66,6 +66,19 @@ impl Registry {
         }
     }
 
+    /// How long a registry that limits us wants us to wait, when it says so: the engine
+    /// keeps that to itself. Nothing, and no wait, where it does not limit us any more.
+    pub async fn wait_asked_by(&self, image: &ImageRef) -> Option<Duration> {
+        match self.pullable(image).await {
+            Ok(_) => Some(Duration::from_secs(1)),
+            Err(error) if error.reason() == http::RATE_LIMIT => {
+                let wait = error.metadata().get(http::WAIT)?.parse().ok()?;
+                Some(Duration::from_secs(wait))
+            }
+            Err(_) => None,
+        }
+    }
+
     /// What the engine should send with a pull; `None` is anonymous.
     pub async fn credential_for(&self, image: &ImageRef) -> Result<Option<Credential>> {
         self.config.credential(image.registry()).await

@@ -89,6 +89,7 @@ impl From<pb::RunContainerRequest> for RunRequest {
             pids: resources.pids.into(),
             stop_timeout: duration(request.stop_timeout),
             pull_policy,
+            login: request.credential.map(Into::into),
             gpu_enabled,
             cuda_off,
             gpus: request.gpus.map(|wish| super::gpus::wish(wish, gpu_enabled)),

@@ -14,6 +14,7 @@ use super::{
     support::{Service, docker, unique},
 };
 
+mod faults;
 mod manage;
 
 /// `alice` with the password `wrong`.

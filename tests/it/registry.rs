@@ -14,6 +14,8 @@ use tokio::{
 
 use crate::support::{DEADLINE, Service, docker, image, unique};
 
+pub mod fault_proxy;
+
 /// `alice` with the password `sesame`.
 const HTPASSWD: &str = "alice:$2b$04$lPSyKFuOywoT/1jzyan9TuDAqz13n0JMafNAkTPL.L5GWQV9wLgb2\n";
 /// The same for a Docker config file.

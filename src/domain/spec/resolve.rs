@@ -17,6 +17,7 @@ use crate::domain::{
     keep::{self, Keep},
     ports::{PortSpec, Protocol},
     restart,
+    source::Login,
     spec::{
         DEFAULT_STOP_TIMEOUT, PullPolicy, RunSpec,
         supervision::{self, RawDuration, RawHealthCheck, RawRestart},
@@ -88,6 +89,8 @@ pub struct RunRequest {
     pub stop_timeout: RawDuration,
     /// Pull policy.
     pub pull_policy: PullPolicy,
+    /// What opens the image's registry.
+    pub login: Option<Login>,
     /// Keeps: path, and whether it is read-only.
     pub keeps: Vec<(String, bool)>,
     /// Health check.
@@ -213,6 +216,7 @@ pub(super) fn resolve(request: RunRequest, defaults: &Defaults) -> Result<RunSpe
         resources,
         stop_timeout,
         pull_policy: request.pull_policy,
+        login: request.login,
         gpu_enabled,
         gpus,
         health,
