@@ -10,9 +10,7 @@ use std::{
 use http::{Uri, uri::Authority};
 use tracing_subscriber::EnvFilter;
 
-use super::{
-    GitProtocol, HostRule, Listen, LogFormat, OnOverrun, Policy, Range, SourceChoice,
-};
+use super::{GitProtocol, HostRule, Listen, LogFormat, OnOverrun, Policy, Range, SourceChoice};
 
 type Parsed<T> = Result<T, String>;
 

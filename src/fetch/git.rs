@@ -5,29 +5,23 @@
 //! checked, so that a name cannot change between check and use.
 
 use std::{
-    ffi::OsString,
     fs::File,
-    io,
     net::IpAddr,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::Stdio,
     sync::Arc,
     time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::{
-    io::AsyncReadExt as _,
-    process::{Child, Command},
-    time::Instant,
-};
+use tokio::{io::AsyncReadExt as _, process::Command, time::Instant};
 
 use crate::domain::{Error, Kind, Result, asset, asset::Policy, source::Git};
 
-/// The oldest version that connects to the address it is told.
-const OLDEST: (u32, u32) = (2, 37);
+mod program;
+
+use program::{Environment, Running, check_version, command, missing, size_of};
+
 /// Files are given as they are in the commit.
 const ATTRIBUTES: &str = "* -export-ignore -export-subst\n";
 /// Last bytes of what the program says that are kept.
@@ -83,19 +77,6 @@ impl Files {
             }
             Ok(_) => Err(failed(&format!("gives no files: {}", text(&said)))),
             Err(error) => Err(Error::internal("git was lost").because(error)),
-        }
-    }
-}
-
-/// A program and all that it starts; they end when this is dropped.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // One that has ended has no id any more.
-        let id = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(id) = id {
-            let _ = kill_process_group(id, Signal::KILL);
         }
     }
 }
@@ -278,7 +259,7 @@ impl GitFetcher {
         let Some(first) = addresses.first().copied() else {
             return Err(refused(why.unwrap_or_else(|| format!("{bare} has no address"))));
         };
-        let mut env = Environment { address: Some(first), ..Environment::default() };
+        let mut env = Environment::at(first);
         env.set("GIT_ALLOW_PROTOCOL", git.url.scheme());
         env.config("http.followRedirects", "false");
         env.config("http.sslVerify", "true");
@@ -316,27 +297,6 @@ impl GitFetcher {
     }
 }
 
-/// What one program is told beside its arguments.
-#[derive(Default)]
-struct Environment {
-    pairs: Vec<(OsString, OsString)>,
-    configured: usize,
-    address: Option<IpAddr>,
-}
-
-impl Environment {
-    fn set(&mut self, key: &str, value: &str) {
-        self.pairs.push((key.into(), value.into()));
-    }
-
-    fn config(&mut self, key: &str, value: &str) {
-        let at = self.configured;
-        self.set(&format!("GIT_CONFIG_KEY_{at}"), key);
-        self.set(&format!("GIT_CONFIG_VALUE_{at}"), value);
-        self.configured += 1;
-    }
-}
-
 /// Where git connects to: its own protocol takes no address beside the URL.
 fn address(git: &Git, env: &Environment) -> String {
     let mut url = git.url.clone();
@@ -349,75 +309,6 @@ fn address(git: &Git, env: &Environment) -> String {
         let _ = url.set_host(Some(&host));
     }
     url.into()
-}
-
-fn command(folder: &Path, env: &Environment, args: &[&str]) -> Command {
-    let mut all =
-        Environment { pairs: env.pairs.clone(), configured: env.configured, address: None };
-    for (key, value) in [
-        ("core.hooksPath", "/dev/null"),
-        ("core.fsmonitor", "false"),
-        ("core.askPass", ""),
-        ("credential.helper", ""),
-        ("protocol.version", "2"),
-        ("fetch.unpackLimit", "1"),
-        ("fetch.recurseSubmodules", "false"),
-        ("gc.auto", "0"),
-        ("maintenance.auto", "false"),
-        // As a checkout of a usual user has them.
-        ("tar.umask", "0022"),
-    ] {
-        all.config(key, value);
-    }
-    let mut command = Command::new("git");
-    command
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()))
-        .env("HOME", folder)
-        .env("LC_ALL", "C")
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_SYSTEM", "/dev/null")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_ATTR_NOSYSTEM", "1")
-        .env("GIT_TERMINAL_PROMPT", "0")
-        .env("GIT_ASKPASS", "")
-        .env("GIT_DIR", folder)
-        .env("GIT_LITERAL_PATHSPECS", "1")
-        .env("GIT_CONFIG_COUNT", all.configured.to_string())
-        .envs(all.pairs)
-        .args(args)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true);
-    command
-}
-
-async fn check_version(folder: &Path) -> Result<()> {
-    let out = command(folder, &Environment::default(), &["version"]).output().await;
-    let out = out.map_err(|error| missing(&error))?;
-    let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    let mut parts = said.split_whitespace().nth(2).unwrap_or_default().split('.');
-    let mut part = || parts.next().and_then(|part| part.parse().ok()).unwrap_or(0);
-    if (part(), part()) >= OLDEST {
-        return Ok(());
-    }
-    let (major, minor) = OLDEST;
-    let why = format!("sources from git need git {major}.{minor} or newer, and this is {said:?}");
-    Err(Error::precondition("GIT_MISSING", why))
-}
-
-/// Bytes of the files below a folder.
-fn size_of(folder: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-    let size = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(about) if about.is_dir() => size_of(&entry.path()),
-        Ok(about) => about.len(),
-        Err(_) => 0,
-    };
-    entries.flatten().map(size).sum()
 }
 
 /// What the program says, in the words of an error. No secret may be in it.
@@ -467,14 +358,4 @@ fn failed_of(git: &Git, reason: &'static str, what: &str) -> Error {
 
 fn failed(what: &str) -> Error {
     Error::precondition("GIT_FAILED", format!("the repository {what}"))
-}
-
-fn missing(error: &io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::NotFound => Error::precondition(
-            "GIT_MISSING",
-            "sources from git need the git program; install it where the service runs",
-        ),
-        _ => Error::internal(format!("git cannot be started: {error}")),
-    }
 }
