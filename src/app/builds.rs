@@ -227,9 +227,10 @@ impl App {
         context: Context,
         events: &Events,
     ) -> Result<BuildEvent> {
-        let began = Instant::now();
+        // Before the engine makes anything: what is older is none of this build.
+        let (began, since) = (Instant::now(), Timestamp::now());
         let text = context.dockerfile.clone();
-        let Sending { archive, mut warnings, state } = context.send();
+        let Sending { archive, mut warnings, state } = context.send(builder);
         let building = tokio::select! {
             building = self.engine.build(new, archive) => building,
             never = sending(events, &mut warnings, &state) => match never {},
@@ -244,7 +245,7 @@ impl App {
         }
         let sent = state.sent();
         tell(events, context_progress(sent, sent)).await;
-        let followed = self.follow_build(&mut building, events).await;
+        let followed = self.follow_build(&mut building, since, events).await;
         let image_id = followed.map_err(|error| refused(error, &text))?;
         let found = self.engine.image_by_id(&image_id).await?;
         self.images.forget_names();
@@ -261,9 +262,9 @@ impl App {
     async fn follow_build(
         self: &Arc<Self>,
         building: &mut Building,
+        since: Timestamp,
         events: &Events,
     ) -> Result<String> {
-        let began = Timestamp::now();
         loop {
             match building.next().await {
                 Ok(Some(Next::Event(event))) => tell(events, event).await,
@@ -283,7 +284,7 @@ impl App {
                     if error.reason() == ENGINE_UNREACHABLE
                         && let Some(container) = building.container()
                     {
-                        self.sweep(container.to_owned(), began);
+                        self.sweep(container.to_owned(), since);
                     }
                     return Err(error);
                 }

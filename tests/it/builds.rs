@@ -18,6 +18,7 @@ mod beside_docker;
 mod buildkit;
 mod ends;
 mod git;
+mod hostile;
 mod sources;
 mod tells;
 

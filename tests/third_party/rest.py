@@ -4,8 +4,10 @@ A strict message has exactly these fields, or clients that are out there break.
 """
 
 import gzip
+import io
 import json
 import os
+import tarfile
 import time
 import unittest
 from urllib.parse import quote
@@ -287,6 +289,22 @@ class Rest(unittest.TestCase):
             answer = call(method, path, {})
             self.assertEqual(answer.status_code, 400, answer.text)
             self.assertEqual(answer.headers["Content-Type"], "application/json")
+
+    def test_an_uploaded_context_is_built_once(self):
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+            text = f"FROM {IMAGE}\n".encode()
+            about = tarfile.TarInfo("Dockerfile")
+            about.size = len(text)
+            archive.addfile(about, io.BytesIO(text))
+        answer = call("POST", "/image/context", data=packed.getvalue())
+        self.assertEqual(answer.status_code, 200, answer.text)
+        name = NAME + "-uploaded:1"
+        build = {"name": name, "source": {"uploadId": answer.json()["uploadId"]}}
+        self.assertTrue(self.good("PUT", "/image", build)["imageId"].startswith("sha256:"))
+        self.bad(404, "upload", "PUT", "/image", build)
+        self.assertEqual(call("DELETE", f"/image?name={name}").status_code, 200)
+        self.bad(400, "archive", "POST", "/image/context", data=b"no archive " * 100)
 
     # Bad input.
 

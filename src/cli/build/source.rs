@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, stream};
 use super::Args;
 use crate::{
     cli::{Failure, Session, output::warn},
-    domain,
+    domain::{self, build::Builder},
     engine::context::{Context, Sending},
     rpc::pb::{self, build_source::Source},
 };
@@ -57,7 +57,8 @@ pub(super) async fn upload(
     let context = Context::open(vec![PathBuf::from("/")], folder, args.file.clone()).await;
     let context = context.map_err(|error| here(&error))?;
     request.dockerfile_path = context.dockerfile_path.clone();
-    let Sending { archive, mut warnings, state } = context.send();
+    // With the list, which the service needs to leave out the same.
+    let Sending { archive, mut warnings, state } = context.send(Builder::Classic);
     let whole = archive.take_while(|piece| std::future::ready(piece.is_ok()));
     let pieces = whole.filter_map(|piece| {
         let data = piece.ok().map(Into::into);

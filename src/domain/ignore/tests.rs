@@ -126,3 +126,59 @@ proptest! {
         prop_assert!(ignore.verdict(&below, None).ignored);
     }
 }
+
+/// What a pattern fits, as slowly and plainly as can be.
+fn fits(pattern: &[u8], path: &[u8]) -> bool {
+    match pattern {
+        [] => path.is_empty(),
+        [b'*', b'*', rest @ ..] => {
+            let rest = rest.strip_prefix(b"/").unwrap_or(rest);
+            rest.is_empty()
+                || fits(rest, path)
+                || (0..path.len()).any(|at| path[at] == b'/' && fits(rest, &path[at + 1..]))
+        }
+        [b'*', rest @ ..] => (0..=path.len())
+            .take_while(|at| !path[..*at].contains(&b'/'))
+            .any(|at| fits(rest, &path[at..])),
+        [b'?', rest @ ..] => path.first().is_some_and(|c| *c != b'/') && fits(rest, &path[1..]),
+        [c, rest @ ..] => path.first() == Some(c) && fits(rest, &path[1..]),
+    }
+}
+
+/// A pattern that is "**" and plain text fits what ends so, as docker has it.
+fn fits_as_docker(pattern: &str, path: &str) -> bool {
+    match pattern.strip_prefix("**") {
+        Some(end) if !end.is_empty() && !end.contains(['*', '?']) => {
+            path.ends_with(end) || end.strip_prefix('/') == Some(path)
+        }
+        _ => fits(pattern.as_bytes(), path.as_bytes()),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    /// F21: the last pattern that fits a path, or a folder that it is in, decides.
+    #[test]
+    fn fuzz_the_matcher_decides_as_the_plainest_one_does(
+        lines in prop::collection::vec(("!?", "[ab*?/]{1,7}"), 0..6),
+        path in "[ab]{1,3}(/[ab]{1,3}){0,3}",
+    ) {
+        let mut file = String::new();
+        let mut ignored = false;
+        for (mark, text) in &lines {
+            let text = shortest(text);
+            let text = text.trim_start_matches('/');
+            if matches!(text, "" | ".") {
+                continue;
+            }
+            file += &format!("{mark}{text}\n");
+            let fits = folders(&path).chain([path.as_str()]).any(|at| fits_as_docker(text, at));
+            if fits {
+                ignored = mark.is_empty();
+            }
+        }
+        let ignore = Ignore::parse(file.as_bytes()).unwrap();
+        prop_assert_eq!(ignore.verdict(&path, None).ignored, ignored, "{:?}", file);
+    }
+}

@@ -20,7 +20,7 @@ use futures_util::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use crate::domain::{Error, Result, ignore::Ignore, spec::hex};
+use crate::domain::{Error, Result, build::Builder, ignore::Ignore, spec::hex};
 
 mod beneath;
 mod tar;
@@ -47,7 +47,10 @@ const WARNINGS: usize = 64;
 #[derive(Debug)]
 pub struct Context {
     folder: OwnedFd,
+    /// What is left out, but for the Dockerfile.
     ignore: Ignore,
+    /// The same, but for the list itself too, which the classic builder needs.
+    classic: Ignore,
     /// The Dockerfile's text.
     pub dockerfile: String,
     /// Where the Dockerfile is found in what is sent.
@@ -93,8 +96,8 @@ impl Context {
         opening.await.map_err(|error| Error::internal("a context was not opened").because(error))?
     }
 
-    /// Begins to read it, on a thread of its own.
-    pub fn send(self) -> Sending {
+    /// Begins to read it, on a thread of its own, as its builder wants it.
+    pub fn send(self, builder: Builder) -> Sending {
         let (pieces, taken) = mpsc::channel(AHEAD);
         let (warnings, told) = mpsc::channel(WARNINGS);
         let state = Arc::new(State::default());
@@ -106,7 +109,7 @@ impl Context {
             };
             let mut tell = |warning| drop(warnings.try_send(warning));
             let wanted = || !pieces.is_closed();
-            match self.write(Archive::new(&mut take, &mut tell, &wanted)) {
+            match self.write(builder, Archive::new(&mut take, &mut tell, &wanted)) {
                 Ok(()) => drop(pieces.blocking_send(Piece::End)),
                 Err(Stop::Unread) => {}
                 Err(Stop::Failed(error)) => {
@@ -118,10 +121,15 @@ impl Context {
         Sending { archive: body(taken).boxed(), warnings: told, state }
     }
 
-    fn write(self, mut archive: Archive<'_>) -> Result<(), Stop> {
-        let apart = self.beside.then_some(IGNORE);
-        let there = walk::write(self.folder, &self.ignore, apart, &mut archive)?;
-        if self.beside {
+    fn write(self, builder: Builder, mut archive: Archive<'_>) -> Result<(), Stop> {
+        // BuildKit reads no list in an archive, and takes nothing out of it.
+        let (ignore, listed) = match builder {
+            Builder::Classic => (&self.classic, self.beside),
+            Builder::BuildKit => (&self.ignore, false),
+        };
+        let apart = listed.then_some(IGNORE);
+        let there = walk::write(self.folder, ignore, apart, &mut archive)?;
+        if listed {
             // The engine takes out what this file lists of the two, and no more.
             let name = &self.dockerfile_path;
             let list = match self.listed.filter(|_| there) {
@@ -132,7 +140,9 @@ impl Context {
                 None => format!("{IGNORE}\n{name}\n").into_bytes(),
             };
             archive.file(IGNORE, &list)?;
-            archive.file(name, self.dockerfile.as_bytes())?;
+        }
+        if self.beside {
+            archive.file(&self.dockerfile_path, self.dockerfile.as_bytes())?;
         }
         archive.end()
     }
@@ -183,13 +193,19 @@ fn open(roots: &Roots, folder: &str, dockerfile: &str) -> Result<Context> {
     let inside = named.path.strip_prefix(&place.path).ok().and_then(Path::to_str);
     let (beside, dockerfile_path) = match inside {
         Some(path) if own.is_none() => {
-            // The engine needs both, and takes them out itself where they are listed.
-            ignore.always(IGNORE).and_then(|()| ignore.always(path)).map_err(wrong)?;
+            // The engine needs it; the classic builder takes it out itself where it is
+            // listed.
+            ignore.always(path).map_err(wrong)?;
             (false, path.to_owned())
         }
         _ => (true, format!(".dockerfile.{}", &hex(&Sha256::digest(&text))[..20])),
     };
-    Ok(Context { folder: opened, ignore, dockerfile: text, dockerfile_path, beside, listed })
+    let mut classic = ignore.clone();
+    if !beside {
+        classic.always(IGNORE).map_err(wrong)?;
+    }
+    let dockerfile = text;
+    Ok(Context { folder: opened, ignore, classic, dockerfile, dockerfile_path, beside, listed })
 }
 
 /// As the docker command: `Dockerfile`, else `dockerfile`, unless one is named.

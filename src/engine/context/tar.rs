@@ -37,6 +37,8 @@ pub(super) struct Entry<'a> {
     pub(super) size: u64,
     /// Seconds since 1970.
     pub(super) mtime: i64,
+    /// What a program may do beyond its user, as the kernel keeps it; empty is nothing.
+    pub(super) capability: &'a [u8],
 }
 
 impl Entry<'_> {
@@ -55,6 +57,9 @@ impl Entry<'_> {
         }
         if self.size > LARGEST {
             record(&mut more, "size", self.size.to_string().as_bytes());
+        }
+        if !self.capability.is_empty() {
+            record(&mut more, "SCHILY.xattr.security.capability", self.capability);
         }
         if !more.is_empty() {
             let size = more.len() as u64;
@@ -154,6 +159,7 @@ mod tests {
                 mode: 0o120_777,
                 size: 0,
                 mtime: -1,
+                capability: b"",
             };
             entry.write(&mut out);
             assert_eq!(out.len() % BLOCK, 0);

@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -24,7 +25,7 @@ async fn opened(root: &Path, folder: &Path, dockerfile: &str) -> Result<Context>
 
 /// What is sent, as GNU tar reads it, and the warnings.
 async fn sent(context: Context) -> Result<(Vec<u8>, Vec<String>)> {
-    let Sending { mut archive, mut warnings, state } = context.send();
+    let Sending { mut archive, mut warnings, state } = context.send(Builder::Classic);
     let mut bytes = Vec::new();
     while let Some(piece) = archive.next().await {
         match piece {
@@ -115,6 +116,23 @@ async fn a_list_of_the_dockerfiles_own_wins_and_its_dockerfile_comes_beside() {
 }
 
 #[tokio::test]
+async fn buildkit_gets_no_list_that_lists_itself_and_of_the_rest_only_the_dockerfile() {
+    let dir = tree(&[
+        ("Dockerfile", "FROM a"),
+        (".dockerignore", ".dockerignore\nDockerfile\nb"),
+        ("a", ""),
+        ("b", ""),
+    ]);
+    let context = opened(dir.path(), dir.path(), "").await.unwrap();
+    let mut archive = context.send(Builder::BuildKit).archive;
+    let mut bytes = Vec::new();
+    while let Some(piece) = archive.next().await {
+        bytes.extend_from_slice(&piece.unwrap());
+    }
+    assert_eq!(tar(&bytes, &["-t"]), "Dockerfile\na\n");
+}
+
+#[tokio::test]
 async fn a_list_of_the_dockerfiles_own_goes_by_the_name_that_was_given() {
     let dir = tree(&[
         ("Real", "FROM a"),
@@ -156,7 +174,8 @@ async fn a_deep_tree_is_sent_whole_and_few_of_its_folders_are_open_at_once() {
     for depth in (1..=190).rev() {
         expected.push(format!("{}z", "d/".repeat(depth)));
     }
-    let Sending { mut archive, .. } = opened(dir.path(), dir.path(), "").await.unwrap().send();
+    let Sending { mut archive, .. } =
+        opened(dir.path(), dir.path(), "").await.unwrap().send(Builder::Classic);
     // It stands in the middle of the large file, the deepest of all.
     let mut bytes = archive.next().await.unwrap().unwrap().to_vec();
     let open = held(&dir);
@@ -175,7 +194,7 @@ async fn a_folder_that_was_exchanged_while_it_was_closed_is_not_read() {
     fs::write(deep.join("large"), vec![b'x'; 8 << 20]).unwrap();
     fs::write(dir.path().join("d/d/d/z"), "its own").unwrap();
     let Sending { mut archive, mut warnings, .. } =
-        opened(dir.path(), dir.path(), "").await.unwrap().send();
+        opened(dir.path(), dir.path(), "").await.unwrap().send(Builder::Classic);
     let mut bytes = archive.next().await.unwrap().unwrap().to_vec();
     fs::rename(dir.path().join("d/d/d"), dir.path().join("away")).unwrap();
     std::os::unix::fs::symlink(dir.path().join("other"), dir.path().join("d/d/d")).unwrap();
@@ -204,7 +223,7 @@ async fn a_walk_that_nobody_wants_ends_though_it_has_nothing_to_send() {
         asked.get() < 100
     };
     let (mut take, mut tell) = (|_| panic!("nothing is sent"), |_| {});
-    let end = context.write(Archive::new(&mut take, &mut tell, &wanted));
+    let end = context.write(Builder::Classic, Archive::new(&mut take, &mut tell, &wanted));
     assert!(matches!(end, Err(Stop::Unread)));
     assert_eq!(asked.get(), 100);
 }
@@ -276,11 +295,162 @@ async fn a_file_that_shrinks_while_it_is_read_fails_and_one_that_grows_does_not(
     // Nobody reads on until the file is short: the pieces that wait are bounded.
     fs::write(&path, vec![b'x'; 8 << 20]).unwrap();
     let Sending { mut archive, state, .. } =
-        opened(dir.path(), dir.path(), "").await.unwrap().send();
+        opened(dir.path(), dir.path(), "").await.unwrap().send(Builder::Classic);
     archive.next().await.unwrap().unwrap();
     fs::write(&path, "short").unwrap();
     while archive.next().await.is_some() {}
     let error = state.failure().unwrap();
     assert_eq!((error.kind(), error.reason()), (Kind::FailedPrecondition, "CONTEXT_UNUSABLE"));
     assert!(error.message().contains("grows") && error.message().contains("shorter"), "{error}");
+}
+
+#[tokio::test]
+async fn a_sparse_file_of_two_gibibytes_is_sent_whole_and_few_pieces_of_it_wait() {
+    const SIZE: u64 = 2 << 30;
+    let dir = tree(&[("Dockerfile", "FROM a")]);
+    fs::File::create(dir.path().join("sparse")).unwrap().set_len(SIZE).unwrap();
+    let Sending { mut archive, state, .. } =
+        opened(dir.path(), dir.path(), "").await.unwrap().send(Builder::Classic);
+    let mut taken = 0;
+    while let Some(piece) = archive.next().await {
+        taken += piece.unwrap().len() as u64;
+        // The queue, the piece in hand and the one that is being filled.
+        assert!(state.sent() - taken <= (AHEAD as u64 + 3) * (256 << 10));
+    }
+    assert!((SIZE..SIZE + 8192).contains(&taken), "{taken}");
+}
+
+/// A name that file systems take and people do not give.
+fn name() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        4 => "[abc]".prop_map(String::into_bytes),
+        1 => "[.!#*? \\[\\]\\\\ä-]{1,6}".prop_map(String::into_bytes),
+        1 => prop::collection::vec(1..=255_u8, 1..120),
+    ]
+    .prop_filter("a name", |name| !name.contains(&b'/') && !matches!(&name[..], b"." | b".."))
+}
+
+#[derive(Debug, Clone)]
+enum Node {
+    File(u16),
+    Folder,
+    Link(Vec<u8>),
+    Fifo,
+    HardLink,
+}
+
+fn node() -> impl Strategy<Value = Node> {
+    prop_oneof![
+        3 => (0..3000_u16).prop_map(Node::File),
+        2 => Just(Node::Folder),
+        1 => "[a-c./]{1,130}".prop_map(|text| Node::Link(text.into_bytes())),
+        1 => Just(Node::Fifo),
+        1 => Just(Node::HardLink),
+    ]
+}
+
+fn at(dir: &Path, path: &[Vec<u8>]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt as _;
+    path.iter().fold(dir.to_owned(), |at, name| at.join(std::ffi::OsStr::from_bytes(name)))
+}
+
+/// What must be sent, by a walk that is as simple as can be.
+fn expected(dir: &Path, ignore: &Ignore) -> Vec<Vec<u8>> {
+    fn below(
+        folder: &Path,
+        path: &[u8],
+        from: Option<&crate::domain::ignore::Verdict>,
+        ignore: &Ignore,
+        all: &mut Vec<Vec<u8>>,
+    ) {
+        use std::os::unix::ffi::OsStrExt as _;
+        let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(Result::unwrap).collect();
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            let path = [path, entry.file_name().as_bytes()].concat();
+            let text = String::from_utf8_lossy(&path);
+            let verdict = ignore.verdict(&text, from);
+            let folder = entry.file_type().unwrap().is_dir();
+            let slash: &[u8] = if folder { b"/" } else { b"" };
+            if !verdict.ignored {
+                all.push([&path[..], slash].concat());
+            }
+            if folder && (!verdict.ignored || ignore.has_exception_below(&text)) {
+                below(&entry.path(), &[&path[..], b"/"].concat(), Some(&verdict), ignore, all);
+            }
+        }
+    }
+    let mut all = Vec::new();
+    below(dir, b"", None, ignore, &mut all);
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    /// F21: whatever a tree holds and a list says, what is sent is a sound archive of
+    /// what the list leaves in.
+    #[test]
+    fn fuzz_any_tree_and_any_list_give_a_sound_archive(
+        nodes in prop::collection::vec((prop::collection::vec(name(), 1..5), node()), 0..14),
+        list in "(!?[abc*?/.]{1,5}\n){0,5}",
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, node) in &nodes {
+            let (last, above) = path.split_last().unwrap();
+            // Nothing is made through a link, and what is there stays.
+            let is_folder = |depth| {
+                let about = fs::symlink_metadata(at(dir.path(), &above[..depth]));
+                about.is_ok_and(|about| about.is_dir())
+            };
+            let real = (1..=above.len()).all(|depth| {
+                let _ = fs::create_dir(at(dir.path(), &above[..depth]));
+                is_folder(depth)
+            });
+            let path = at(&at(dir.path(), above), std::slice::from_ref(last));
+            if !real || fs::symlink_metadata(&path).is_ok() {
+                continue;
+            }
+            let _ = match node {
+                Node::File(size) => fs::write(&path, vec![b'x'; usize::from(*size)]),
+                Node::Folder => fs::create_dir(&path),
+                Node::Link(to) => std::os::unix::fs::symlink(at(Path::new(""), std::slice::from_ref(to)), &path),
+                Node::Fifo => rustix::fs::mknodat(
+                    rustix::fs::CWD,
+                    &path,
+                    rustix::fs::FileType::Fifo,
+                    rustix::fs::Mode::from_raw_mode(0o600),
+                    0,
+                )
+                .map_err(Into::into),
+                Node::HardLink => fs::hard_link(dir.path().join("a"), &path),
+            };
+        }
+        let Ok(ignore) = Ignore::parse(list.as_bytes()) else { return Ok(()) };
+        let folder = rustix::fs::open(
+            dir.path(),
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY,
+            rustix::fs::Mode::empty(),
+        )
+        .unwrap();
+        let mut bytes = Vec::new();
+        let mut take = |piece: Bytes| {
+            bytes.extend_from_slice(&piece);
+            true
+        };
+        let (mut tell, wanted) = (|_| {}, || true);
+        let mut archive = Archive::new(&mut take, &mut tell, &wanted);
+        let walked = walk::write(folder, &ignore, None, &mut archive);
+        prop_assert!(walked.is_ok_and(|_| archive.end().is_ok()));
+        let mut checker = crate::domain::archive::Checker::of_any_links();
+        let mut found = Vec::new();
+        let read = checker.read(&bytes, &mut |part| {
+            if let crate::domain::archive::Part::Entry(entry) = part {
+                found.push(entry.path.to_vec());
+            }
+            Ok(())
+        });
+        prop_assert!(read.and_then(|()| checker.finish()).is_ok() || found.is_empty());
+        prop_assert_eq!(found, expected(dir.path(), &ignore));
+    }
 }

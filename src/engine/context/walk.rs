@@ -32,6 +32,10 @@ const HELD: usize = 16;
 /// Most entries, of which names and hard links are held in memory.
 const MOST: usize = 2_000_000;
 
+/// The attribute that a program has its capabilities in, and room for it.
+const CAPABILITY: &str = "security.capability";
+const LONGEST_CAPABILITY: usize = 64;
+
 /// Why a walk ended early.
 pub(super) enum Stop {
     /// Nobody reads any more.
@@ -130,6 +134,7 @@ impl<'a> Archive<'a> {
             mode: 0o600,
             size,
             mtime: 0,
+            capability: b"",
         };
         entry.write(&mut self.buffer);
         self.buffer.extend_from_slice(content);
@@ -234,8 +239,9 @@ impl Walk<'_, '_> {
             Err(why) => return Err(unusable(&path, "cannot be looked at", Some(why.into()))),
         };
         let mtime = stat.st_mtime;
+        let mode = stat.st_mode;
         let plain =
-            |sort| Entry { sort, path: &path, link: b"", mode: stat.st_mode, size: 0, mtime };
+            |sort| Entry { sort, path: &path, link: b"", mode, size: 0, mtime, capability: b"" };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -296,6 +302,7 @@ impl Walk<'_, '_> {
             return Ok(());
         }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let capability = capability_of(&file);
         let mut entry = Entry {
             sort: Sort::File,
             path,
@@ -303,6 +310,7 @@ impl Walk<'_, '_> {
             mode: stat.st_mode,
             size,
             mtime: stat.st_mtime,
+            capability: &capability,
         };
         if found.st_nlink > 1 {
             let first = self.links.entry((stat.st_dev, stat.st_ino));
@@ -323,6 +331,14 @@ impl Walk<'_, '_> {
         (self.archive.tell)(format!("{path} went away while the context was read; it is left out"));
         None
     }
+}
+
+/// The one extended attribute that is sent, as by the docker command.
+fn capability_of(file: &File) -> Vec<u8> {
+    let mut value = [0; LONGEST_CAPABILITY];
+    // Where a file system has none, there is nothing to send.
+    let length = rustix::fs::fgetxattr(file, CAPABILITY, &mut value).unwrap_or(0);
+    value[..length.min(LONGEST_CAPABILITY)].to_vec()
 }
 
 /// Opens a folder again, step by step from the first; `None` when another one, or none,

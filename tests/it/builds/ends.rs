@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use container_svc::rpc::pb::build_image_stream_response::Event;
+use container_svc::rpc::pb::{self, build_image_stream_response::Event};
 use tonic::Code;
 
 use super::{Tree, begin};
@@ -78,13 +78,21 @@ async fn an_engine_that_is_killed_during_a_build_is_told_and_nothing_is_left() {
         config.build_roots = vec![root];
     });
     let service = service.await.synced().await;
-    let mut stream = begin(&service, tree.request()).await.expect("it begins");
-    reads(&mut stream, "begun").await;
-    engine.kill();
-    let end = stream.message().await.expect_err("there is no engine");
-    assert_eq!(end.code(), Code::Unavailable, "{end:?}");
-    assert!(end.message().contains("cannot be reached"), "{end:?}");
-    engine.resume().await;
+    for builder in [pb::BuilderKind::Buildkit, pb::BuilderKind::Classic] {
+        let request = pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
+        let mut stream = begin(&service, request).await.expect("it begins");
+        reads(&mut stream, "begun").await;
+        engine.kill();
+        let end = stream.message().await.expect_err("there is no engine");
+        assert_eq!(end.code(), Code::Unavailable, "{builder:?}: {end:?}");
+        assert!(end.message().contains("cannot be reached"), "{builder:?}: {end:?}");
+        engine.resume().await;
+        eventually("the view follows the engine again", || async {
+            let (_, node) = service.get("/container-svc/node").await;
+            node["node"]["engine"]["synced"] == true
+        })
+        .await;
+    }
     eventually("the step's container is gone", || async {
         engine.docker(&["ps", "-aq"]).is_some_and(|ids| ids.is_empty())
     })

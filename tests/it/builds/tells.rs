@@ -144,6 +144,26 @@ async fn a_stream_is_lines_or_events_over_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_target_ends_the_build_and_layers_may_come_from_other_images() {
+    let tree = Tree::new("RUN echo one > /one\nFROM scratch AS last\nCOPY a /a\n", &[("a", "a")]);
+    let text = std::fs::read_to_string(tree.root().join("ctx/Dockerfile")).expect("a file");
+    tree.write("ctx/Dockerfile", &text.replacen('\n', " AS first\n", 1));
+    let service = tree.service().await;
+    for builder in [pb::BuilderKind::Classic, pb::BuilderKind::Buildkit] {
+        let request = || pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
+        let target = pb::BuildImageRequest { target: "first".into(), ..request() };
+        finished(&build(&service, target).await);
+        assert_eq!(docker(&["run", "--rm", tree.name(), "cat", "/one"]), "one");
+        let from = pb::BuildImageRequest { cache_from: vec![tree.name().into()], ..request() };
+        finished(&build(&service, from).await);
+        let wrong = pb::BuildImageRequest { platform: "no/where".into(), ..request() };
+        let refused = build(&service, wrong).await.1.expect("there is none");
+        let client = [tonic::Code::InvalidArgument, tonic::Code::FailedPrecondition];
+        assert!(client.contains(&refused.code()), "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_callers_of_one_build_each_get_all_of_it() {
     let tree = Tree::new("RUN echo for both\n", &[]);
     let service = tree.service().await;
