@@ -278,7 +278,10 @@ type RunContainerRequest struct {
 	// What it shall have of GPUs; more than capabilities.gpu_enabled can say.
 	Gpus *Gpus `protobuf:"bytes,20,opt,name=gpus,proto3,oneof" json:"gpus,omitempty"`
 	// Whether the image may be exchanged for one that the node's driver runs. Default AUTO.
-	CudaPolicy    CudaPolicy `protobuf:"varint,21,opt,name=cuda_policy,json=cudaPolicy,proto3,enum=containersvc.v1.CudaPolicy" json:"cuda_policy,omitempty"`
+	CudaPolicy CudaPolicy `protobuf:"varint,21,opt,name=cuda_policy,json=cudaPolicy,proto3,enum=containersvc.v1.CudaPolicy" json:"cuda_policy,omitempty"`
+	// Credential for the image's registry, for this request alone: not part of the hash,
+	// not stored and not logged. Default: the node's Docker config file.
+	Credential    *RegistryCredential `protobuf:"bytes,22,opt,name=credential,proto3,oneof" json:"credential,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -458,6 +461,13 @@ func (x *RunContainerRequest) GetCudaPolicy() CudaPolicy {
 		return x.CudaPolicy
 	}
 	return CudaPolicy_CUDA_POLICY_UNSPECIFIED
+}
+
+func (x *RunContainerRequest) GetCredential() *RegistryCredential {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
 }
 
 // RunContainerResponse says what runs now and what was done.
@@ -1732,7 +1742,7 @@ var File_containersvc_v1_container_service_proto protoreflect.FileDescriptor
 
 const file_containersvc_v1_container_service_proto_rawDesc = "" +
 	"\n" +
-	"'containersvc/v1/container_service.proto\x12\x0fcontainersvc.v1\x1a\x1ccontainersvc/v1/access.proto\x1a\x1fcontainersvc/v1/container.proto\x1a\x19containersvc/v1/gpu.proto\x1a\x1ccontainersvc/v1/health.proto\x1a#containersvc/v1/image_service.proto\x1a\x19containersvc/v1/log.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfb\a\n" +
+	"'containersvc/v1/container_service.proto\x12\x0fcontainersvc.v1\x1a\x1ccontainersvc/v1/access.proto\x1a\x1fcontainersvc/v1/container.proto\x1a\x19containersvc/v1/gpu.proto\x1a\x1ccontainersvc/v1/health.proto\x1a#containersvc/v1/image_service.proto\x1a\x19containersvc/v1/log.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\b\n" +
 	"\x13RunContainerRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x14\n" +
 	"\x05names\x18\x02 \x03(\tR\x05names\x122\n" +
@@ -1760,9 +1770,13 @@ const file_containersvc_v1_container_service_proto_rawDesc = "" +
 	"\arestart\x18\x13 \x01(\v2\x1f.containersvc.v1.RestartOptionsR\arestart\x12.\n" +
 	"\x04gpus\x18\x14 \x01(\v2\x15.containersvc.v1.GpusH\x01R\x04gpus\x88\x01\x01\x12<\n" +
 	"\vcuda_policy\x18\x15 \x01(\x0e2\x1b.containersvc.v1.CudaPolicyR\n" +
-	"cudaPolicyB\x0f\n" +
+	"cudaPolicy\x12H\n" +
+	"\n" +
+	"credential\x18\x16 \x01(\v2#.containersvc.v1.RegistryCredentialH\x02R\n" +
+	"credential\x88\x01\x01B\x0f\n" +
 	"\r_stop_timeoutB\a\n" +
-	"\x05_gpus\"\xba\x02\n" +
+	"\x05_gpusB\r\n" +
+	"\v_credential\"\xba\x02\n" +
 	"\x14RunContainerResponse\x12\x18\n" +
 	"\astarted\x18\x01 \x01(\bR\astarted\x122\n" +
 	"\x05ports\x18\x02 \x03(\v2\x1c.containersvc.v1.PortMappingR\x05ports\x12\x0e\n" +
@@ -1953,14 +1967,15 @@ var file_containersvc_v1_container_service_proto_goTypes = []any{
 	(*RestartOptions)(nil),              // 34: containersvc.v1.RestartOptions
 	(*Gpus)(nil),                        // 35: containersvc.v1.Gpus
 	(CudaPolicy)(0),                     // 36: containersvc.v1.CudaPolicy
-	(*CudaChoice)(nil),                  // 37: containersvc.v1.CudaChoice
-	(*PullImageResponse)(nil),           // 38: containersvc.v1.PullImageResponse
-	(*GpuStanding)(nil),                 // 39: containersvc.v1.GpuStanding
-	(ContainerState)(0),                 // 40: containersvc.v1.ContainerState
-	(*Container)(nil),                   // 41: containersvc.v1.Container
-	(*LogStatus)(nil),                   // 42: containersvc.v1.LogStatus
-	(*ProbeResult)(nil),                 // 43: containersvc.v1.ProbeResult
-	(*timestamppb.Timestamp)(nil),       // 44: google.protobuf.Timestamp
+	(*RegistryCredential)(nil),          // 37: containersvc.v1.RegistryCredential
+	(*CudaChoice)(nil),                  // 38: containersvc.v1.CudaChoice
+	(*PullImageResponse)(nil),           // 39: containersvc.v1.PullImageResponse
+	(*GpuStanding)(nil),                 // 40: containersvc.v1.GpuStanding
+	(ContainerState)(0),                 // 41: containersvc.v1.ContainerState
+	(*Container)(nil),                   // 42: containersvc.v1.Container
+	(*LogStatus)(nil),                   // 43: containersvc.v1.LogStatus
+	(*ProbeResult)(nil),                 // 44: containersvc.v1.ProbeResult
+	(*timestamppb.Timestamp)(nil),       // 45: google.protobuf.Timestamp
 }
 var file_containersvc_v1_container_service_proto_depIdxs = []int32{
 	23, // 0: containersvc.v1.RunContainerRequest.ports:type_name -> containersvc.v1.PortMapping
@@ -1977,47 +1992,48 @@ var file_containersvc_v1_container_service_proto_depIdxs = []int32{
 	34, // 11: containersvc.v1.RunContainerRequest.restart:type_name -> containersvc.v1.RestartOptions
 	35, // 12: containersvc.v1.RunContainerRequest.gpus:type_name -> containersvc.v1.Gpus
 	36, // 13: containersvc.v1.RunContainerRequest.cuda_policy:type_name -> containersvc.v1.CudaPolicy
-	23, // 14: containersvc.v1.RunContainerResponse.ports:type_name -> containersvc.v1.PortMapping
-	1,  // 15: containersvc.v1.RunContainerResponse.action:type_name -> containersvc.v1.RunAction
-	37, // 16: containersvc.v1.RunContainerResponse.cuda:type_name -> containersvc.v1.CudaChoice
-	3,  // 17: containersvc.v1.RunContainerStreamRequest.run:type_name -> containersvc.v1.RunContainerRequest
-	0,  // 18: containersvc.v1.RunContainerStreamResponse.stage:type_name -> containersvc.v1.RunStage
-	38, // 19: containersvc.v1.RunContainerStreamResponse.pull:type_name -> containersvc.v1.PullImageResponse
-	7,  // 20: containersvc.v1.RunContainerStreamResponse.download:type_name -> containersvc.v1.AssetDownload
-	4,  // 21: containersvc.v1.RunContainerStreamResponse.result:type_name -> containersvc.v1.RunContainerResponse
-	39, // 22: containersvc.v1.RunContainerStreamResponse.queue:type_name -> containersvc.v1.GpuStanding
-	40, // 23: containersvc.v1.ListContainersRequest.state:type_name -> containersvc.v1.ContainerState
-	41, // 24: containersvc.v1.ListContainersResponse.containers:type_name -> containersvc.v1.Container
-	41, // 25: containersvc.v1.GetContainerResponse.container:type_name -> containersvc.v1.Container
-	16, // 26: containersvc.v1.GetContainerResponse.history:type_name -> containersvc.v1.ContainerEvent
-	42, // 27: containersvc.v1.GetContainerResponse.log:type_name -> containersvc.v1.LogStatus
-	43, // 28: containersvc.v1.GetContainerResponse.probes:type_name -> containersvc.v1.ProbeResult
-	44, // 29: containersvc.v1.ContainerEvent.at:type_name -> google.protobuf.Timestamp
-	2,  // 30: containersvc.v1.WatchContainersResponse.type:type_name -> containersvc.v1.WatchEventType
-	41, // 31: containersvc.v1.WatchContainersResponse.container:type_name -> containersvc.v1.Container
-	3,  // 32: containersvc.v1.ContainerService.RunContainer:input_type -> containersvc.v1.RunContainerRequest
-	5,  // 33: containersvc.v1.ContainerService.RunContainerStream:input_type -> containersvc.v1.RunContainerStreamRequest
-	8,  // 34: containersvc.v1.ContainerService.StopContainer:input_type -> containersvc.v1.StopContainerRequest
-	10, // 35: containersvc.v1.ContainerService.RemoveContainer:input_type -> containersvc.v1.RemoveContainerRequest
-	12, // 36: containersvc.v1.ContainerService.ListContainers:input_type -> containersvc.v1.ListContainersRequest
-	14, // 37: containersvc.v1.ContainerService.GetContainer:input_type -> containersvc.v1.GetContainerRequest
-	17, // 38: containersvc.v1.ContainerService.IsContainerRunning:input_type -> containersvc.v1.IsContainerRunningRequest
-	19, // 39: containersvc.v1.ContainerService.GetContainerSummary:input_type -> containersvc.v1.GetContainerSummaryRequest
-	21, // 40: containersvc.v1.ContainerService.WatchContainers:input_type -> containersvc.v1.WatchContainersRequest
-	4,  // 41: containersvc.v1.ContainerService.RunContainer:output_type -> containersvc.v1.RunContainerResponse
-	6,  // 42: containersvc.v1.ContainerService.RunContainerStream:output_type -> containersvc.v1.RunContainerStreamResponse
-	9,  // 43: containersvc.v1.ContainerService.StopContainer:output_type -> containersvc.v1.StopContainerResponse
-	11, // 44: containersvc.v1.ContainerService.RemoveContainer:output_type -> containersvc.v1.RemoveContainerResponse
-	13, // 45: containersvc.v1.ContainerService.ListContainers:output_type -> containersvc.v1.ListContainersResponse
-	15, // 46: containersvc.v1.ContainerService.GetContainer:output_type -> containersvc.v1.GetContainerResponse
-	18, // 47: containersvc.v1.ContainerService.IsContainerRunning:output_type -> containersvc.v1.IsContainerRunningResponse
-	20, // 48: containersvc.v1.ContainerService.GetContainerSummary:output_type -> containersvc.v1.GetContainerSummaryResponse
-	22, // 49: containersvc.v1.ContainerService.WatchContainers:output_type -> containersvc.v1.WatchContainersResponse
-	41, // [41:50] is the sub-list for method output_type
-	32, // [32:41] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	37, // 14: containersvc.v1.RunContainerRequest.credential:type_name -> containersvc.v1.RegistryCredential
+	23, // 15: containersvc.v1.RunContainerResponse.ports:type_name -> containersvc.v1.PortMapping
+	1,  // 16: containersvc.v1.RunContainerResponse.action:type_name -> containersvc.v1.RunAction
+	38, // 17: containersvc.v1.RunContainerResponse.cuda:type_name -> containersvc.v1.CudaChoice
+	3,  // 18: containersvc.v1.RunContainerStreamRequest.run:type_name -> containersvc.v1.RunContainerRequest
+	0,  // 19: containersvc.v1.RunContainerStreamResponse.stage:type_name -> containersvc.v1.RunStage
+	39, // 20: containersvc.v1.RunContainerStreamResponse.pull:type_name -> containersvc.v1.PullImageResponse
+	7,  // 21: containersvc.v1.RunContainerStreamResponse.download:type_name -> containersvc.v1.AssetDownload
+	4,  // 22: containersvc.v1.RunContainerStreamResponse.result:type_name -> containersvc.v1.RunContainerResponse
+	40, // 23: containersvc.v1.RunContainerStreamResponse.queue:type_name -> containersvc.v1.GpuStanding
+	41, // 24: containersvc.v1.ListContainersRequest.state:type_name -> containersvc.v1.ContainerState
+	42, // 25: containersvc.v1.ListContainersResponse.containers:type_name -> containersvc.v1.Container
+	42, // 26: containersvc.v1.GetContainerResponse.container:type_name -> containersvc.v1.Container
+	16, // 27: containersvc.v1.GetContainerResponse.history:type_name -> containersvc.v1.ContainerEvent
+	43, // 28: containersvc.v1.GetContainerResponse.log:type_name -> containersvc.v1.LogStatus
+	44, // 29: containersvc.v1.GetContainerResponse.probes:type_name -> containersvc.v1.ProbeResult
+	45, // 30: containersvc.v1.ContainerEvent.at:type_name -> google.protobuf.Timestamp
+	2,  // 31: containersvc.v1.WatchContainersResponse.type:type_name -> containersvc.v1.WatchEventType
+	42, // 32: containersvc.v1.WatchContainersResponse.container:type_name -> containersvc.v1.Container
+	3,  // 33: containersvc.v1.ContainerService.RunContainer:input_type -> containersvc.v1.RunContainerRequest
+	5,  // 34: containersvc.v1.ContainerService.RunContainerStream:input_type -> containersvc.v1.RunContainerStreamRequest
+	8,  // 35: containersvc.v1.ContainerService.StopContainer:input_type -> containersvc.v1.StopContainerRequest
+	10, // 36: containersvc.v1.ContainerService.RemoveContainer:input_type -> containersvc.v1.RemoveContainerRequest
+	12, // 37: containersvc.v1.ContainerService.ListContainers:input_type -> containersvc.v1.ListContainersRequest
+	14, // 38: containersvc.v1.ContainerService.GetContainer:input_type -> containersvc.v1.GetContainerRequest
+	17, // 39: containersvc.v1.ContainerService.IsContainerRunning:input_type -> containersvc.v1.IsContainerRunningRequest
+	19, // 40: containersvc.v1.ContainerService.GetContainerSummary:input_type -> containersvc.v1.GetContainerSummaryRequest
+	21, // 41: containersvc.v1.ContainerService.WatchContainers:input_type -> containersvc.v1.WatchContainersRequest
+	4,  // 42: containersvc.v1.ContainerService.RunContainer:output_type -> containersvc.v1.RunContainerResponse
+	6,  // 43: containersvc.v1.ContainerService.RunContainerStream:output_type -> containersvc.v1.RunContainerStreamResponse
+	9,  // 44: containersvc.v1.ContainerService.StopContainer:output_type -> containersvc.v1.StopContainerResponse
+	11, // 45: containersvc.v1.ContainerService.RemoveContainer:output_type -> containersvc.v1.RemoveContainerResponse
+	13, // 46: containersvc.v1.ContainerService.ListContainers:output_type -> containersvc.v1.ListContainersResponse
+	15, // 47: containersvc.v1.ContainerService.GetContainer:output_type -> containersvc.v1.GetContainerResponse
+	18, // 48: containersvc.v1.ContainerService.IsContainerRunning:output_type -> containersvc.v1.IsContainerRunningResponse
+	20, // 49: containersvc.v1.ContainerService.GetContainerSummary:output_type -> containersvc.v1.GetContainerSummaryResponse
+	22, // 50: containersvc.v1.ContainerService.WatchContainers:output_type -> containersvc.v1.WatchContainersResponse
+	42, // [42:51] is the sub-list for method output_type
+	33, // [33:42] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_containersvc_v1_container_service_proto_init() }

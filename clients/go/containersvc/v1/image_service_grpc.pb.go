@@ -49,7 +49,9 @@ type ImageServiceClient interface {
 	// same credential share one download; it goes on while one of them listens.
 	//
 	// INVALID_ARGUMENT for a malformed reference, NOT_FOUND when the registry has
-	// no such image or hides it from this credential.
+	// no such image or hides it from this credential. What stalls is tried again; then
+	// UNAVAILABLE. RESOURCE_EXHAUSTED when the registry limits requests for longer than
+	// a minute; the details say how many seconds (retryAfter).
 	PullImage(ctx context.Context, in *PullImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PullImageResponse], error)
 	// PushImage sends an image to the registry that its name says, and progress until
 	// it is there; the last message has done set. Idempotent. Ending the call gives
@@ -181,7 +183,9 @@ type ImageServiceServer interface {
 	// same credential share one download; it goes on while one of them listens.
 	//
 	// INVALID_ARGUMENT for a malformed reference, NOT_FOUND when the registry has
-	// no such image or hides it from this credential.
+	// no such image or hides it from this credential. What stalls is tried again; then
+	// UNAVAILABLE. RESOURCE_EXHAUSTED when the registry limits requests for longer than
+	// a minute; the details say how many seconds (retryAfter).
 	PullImage(*PullImageRequest, grpc.ServerStreamingServer[PullImageResponse]) error
 	// PushImage sends an image to the registry that its name says, and progress until
 	// it is there; the last message has done set. Idempotent. Ending the call gives

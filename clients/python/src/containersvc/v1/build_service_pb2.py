@@ -24,12 +24,14 @@ _sym_db = _symbol_database.Default()
 
 from containersvc.v1 import access_pb2 as containersvc_dot_v1_dot_access__pb2
 from containersvc.v1 import container_pb2 as containersvc_dot_v1_dot_container__pb2
+from containersvc.v1 import image_service_pb2 as containersvc_dot_v1_dot_image__service__pb2
 from containersvc.v1 import log_pb2 as containersvc_dot_v1_dot_log__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#containersvc/v1/build_service.proto\x12\x0f\x63ontainersvc.v1\x1a\x1c\x63ontainersvc/v1/access.proto\x1a\x1f\x63ontainersvc/v1/container.proto\x1a\x19\x63ontainersvc/v1/log.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe1\x03\n\x11\x42uildImageRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12!\n\x0c\x63ontext_path\x18\x02 \x01(\tR\x0b\x63ontextPath\x12\'\n\x0f\x64ockerfile_path\x18\x03 \x01(\tR\x0e\x64ockerfilePath\x12\x12\n\x04tags\x18\x04 \x03(\tR\x04tags\x12\x36\n\nbuild_args\x18\x05 \x03(\x0b\x32\x17.containersvc.v1.EnvVarR\tbuildArgs\x12\x16\n\x06target\x18\x06 \x01(\tR\x06target\x12\x1a\n\x08platform\x18\x07 \x01(\tR\x08platform\x12\x19\n\x08no_cache\x18\x08 \x01(\x08R\x07noCache\x12\x12\n\x04pull\x18\t \x01(\x08R\x04pull\x12.\n\x06labels\x18\n \x03(\x0b\x32\x16.containersvc.v1.LabelR\x06labels\x12\x36\n\x07secrets\x18\x0b \x03(\x0b\x32\x1c.containersvc.v1.BuildSecretR\x07secrets\x12\x1d\n\ncache_from\x18\x0c \x03(\tR\tcacheFrom\x12\x36\n\x07\x62uilder\x18\r \x01(\x0e\x32\x1c.containersvc.v1.BuilderKindR\x07\x62uilder\"3\n\x0b\x42uildSecret\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n\x05value\x18\x02 \x01(\x0cR\x05value\"\xe6\x01\n\x12\x42uildImageResponse\x12\x19\n\x08image_id\x18\x01 \x01(\tR\x07imageId\x12\x16\n\x06\x64igest\x18\x02 \x01(\tR\x06\x64igest\x12\x12\n\x04size\x18\x03 \x01(\x03R\x04size\x12\x35\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64uration\x12\x36\n\x07\x62uilder\x18\x05 \x01(\x0e\x32\x1c.containersvc.v1.BuilderKindR\x07\x62uilder\x12\x1a\n\x08warnings\x18\x06 \x03(\tR\x08warnings\"\xe7\x03\n\x17\x42uildImageStreamRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12!\n\x0c\x63ontext_path\x18\x02 \x01(\tR\x0b\x63ontextPath\x12\'\n\x0f\x64ockerfile_path\x18\x03 \x01(\tR\x0e\x64ockerfilePath\x12\x12\n\x04tags\x18\x04 \x03(\tR\x04tags\x12\x36\n\nbuild_args\x18\x05 \x03(\x0b\x32\x17.containersvc.v1.EnvVarR\tbuildArgs\x12\x16\n\x06target\x18\x06 \x01(\tR\x06target\x12\x1a\n\x08platform\x18\x07 \x01(\tR\x08platform\x12\x19\n\x08no_cache\x18\x08 \x01(\x08R\x07noCache\x12\x12\n\x04pull\x18\t \x01(\x08R\x04pull\x12.\n\x06labels\x18\n \x03(\x0b\x32\x16.containersvc.v1.LabelR\x06labels\x12\x36\n\x07secrets\x18\x0b \x03(\x0b\x32\x1c.containersvc.v1.BuildSecretR\x07secrets\x12\x1d\n\ncache_from\x18\x0c \x03(\tR\tcacheFrom\x12\x36\n\x07\x62uilder\x18\r \x01(\x0e\x32\x1c.containersvc.v1.BuilderKindR\x07\x62uilder\"\xeb\x03\n\x18\x42uildImageStreamResponse\x12\x39\n\x07started\x18\x01 \x01(\x0b\x32\x1d.containersvc.v1.BuildStartedH\x00R\x07started\x12\x30\n\x04step\x18\x02 \x01(\x0b\x32\x1a.containersvc.v1.BuildStepH\x00R\x04step\x12\x36\n\x06\x63\x61\x63hed\x18\x03 \x01(\x0b\x32\x1c.containersvc.v1.BuildCachedH\x00R\x06\x63\x61\x63hed\x12-\n\x03log\x18\x04 \x01(\x0b\x32\x19.containersvc.v1.BuildLogH\x00R\x03log\x12<\n\x08progress\x18\x05 \x01(\x0b\x32\x1e.containersvc.v1.BuildProgressH\x00R\x08progress\x12\x39\n\x07warning\x18\x06 \x01(\x0b\x32\x1d.containersvc.v1.BuildWarningH\x00R\x07warning\x12\x36\n\x06\x66\x61iled\x18\x07 \x01(\x0b\x32\x1c.containersvc.v1.BuildFailedH\x00R\x06\x66\x61iled\x12\x41\n\x08\x66inished\x18\x08 \x01(\x0b\x32#.containersvc.v1.BuildImageResponseH\x00R\x08\x66inishedB\x07\n\x05\x65vent\"F\n\x0c\x42uildStarted\x12\x36\n\x07\x62uilder\x18\x01 \x01(\x0e\x32\x1c.containersvc.v1.BuilderKindR\x07\x62uilder\"y\n\tBuildStep\x12\x16\n\x06vertex\x18\x01 \x01(\tR\x06vertex\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n\x06number\x18\x03 \x01(\x05R\x06number\x12\x14\n\x05total\x18\x04 \x01(\x05R\x05total\x12\x12\n\x04line\x18\x05 \x01(\x05R\x04line\"%\n\x0b\x42uildCached\x12\x16\n\x06vertex\x18\x01 \x01(\tR\x06vertex\"j\n\x08\x42uildLog\x12\x16\n\x06vertex\x18\x01 \x01(\tR\x06vertex\x12\x32\n\x06stream\x18\x02 \x01(\x0e\x32\x1a.containersvc.v1.LogStreamR\x06stream\x12\x12\n\x04\x64\x61ta\x18\x03 \x01(\x0cR\x04\x64\x61ta\"}\n\rBuildProgress\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06status\x18\x02 \x01(\tR\x06status\x12#\n\rcurrent_bytes\x18\x03 \x01(\x03R\x0c\x63urrentBytes\x12\x1f\n\x0btotal_bytes\x18\x04 \x01(\x03R\ntotalBytes\"(\n\x0c\x42uildWarning\x12\x18\n\x07message\x18\x01 \x01(\tR\x07message\"\x95\x01\n\x0b\x42uildFailed\x12\x18\n\x07message\x18\x01 \x01(\tR\x07message\x12\x33\n\x04step\x18\x02 \x01(\x0b\x32\x1a.containersvc.v1.BuildStepH\x00R\x04step\x88\x01\x01\x12 \n\texit_code\x18\x03 \x01(\x05H\x01R\x08\x65xitCode\x88\x01\x01\x42\x07\n\x05_stepB\x0c\n\n_exit_code*`\n\x0b\x42uilderKind\x12\x1c\n\x18\x42UILDER_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42UILDER_KIND_CLASSIC\x10\x01\x12\x19\n\x15\x42UILDER_KIND_BUILDKIT\x10\x02\x32\xd8\x02\n\x0c\x42uildService\x12\x95\x01\n\nBuildImage\x12\".containersvc.v1.BuildImageRequest\x1a#.containersvc.v1.BuildImageResponse\">\xca\x88\x19\x1b\n\x19\x63ontainer-svc:image:build\x82\xd3\xe4\x93\x02\x19\x1a\x14/container-svc/image:\x01*\x12\xaf\x01\n\x10\x42uildImageStream\x12(.containersvc.v1.BuildImageStreamRequest\x1a).containersvc.v1.BuildImageStreamResponse\"D\xca\x88\x19\x1b\n\x19\x63ontainer-svc:image:build\x82\xd3\xe4\x93\x02\x1f\"\x1a/container-svc/image/build:\x01*0\x01\x42\xbe\x01\n\x13\x63om.containersvc.v1B\x11\x42uildServiceProtoP\x01Z7container-svc/clients/go/containersvc/v1;containersvcv1\xa2\x02\x03\x43XX\xaa\x02\x0f\x43ontainersvc.V1\xca\x02\x0f\x43ontainersvc\\V1\xe2\x02\x1b\x43ontainersvc\\V1\\GPBMetadata\xea\x02\x10\x43ontainersvc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#containersvc/v1/build_service.proto\x12\x0f\x63ontainersvc.v1\x1a\x1c\x63ontainersvc/v1/access.proto\x1a\x1f\x63ontainersvc/v1/container.proto\x1a#containersvc/v1/image_service.proto\x1a\x19\x63ontainersvc/v1/log.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xeb\x04\n\x11\x42uildImageRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12!\n\x0c\x63ontext_path\x18\x02 \x01(\tR\x0b\x63ontextPath\x12\'\n\x0f\x64ockerfile_path\x18\x03 \x01(\tR\x0e\x64ockerfilePath\x12\x12\n\x04tags\x18\x04 \x03(\tR\x04tags\x12\x36\n\nbuild_args\x18\x05 \x03(\x0b\x32\x17.containersvc.v1.EnvVarR\tbuildArgs\x12\x16\n\x06target\x18\x06 \x01(\tR\x06target\x12\x1a\n\x08platform\x18\x07 \x01(\tR\x08platform\x12\x19\n\x08no_cache\x18\x08 \x01(\x08R\x07noCache\x12\x12\n\x04pull\x18\t \x01(\x08R\x04pull\x12.\n\x06labels\x18\n \x03(\x0b\x32\x16.containersvc.v1.LabelR\x06labels\x12\x36\n\x07secrets\x18\x0b \x03(\x0b\x32\x1c.containersvc.v1.BuildSecretR\x07secrets\x12\x1d\n\ncache_from\x18\x0c \x03(\tR\tcacheFrom\x12\x36\n\x07\x62uilder\x18\r \x01(\x0e\x32\x1c.containersvc.v1.BuilderKindR\x07\x62uilder\x12\x39\n\x06source\x18\x0e \x01(\x0b\x32\x1c.containersvc.v1.BuildSourceH\x00R\x06source\x88\x01\x01\x12\x42\n\x0b\x63redentials\x18\x0f \x03(\x0b\x32 .containersvc.v1.BuildCredentialR\x0b\x63redentialsB\t\n\x07_source\"\xa2\x01\n\x0b\x42uildSource\x12.\n\x03git\x18\x01 \x01(\x0b\x32\x1a.containersvc.v1.GitSourceH\x00R\x03git\x12:\n\x07tarball\x18\x02 \x01(\x0b\x32\x1e.containersvc.v1.TarballSourceH\x00R\x07tarball\x12\x1d\n\tupload_id\x18\x03 \x01(\tH\x00R\x08uploadIdB\x08\n\x06source\"\xac\x01\n\tGitSource\x12\x10\n\x03url\x18\x01 \x01(\tR\x03url\x12\x10\n\x03ref\x18\x02 \x01(\tR\x03ref\x12\"\n\x0csubdirectory\x18\x03 \x01(\tR\x0csubdirectory\x12H\n\ncredential\x18\x04 \x01(\x0b\x32#.containersvc.v1.RegistryCredentialH\x00R\ncredential\x88\x01\x01\x42\r\n\x0b_credential\"]\n\rTarballSource\x12\x10\n\x03url\x18\x01 \x01(\tR\x03url\x12\x16\n\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\"\n\x0csubdirectory\x18\x03 \x01(\tR\x0csubdirectory\"e\n\x0f\x42uildCredential\x12\x1a\n\x08registry\x18\x01 \x01(\tR\x08registry\x12\x1a\n\x08username\x18\x02 \x01(\tR\x08username\x12\x1a\n\x08password\x18\x03 \x01(\tR\x08password\"/\n\x19UploadBuildContextRequest\x12\x12\n\x04\x64\x61ta\x18\x01 \x01(\x0cR\x04\x64\x61ta\"\x8a\x01\n\x1aUploadBuildContextResponse\x12\x1b\n\tupload_id\x18\x01 \x01(\tR\x08uploadId\x12\x14\n\x05\x62ytes\x18\x02 \x01(\x03R\x05\x62ytes\x12\x39\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\texpiresAt\"3\n\x0b\x42uildSecret\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n\x05value\x18\x02 \x01(\x0cR\x05value\"\xe6\x01\n\x12\x42uildImageResponse\x12\x19\n\x08image_id\x18\x01 \x01(\tR\x07imageId\x12\x16\n\x06\x64igest\x18\x02 \x01(\tR\x06\x64igest\x12\x12\n\x04size\x18\x03 \x01(\x03R\x04size\x12\x35\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64uration\x12\x36\n\x07\x62uilder\x18\x05 \x01(\x0e\x32\x1c.containersvc.v1.BuilderKindR\x07\x62uilder\x12\x1a\n\x08warnings\x18\x06 \x03(\tR\x08warnings\"\xf1\x04\n\x17\x42uildImageStreamRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12!\n\x0c\x63ontext_path\x18\x02 \x01(\tR\x0b\x63ontextPath\x12\'\n\x0f\x64ockerfile_path\x18\x03 \x01(\tR\x0e\x64ockerfilePath\x12\x12\n\x04tags\x18\x04 \x03(\tR\x04tags\x12\x36\n\nbuild_args\x18\x05 \x03(\x0b\x32\x17.containersvc.v1.EnvVarR\tbuildArgs\x12\x16\n\x06target\x18\x06 \x01(\tR\x06target\x12\x1a\n\x08platform\x18\x07 \x01(\tR\x08platform\x12\x19\n\x08no_cache\x18\x08 \x01(\x08R\x07noCache\x12\x12\n\x04pull\x18\t \x01(\x08R\x04pull\x12.\n\x06labels\x18\n \x03(\x0b\x32\x16.containersvc.v1.LabelR\x06labels\x12\x36\n\x07secrets\x18\x0b \x03(\x0b\x32\x1c.containersvc.v1.BuildSecretR\x07secrets\x12\x1d\n\ncache_from\x18\x0c \x03(\tR\tcacheFrom\x12\x36\n\x07\x62uilder\x18\r \x01(\x0e\x32\x1c.containersvc.v1.BuilderKindR\x07\x62uilder\x12\x39\n\x06source\x18\x0e \x01(\x0b\x32\x1c.containersvc.v1.BuildSourceH\x00R\x06source\x88\x01\x01\x12\x42\n\x0b\x63redentials\x18\x0f \x03(\x0b\x32 .containersvc.v1.BuildCredentialR\x0b\x63redentialsB\t\n\x07_source\"\xeb\x03\n\x18\x42uildImageStreamResponse\x12\x39\n\x07started\x18\x01 \x01(\x0b\x32\x1d.containersvc.v1.BuildStartedH\x00R\x07started\x12\x30\n\x04step\x18\x02 \x01(\x0b\x32\x1a.containersvc.v1.BuildStepH\x00R\x04step\x12\x36\n\x06\x63\x61\x63hed\x18\x03 \x01(\x0b\x32\x1c.containersvc.v1.BuildCachedH\x00R\x06\x63\x61\x63hed\x12-\n\x03log\x18\x04 \x01(\x0b\x32\x19.containersvc.v1.BuildLogH\x00R\x03log\x12<\n\x08progress\x18\x05 \x01(\x0b\x32\x1e.containersvc.v1.BuildProgressH\x00R\x08progress\x12\x39\n\x07warning\x18\x06 \x01(\x0b\x32\x1d.containersvc.v1.BuildWarningH\x00R\x07warning\x12\x36\n\x06\x66\x61iled\x18\x07 \x01(\x0b\x32\x1c.containersvc.v1.BuildFailedH\x00R\x06\x66\x61iled\x12\x41\n\x08\x66inished\x18\x08 \x01(\x0b\x32#.containersvc.v1.BuildImageResponseH\x00R\x08\x66inishedB\x07\n\x05\x65vent\"F\n\x0c\x42uildStarted\x12\x36\n\x07\x62uilder\x18\x01 \x01(\x0e\x32\x1c.containersvc.v1.BuilderKindR\x07\x62uilder\"y\n\tBuildStep\x12\x16\n\x06vertex\x18\x01 \x01(\tR\x06vertex\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n\x06number\x18\x03 \x01(\x05R\x06number\x12\x14\n\x05total\x18\x04 \x01(\x05R\x05total\x12\x12\n\x04line\x18\x05 \x01(\x05R\x04line\"%\n\x0b\x42uildCached\x12\x16\n\x06vertex\x18\x01 \x01(\tR\x06vertex\"j\n\x08\x42uildLog\x12\x16\n\x06vertex\x18\x01 \x01(\tR\x06vertex\x12\x32\n\x06stream\x18\x02 \x01(\x0e\x32\x1a.containersvc.v1.LogStreamR\x06stream\x12\x12\n\x04\x64\x61ta\x18\x03 \x01(\x0cR\x04\x64\x61ta\"}\n\rBuildProgress\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06status\x18\x02 \x01(\tR\x06status\x12#\n\rcurrent_bytes\x18\x03 \x01(\x03R\x0c\x63urrentBytes\x12\x1f\n\x0btotal_bytes\x18\x04 \x01(\x03R\ntotalBytes\"(\n\x0c\x42uildWarning\x12\x18\n\x07message\x18\x01 \x01(\tR\x07message\"\x95\x01\n\x0b\x42uildFailed\x12\x18\n\x07message\x18\x01 \x01(\tR\x07message\x12\x33\n\x04step\x18\x02 \x01(\x0b\x32\x1a.containersvc.v1.BuildStepH\x00R\x04step\x88\x01\x01\x12 \n\texit_code\x18\x03 \x01(\x05H\x01R\x08\x65xitCode\x88\x01\x01\x42\x07\n\x05_stepB\x0c\n\n_exit_code*`\n\x0b\x42uilderKind\x12\x1c\n\x18\x42UILDER_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42UILDER_KIND_CLASSIC\x10\x01\x12\x19\n\x15\x42UILDER_KIND_BUILDKIT\x10\x02\x32\xeb\x03\n\x0c\x42uildService\x12\x95\x01\n\nBuildImage\x12\".containersvc.v1.BuildImageRequest\x1a#.containersvc.v1.BuildImageResponse\">\xca\x88\x19\x1b\n\x19\x63ontainer-svc:image:build\x82\xd3\xe4\x93\x02\x19\x1a\x14/container-svc/image:\x01*\x12\xaf\x01\n\x10\x42uildImageStream\x12(.containersvc.v1.BuildImageStreamRequest\x1a).containersvc.v1.BuildImageStreamResponse\"D\xca\x88\x19\x1b\n\x19\x63ontainer-svc:image:build\x82\xd3\xe4\x93\x02\x1f\"\x1a/container-svc/image/build:\x01*0\x01\x12\x90\x01\n\x12UploadBuildContext\x12*.containersvc.v1.UploadBuildContextRequest\x1a+.containersvc.v1.UploadBuildContextResponse\"\x1f\xca\x88\x19\x1b\n\x19\x63ontainer-svc:image:build(\x01\x42\xbe\x01\n\x13\x63om.containersvc.v1B\x11\x42uildServiceProtoP\x01Z7container-svc/clients/go/containersvc/v1;containersvcv1\xa2\x02\x03\x43XX\xaa\x02\x0f\x43ontainersvc.V1\xca\x02\x0f\x43ontainersvc\\V1\xe2\x02\x1b\x43ontainersvc\\V1\\GPBMetadata\xea\x02\x10\x43ontainersvc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,32 +43,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BUILDSERVICE'].methods_by_name['BuildImage']._serialized_options = b'\312\210\031\033\n\031container-svc:image:build\202\323\344\223\002\031\032\024/container-svc/image:\001*'
   _globals['_BUILDSERVICE'].methods_by_name['BuildImageStream']._loaded_options = None
   _globals['_BUILDSERVICE'].methods_by_name['BuildImageStream']._serialized_options = b'\312\210\031\033\n\031container-svc:image:build\202\323\344\223\002\037\"\032/container-svc/image/build:\001*'
-  _globals['_BUILDERKIND']._serialized_start=2625
-  _globals['_BUILDERKIND']._serialized_end=2721
-  _globals['_BUILDIMAGEREQUEST']._serialized_start=209
-  _globals['_BUILDIMAGEREQUEST']._serialized_end=690
-  _globals['_BUILDSECRET']._serialized_start=692
-  _globals['_BUILDSECRET']._serialized_end=743
-  _globals['_BUILDIMAGERESPONSE']._serialized_start=746
-  _globals['_BUILDIMAGERESPONSE']._serialized_end=976
-  _globals['_BUILDIMAGESTREAMREQUEST']._serialized_start=979
-  _globals['_BUILDIMAGESTREAMREQUEST']._serialized_end=1466
-  _globals['_BUILDIMAGESTREAMRESPONSE']._serialized_start=1469
-  _globals['_BUILDIMAGESTREAMRESPONSE']._serialized_end=1960
-  _globals['_BUILDSTARTED']._serialized_start=1962
-  _globals['_BUILDSTARTED']._serialized_end=2032
-  _globals['_BUILDSTEP']._serialized_start=2034
-  _globals['_BUILDSTEP']._serialized_end=2155
-  _globals['_BUILDCACHED']._serialized_start=2157
-  _globals['_BUILDCACHED']._serialized_end=2194
-  _globals['_BUILDLOG']._serialized_start=2196
-  _globals['_BUILDLOG']._serialized_end=2302
-  _globals['_BUILDPROGRESS']._serialized_start=2304
-  _globals['_BUILDPROGRESS']._serialized_end=2429
-  _globals['_BUILDWARNING']._serialized_start=2431
-  _globals['_BUILDWARNING']._serialized_end=2471
-  _globals['_BUILDFAILED']._serialized_start=2474
-  _globals['_BUILDFAILED']._serialized_end=2623
-  _globals['_BUILDSERVICE']._serialized_start=2724
-  _globals['_BUILDSERVICE']._serialized_end=3068
+  _globals['_BUILDSERVICE'].methods_by_name['UploadBuildContext']._loaded_options = None
+  _globals['_BUILDSERVICE'].methods_by_name['UploadBuildContext']._serialized_options = b'\312\210\031\033\n\031container-svc:image:build'
+  _globals['_BUILDERKIND']._serialized_start=3699
+  _globals['_BUILDERKIND']._serialized_end=3795
+  _globals['_BUILDIMAGEREQUEST']._serialized_start=279
+  _globals['_BUILDIMAGEREQUEST']._serialized_end=898
+  _globals['_BUILDSOURCE']._serialized_start=901
+  _globals['_BUILDSOURCE']._serialized_end=1063
+  _globals['_GITSOURCE']._serialized_start=1066
+  _globals['_GITSOURCE']._serialized_end=1238
+  _globals['_TARBALLSOURCE']._serialized_start=1240
+  _globals['_TARBALLSOURCE']._serialized_end=1333
+  _globals['_BUILDCREDENTIAL']._serialized_start=1335
+  _globals['_BUILDCREDENTIAL']._serialized_end=1436
+  _globals['_UPLOADBUILDCONTEXTREQUEST']._serialized_start=1438
+  _globals['_UPLOADBUILDCONTEXTREQUEST']._serialized_end=1485
+  _globals['_UPLOADBUILDCONTEXTRESPONSE']._serialized_start=1488
+  _globals['_UPLOADBUILDCONTEXTRESPONSE']._serialized_end=1626
+  _globals['_BUILDSECRET']._serialized_start=1628
+  _globals['_BUILDSECRET']._serialized_end=1679
+  _globals['_BUILDIMAGERESPONSE']._serialized_start=1682
+  _globals['_BUILDIMAGERESPONSE']._serialized_end=1912
+  _globals['_BUILDIMAGESTREAMREQUEST']._serialized_start=1915
+  _globals['_BUILDIMAGESTREAMREQUEST']._serialized_end=2540
+  _globals['_BUILDIMAGESTREAMRESPONSE']._serialized_start=2543
+  _globals['_BUILDIMAGESTREAMRESPONSE']._serialized_end=3034
+  _globals['_BUILDSTARTED']._serialized_start=3036
+  _globals['_BUILDSTARTED']._serialized_end=3106
+  _globals['_BUILDSTEP']._serialized_start=3108
+  _globals['_BUILDSTEP']._serialized_end=3229
+  _globals['_BUILDCACHED']._serialized_start=3231
+  _globals['_BUILDCACHED']._serialized_end=3268
+  _globals['_BUILDLOG']._serialized_start=3270
+  _globals['_BUILDLOG']._serialized_end=3376
+  _globals['_BUILDPROGRESS']._serialized_start=3378
+  _globals['_BUILDPROGRESS']._serialized_end=3503
+  _globals['_BUILDWARNING']._serialized_start=3505
+  _globals['_BUILDWARNING']._serialized_end=3545
+  _globals['_BUILDFAILED']._serialized_start=3548
+  _globals['_BUILDFAILED']._serialized_end=3697
+  _globals['_BUILDSERVICE']._serialized_start=3798
+  _globals['_BUILDSERVICE']._serialized_end=4289
 # @@protoc_insertion_point(module_scope)

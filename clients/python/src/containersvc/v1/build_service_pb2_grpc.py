@@ -49,6 +49,11 @@ class BuildServiceStub:
                 request_serializer=containersvc_dot_v1_dot_build__service__pb2.BuildImageStreamRequest.SerializeToString,
                 response_deserializer=containersvc_dot_v1_dot_build__service__pb2.BuildImageStreamResponse.FromString,
                 _registered_method=True)
+        self.UploadBuildContext = channel.stream_unary(
+                '/containersvc.v1.BuildService/UploadBuildContext',
+                request_serializer=containersvc_dot_v1_dot_build__service__pb2.UploadBuildContextRequest.SerializeToString,
+                response_deserializer=containersvc_dot_v1_dot_build__service__pb2.UploadBuildContextResponse.FromString,
+                _registered_method=True)
 
 
 class BuildServiceServicer:
@@ -68,7 +73,8 @@ class BuildServiceServicer:
         INVALID_ARGUMENT when a field is wrong (the details name it), when the path is
         not there, is no folder or lies outside of what builds may read, when there is
         no Dockerfile (the message says where it was looked for), and for a syntax
-        error (with line and text). FAILED_PRECONDITION when a step fails (with step,
+        error (with line and text). NOT_FOUND for an upload that is not there any more.
+        FAILED_PRECONDITION when a source cannot be fetched, when a step fails (with step,
         line, exit code and its last output), when the context cannot be read or
         changes while it is read, when no folder may be read at all, or when the
         builder cannot do what is asked. NOT_FOUND when a registry has not the base
@@ -87,6 +93,21 @@ class BuildServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadBuildContext(self, request_iterator, context):
+        """UploadBuildContext takes an archive from another machine as the context of one
+        build, which names it in its source. It is gone with that build, after the time of
+        the setting build_upload_max_age, and when the service ends.
+
+        Over REST it is POST /container-svc/image/context with the archive as its body. Not
+        idempotent. INVALID_ARGUMENT for what is no archive, is not whole, or holds devices
+        or paths that lead out; RESOURCE_EXHAUSTED when it is larger than
+        build_source_max_bytes, 16 uploads wait, or the disk is full; DEADLINE_EXCEEDED
+        when nothing comes for the time of asset_stall_timeout.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BuildServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -99,6 +120,11 @@ def add_BuildServiceServicer_to_server(servicer, server):
                     servicer.BuildImageStream,
                     request_deserializer=containersvc_dot_v1_dot_build__service__pb2.BuildImageStreamRequest.FromString,
                     response_serializer=containersvc_dot_v1_dot_build__service__pb2.BuildImageStreamResponse.SerializeToString,
+            ),
+            'UploadBuildContext': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadBuildContext,
+                    request_deserializer=containersvc_dot_v1_dot_build__service__pb2.UploadBuildContextRequest.FromString,
+                    response_serializer=containersvc_dot_v1_dot_build__service__pb2.UploadBuildContextResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -160,6 +186,33 @@ class BuildService:
             '/containersvc.v1.BuildService/BuildImageStream',
             containersvc_dot_v1_dot_build__service__pb2.BuildImageStreamRequest.SerializeToString,
             containersvc_dot_v1_dot_build__service__pb2.BuildImageStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadBuildContext(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/containersvc.v1.BuildService/UploadBuildContext',
+            containersvc_dot_v1_dot_build__service__pb2.UploadBuildContextRequest.SerializeToString,
+            containersvc_dot_v1_dot_build__service__pb2.UploadBuildContextResponse.FromString,
             options,
             channel_credentials,
             insecure,

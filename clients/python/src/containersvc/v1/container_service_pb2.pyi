@@ -161,6 +161,7 @@ class RunContainerRequest(_message.Message):
     RESTART_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
     CUDA_POLICY_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     """Image reference, as in "nginx", "nginx:1.27", "localhost:5000/app@sha256:…".
     Required. A tag may hold a place for a CUDA version, "{cuda}" or "$cudaVersion":
@@ -252,6 +253,12 @@ class RunContainerRequest(_message.Message):
     def gpus(self) -> _gpu_pb2.Gpus:
         """What it shall have of GPUs; more than capabilities.gpu_enabled can say."""
 
+    @_builtins.property
+    def credential(self) -> _image_service_pb2.RegistryCredential:
+        """Credential for the image's registry, for this request alone: not part of the hash,
+        not stored and not logged. Default: the node's Docker config file.
+        """
+
     def __init__(
         self,
         *,
@@ -276,15 +283,20 @@ class RunContainerRequest(_message.Message):
         restart: _health_pb2.RestartOptions | None = ...,
         gpus: _gpu_pb2.Gpus | None = ...,
         cuda_policy: _gpu_pb2.CudaPolicy.ValueType = ...,
+        credential: _image_service_pb2.RegistryCredential | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_gpus", b"_gpus", "_stop_timeout", b"_stop_timeout", "capabilities", b"capabilities", "gpus", b"gpus", "health_check", b"health_check", "resources", b"resources", "restart", b"restart", "stop_timeout", b"stop_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_credential", b"_credential", "_gpus", b"_gpus", "_stop_timeout", b"_stop_timeout", "capabilities", b"capabilities", "credential", b"credential", "gpus", b"gpus", "health_check", b"health_check", "resources", b"resources", "restart", b"restart", "stop_timeout", b"stop_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpus", b"_gpus", "_stop_timeout", b"_stop_timeout", "assets", b"assets", "capabilities", b"capabilities", "command", b"command", "cuda_policy", b"cuda_policy", "entrypoint", b"entrypoint", "envs", b"envs", "gpus", b"gpus", "hash", b"hash", "health_check", b"health_check", "image", b"image", "keeps", b"keeps", "labels", b"labels", "names", b"names", "ports", b"ports", "pull_policy", b"pull_policy", "resources", b"resources", "restart", b"restart", "restart_policy", b"restart_policy", "stop_timeout", b"stop_timeout", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_credential", b"_credential", "_gpus", b"_gpus", "_stop_timeout", b"_stop_timeout", "assets", b"assets", "capabilities", b"capabilities", "command", b"command", "credential", b"credential", "cuda_policy", b"cuda_policy", "entrypoint", b"entrypoint", "envs", b"envs", "gpus", b"gpus", "hash", b"hash", "health_check", b"health_check", "image", b"image", "keeps", b"keeps", "labels", b"labels", "names", b"names", "ports", b"ports", "pull_policy", b"pull_policy", "resources", b"resources", "restart", b"restart", "restart_policy", b"restart_policy", "stop_timeout", b"stop_timeout", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__credential: _TypeAlias = _typing.Literal["credential"]  # noqa: Y015
+    _WhichOneofArgType__credential: _TypeAlias = _typing.Literal["_credential", b"_credential"]  # noqa: Y015
     _WhichOneofReturnType__gpus: _TypeAlias = _typing.Literal["gpus"]  # noqa: Y015
     _WhichOneofArgType__gpus: _TypeAlias = _typing.Literal["_gpus", b"_gpus"]  # noqa: Y015
     _WhichOneofReturnType__stop_timeout: _TypeAlias = _typing.Literal["stop_timeout"]  # noqa: Y015
     _WhichOneofArgType__stop_timeout: _TypeAlias = _typing.Literal["_stop_timeout", b"_stop_timeout"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__credential) -> _WhichOneofReturnType__credential | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpus) -> _WhichOneofReturnType__gpus | None: ...
     @_typing.overload

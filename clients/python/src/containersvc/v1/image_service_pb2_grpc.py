@@ -93,7 +93,9 @@ class ImageServiceServicer:
         same credential share one download; it goes on while one of them listens.
 
         INVALID_ARGUMENT for a malformed reference, NOT_FOUND when the registry has
-        no such image or hides it from this credential.
+        no such image or hides it from this credential. What stalls is tried again; then
+        UNAVAILABLE. RESOURCE_EXHAUSTED when the registry limits requests for longer than
+        a minute; the details say how many seconds (retryAfter).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,9 @@ class ImageServiceStub:
     same credential share one download; it goes on while one of them listens.
 
     INVALID_ARGUMENT for a malformed reference, NOT_FOUND when the registry has
-    no such image or hides it from this credential.
+    no such image or hides it from this credential. What stalls is tried again; then
+    UNAVAILABLE. RESOURCE_EXHAUSTED when the registry limits requests for longer than
+    a minute; the details say how many seconds (retryAfter).
     """
     PushImage: _grpc.UnaryStreamMultiCallable[_image_service_pb2.PushImageRequest, _image_service_pb2.PushImageResponse]
     """PushImage sends an image to the registry that its name says, and progress until
@@ -101,7 +103,9 @@ class ImageServiceAsyncStub(ImageServiceStub):
     same credential share one download; it goes on while one of them listens.
 
     INVALID_ARGUMENT for a malformed reference, NOT_FOUND when the registry has
-    no such image or hides it from this credential.
+    no such image or hides it from this credential. What stalls is tried again; then
+    UNAVAILABLE. RESOURCE_EXHAUSTED when the registry limits requests for longer than
+    a minute; the details say how many seconds (retryAfter).
     """
     PushImage: _aio.UnaryStreamMultiCallable[_image_service_pb2.PushImageRequest, _image_service_pb2.PushImageResponse]  # type: ignore[assignment]
     """PushImage sends an image to the registry that its name says, and progress until
@@ -161,7 +165,9 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         same credential share one download; it goes on while one of them listens.
 
         INVALID_ARGUMENT for a malformed reference, NOT_FOUND when the registry has
-        no such image or hides it from this credential.
+        no such image or hides it from this credential. What stalls is tried again; then
+        UNAVAILABLE. RESOURCE_EXHAUSTED when the registry limits requests for longer than
+        a minute; the details say how many seconds (retryAfter).
         """
 
     @_abc_1.abstractmethod

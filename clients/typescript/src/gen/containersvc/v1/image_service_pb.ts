@@ -624,7 +624,9 @@ export const ImageService: GenService<{
    * same credential share one download; it goes on while one of them listens.
    *
    * INVALID_ARGUMENT for a malformed reference, NOT_FOUND when the registry has
-   * no such image or hides it from this credential.
+   * no such image or hides it from this credential. What stalls is tried again; then
+   * UNAVAILABLE. RESOURCE_EXHAUSTED when the registry limits requests for longer than
+   * a minute; the details say how many seconds (retryAfter).
    *
    * @generated from rpc containersvc.v1.ImageService.PullImage
    */
