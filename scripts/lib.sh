@@ -133,32 +133,21 @@ stop_server() {
     SERVER_PID=
 }
 
-# remove_made PREFIX: removes containers and images whose name begins with PREFIX,
-# and the volumes and the network of a server whose node has that name.
+# remove_made NODE: removes the containers, volumes and the network of a server whose
+# node has that name, by their labels, and no others.
 remove_made() {
-    made "/containers/json?all=1" Id Names "/$1" | while read -r id; do
-        engine_curl "/containers/$id?force=1&v=1" -X DELETE -o /dev/null || true
-    done
-    made "/images/json" Id RepoTags "$1" | while read -r id; do
-        engine_curl "/images/$id?force=1" -X DELETE -o /dev/null || true
-    done
-    engine_curl "/volumes?filters=%7B%22label%22%3A%5B%22container-svc.node%3D$1%22%5D%7D" |
-        python3 -c '
-import json, sys
-for volume in json.load(sys.stdin)["Volumes"] or []:
-    print(volume["Name"])' | while read -r name; do
-        engine_curl "/volumes/$name" -X DELETE -o /dev/null || true
-    done
+    local label="filters=%7B%22label%22%3A%5B%22container-svc.node%3D$1%22%5D%7D"
+    engine_curl "/containers/json?all=1&$label" |
+        python3 -c 'import json, sys; [print(it["Id"]) for it in json.load(sys.stdin)]' |
+        while read -r id; do
+            engine_curl "/containers/$id?force=1&v=1" -X DELETE -o /dev/null || true
+        done
+    engine_curl "/volumes?$label" |
+        python3 -c 'import json, sys; [print(it["Name"]) for it in json.load(sys.stdin)["Volumes"] or []]' |
+        while read -r name; do
+            engine_curl "/volumes/$name" -X DELETE -o /dev/null || true
+        done
     engine_curl "/networks/$1" -X DELETE -o /dev/null || true
-}
-# made PATH ID NAMES PREFIX: the ids in a list of the engine with such a name.
-made() {
-    engine_curl "$1" | python3 -c '
-import json, sys
-key, names, prefix = sys.argv[1:]
-for one in json.load(sys.stdin):
-    if any(name.startswith(prefix) for name in one[names] or []):
-        print(one[key])' "${@:2}"
 }
 
 # The release binary; the first build shows how far it is.

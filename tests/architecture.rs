@@ -17,7 +17,6 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("probe", &["domain"]),
     ("app", &["engine", "store", "gpu", "fetch", "probe", "domain"]),
     ("rpc", &["app", "domain"]),
-    ("console", &["app", "domain"]),
     ("gateway", &["rpc", "app", "domain"]),
     ("config", &["domain"]),
 ];

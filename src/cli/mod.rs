@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand, over the generated client.
 
+mod assets;
 mod build;
 mod completions;
 mod connect;
@@ -109,6 +110,8 @@ enum Command {
     Logs(Box<logs::Args>),
     /// List, remove, export and import the data that containers keep
     Keeps(keeps::Args),
+    /// List and remove the files that were fetched for containers
+    Assets(assets::Args),
     /// Print what happened: created, replaced, died, pulled and so on
     Events(events::Args),
     /// Print containers and their changes as they happen
@@ -150,6 +153,7 @@ impl Cli {
             Command::Rmi(args) => rmi::rmi(args, session().await?, out).await,
             Command::Logs(args) => logs::logs(*args, session().await?, out).await,
             Command::Keeps(args) => keeps::keeps(args, session().await?, out).await,
+            Command::Assets(args) => assets::assets(args, session().await?, out).await,
             Command::Events(args) => events::events(args, session().await?, out).await,
             Command::Watch(args) => watch::watch(args, session().await?, out).await,
             Command::Gpus(args) => gpus::gpus(&args, session().await?, out).await,

@@ -58,4 +58,13 @@ async fn a_run_with_assets_shows_bars_to_a_person_and_a_line_to_a_script() {
     assert!(script.out.trim_end().ends_with("replaced (assets)"), "{script:?}");
     let json = cli(&service, &[&["--json"][..], &args].concat()).await.json();
     assert!(json.contains("RUN_ACTION_UNCHANGED"), "{json}");
+
+    let listed = cli(&service, &["assets", "--url", &other.url("/a.bin")]).await.done().to_owned();
+    let row = listed.lines().nth(1).expect("one asset").to_owned();
+    assert!(row.contains("1.00 MiB") && row.contains(&name), "{listed}");
+    let id = row.split(' ').next().expect("its id").to_owned();
+    assert_eq!(cli(&service, &["assets", "rm", &id]).await.code, Some(6), "a container has it");
+    cli(&service, &["rm", "--force", &name]).await.done();
+    assert_eq!(cli(&service, &["assets", "rm", &id]).await.done().trim_end(), id);
+    assert_eq!(cli(&service, &["assets", "rm", &id]).await.code, Some(3), "it is gone");
 }
