@@ -276,7 +276,7 @@ class Rest(unittest.TestCase):
         self.assertEqual(seen, list(range(seen[0], seen[0] + len(seen))))
 
     def test_assets_are_told_and_refused_by_their_field(self):
-        self.assertEqual(self.good("GET", "/assets"), {"assets": []})
+        self.assertEqual(self.good("GET", "/assets"), {"assets": [], "nextPageToken": ""})
         self.bad(404, "no asset", "DELETE", "/asset?id=0123456789abcdef0123456789abcdef")
         asset = {"envVarKey": "A", "url": "https://169.254.169.254/latest"}
         self.bad(400, "link-local", "PUT", "/container", spec(assets=[asset]))
