@@ -59,5 +59,8 @@ async fn a_watch_prints_changes_as_they_happen_and_goes_on_from_a_cursor() {
     let (_again, mut lines) = watch(&service, &["--name", &name, "--cursor", cursor]);
     let first = line(&mut lines, "").await;
     assert!(!first.starts_with("added") && !first.starts_with("reset"), "{first}");
-    line(&mut lines, "removed").await;
+    // The end of the container may be of before the cursor.
+    if !first.starts_with("removed") {
+        line(&mut lines, "removed").await;
+    }
 }

@@ -38,8 +38,9 @@ const (
 //
 // ContainerService is the life of the containers on this node.
 //
-// Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE
-// while the engine cannot be reached; further errors stand at the RPC.
+// Every RPC may answer UNAUTHENTICATED and PERMISSION_DENIED; those that change
+// something, and questions whose answer is not known then, UNAVAILABLE while the
+// engine cannot be reached. Further errors stand at the RPC.
 type ContainerServiceClient interface {
 	// RunContainer makes sure that a container of this description runs.
 	//
@@ -221,8 +222,9 @@ type ContainerService_WatchContainersClient = grpc.ServerStreamingClient[WatchCo
 //
 // ContainerService is the life of the containers on this node.
 //
-// Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE
-// while the engine cannot be reached; further errors stand at the RPC.
+// Every RPC may answer UNAUTHENTICATED and PERMISSION_DENIED; those that change
+// something, and questions whose answer is not known then, UNAVAILABLE while the
+// engine cannot be reached. Further errors stand at the RPC.
 type ContainerServiceServer interface {
 	// RunContainer makes sure that a container of this description runs.
 	//

@@ -26,7 +26,7 @@ const (
 )
 
 // GpuOverrunAction is what is done about a container that uses more GPU memory than it
-// booked, in three looks in a row, 5 s apart. An event tells of it in any case, once,
+// booked, in three looks in a row, by default 5 s apart. An event tells of it in any case, once,
 // until it has used less than 95 % of what it booked for as long.
 type GpuOverrunAction int32
 
@@ -1154,7 +1154,8 @@ type ContainerGpu struct {
 	Exclusive bool `protobuf:"varint,4,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
 	// How far the booking is known to hold.
 	Level GpuLevel `protobuf:"varint,5,opt,name=level,proto3,enum=containersvc.v1.GpuLevel" json:"level,omitempty"`
-	// Memory that its processes have, seen at most 5 s ago; absent when none was seen.
+	// Memory that its processes have, as of the last look, by default at most 5 s ago;
+	// absent when none was seen.
 	UsedBytes     *int64 `protobuf:"varint,6,opt,name=used_bytes,json=usedBytes,proto3,oneof" json:"used_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -28,8 +28,9 @@ if _version_not_supported:
 class ContainerServiceStub:
     """ContainerService is the life of the containers on this node.
 
-    Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE
-    while the engine cannot be reached; further errors stand at the RPC.
+    Every RPC may answer UNAUTHENTICATED and PERMISSION_DENIED; those that change
+    something, and questions whose answer is not known then, UNAVAILABLE while the
+    engine cannot be reached. Further errors stand at the RPC.
     """
 
     def __init__(self, channel):
@@ -88,8 +89,9 @@ class ContainerServiceStub:
 class ContainerServiceServicer:
     """ContainerService is the life of the containers on this node.
 
-    Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE
-    while the engine cannot be reached; further errors stand at the RPC.
+    Every RPC may answer UNAUTHENTICATED and PERMISSION_DENIED; those that change
+    something, and questions whose answer is not known then, UNAVAILABLE while the
+    engine cannot be reached. Further errors stand at the RPC.
     """
 
     def RunContainer(self, request, context):
@@ -252,8 +254,9 @@ def add_ContainerServiceServicer_to_server(servicer, server):
 class ContainerService:
     """ContainerService is the life of the containers on this node.
 
-    Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE
-    while the engine cannot be reached; further errors stand at the RPC.
+    Every RPC may answer UNAUTHENTICATED and PERMISSION_DENIED; those that change
+    something, and questions whose answer is not known then, UNAVAILABLE while the
+    engine cannot be reached. Further errors stand at the RPC.
     """
 
     @staticmethod

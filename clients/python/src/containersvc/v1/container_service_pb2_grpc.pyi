@@ -29,8 +29,9 @@ GRPC_VERSION: str
 class ContainerServiceStub:
     """ContainerService is the life of the containers on this node.
 
-    Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE
-    while the engine cannot be reached; further errors stand at the RPC.
+    Every RPC may answer UNAUTHENTICATED and PERMISSION_DENIED; those that change
+    something, and questions whose answer is not known then, UNAVAILABLE while the
+    engine cannot be reached. Further errors stand at the RPC.
     """
 
     @_typing.overload
@@ -106,8 +107,9 @@ class ContainerServiceStub:
 class ContainerServiceAsyncStub(ContainerServiceStub):
     """ContainerService is the life of the containers on this node.
 
-    Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE
-    while the engine cannot be reached; further errors stand at the RPC.
+    Every RPC may answer UNAUTHENTICATED and PERMISSION_DENIED; those that change
+    something, and questions whose answer is not known then, UNAVAILABLE while the
+    engine cannot be reached. Further errors stand at the RPC.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -179,8 +181,9 @@ class ContainerServiceAsyncStub(ContainerServiceStub):
 class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
     """ContainerService is the life of the containers on this node.
 
-    Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE
-    while the engine cannot be reached; further errors stand at the RPC.
+    Every RPC may answer UNAUTHENTICATED and PERMISSION_DENIED; those that change
+    something, and questions whose answer is not known then, UNAVAILABLE while the
+    engine cannot be reached. Further errors stand at the RPC.
     """
 
     @_abc_1.abstractmethod

@@ -40,7 +40,7 @@ class _GpuOverrunActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GpuO
 
 class GpuOverrunAction(_GpuOverrunAction, metaclass=_GpuOverrunActionEnumTypeWrapper):
     """GpuOverrunAction is what is done about a container that uses more GPU memory than it
-    booked, in three looks in a row, 5 s apart. An event tells of it in any case, once,
+    booked, in three looks in a row, by default 5 s apart. An event tells of it in any case, once,
     until it has used less than 95 % of what it booked for as long.
     """
 
@@ -664,7 +664,9 @@ class ContainerGpu(_message.Message):
     level: Global___GpuLevel.ValueType
     """How far the booking is known to hold."""
     used_bytes: _builtins.int
-    """Memory that its processes have, seen at most 5 s ago; absent when none was seen."""
+    """Memory that its processes have, as of the last look, by default at most 5 s ago;
+    absent when none was seen.
+    """
     def __init__(
         self,
         *,

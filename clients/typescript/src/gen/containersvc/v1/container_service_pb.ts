@@ -1087,8 +1087,9 @@ export const WatchEventTypeSchema: GenEnum<WatchEventType> = /*@__PURE__*/
 /**
  * ContainerService is the life of the containers on this node.
  *
- * Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE
- * while the engine cannot be reached; further errors stand at the RPC.
+ * Every RPC may answer UNAUTHENTICATED and PERMISSION_DENIED; those that change
+ * something, and questions whose answer is not known then, UNAVAILABLE while the
+ * engine cannot be reached. Further errors stand at the RPC.
  *
  * @generated from service containersvc.v1.ContainerService
  */

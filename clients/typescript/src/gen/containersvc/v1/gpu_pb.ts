@@ -621,7 +621,8 @@ export type ContainerGpu = Message<"containersvc.v1.ContainerGpu"> & {
   level: GpuLevel;
 
   /**
-   * Memory that its processes have, seen at most 5 s ago; absent when none was seen.
+   * Memory that its processes have, as of the last look, by default at most 5 s ago;
+   * absent when none was seen.
    *
    * @generated from field: optional int64 used_bytes = 6;
    */
@@ -672,7 +673,7 @@ export const CudaChoiceSchema: GenMessage<CudaChoice> = /*@__PURE__*/
 
 /**
  * GpuOverrunAction is what is done about a container that uses more GPU memory than it
- * booked, in three looks in a row, 5 s apart. An event tells of it in any case, once,
+ * booked, in three looks in a row, by default 5 s apart. An event tells of it in any case, once,
  * until it has used less than 95 % of what it booked for as long.
  *
  * @generated from enum containersvc.v1.GpuOverrunAction
