@@ -73,7 +73,8 @@ fn placed() -> Row {
     figure("Placement of 10,000 requests on 8 GPUs", took.as_secs_f64() * 1e3, 500.0)
 }
 
-/// Processor time in a second of a service that looks at 8 devices each second.
+/// Processor time in a second of a service that looks at 8 devices each second, beside
+/// one that has none.
 async fn sampled(plan: Plan) -> Result<Row, Failure> {
     let (dir, data) = (TempDir::new()?, TempDir::new()?);
     let library = dir.path().join("libnvml.so");
@@ -101,11 +102,21 @@ async fn sampled(plan: Plan) -> Result<Row, Failure> {
     let settings =
         [("CONTAINER_SVC_NVML_LIBRARY", library.as_str()), ("CONTAINER_SVC_GPU_INTERVAL", "1s")];
     let child = Child::start_with(data.path(), &settings).await?;
+    let data = TempDir::new()?;
+    let without = Child::start(data.path()).await?;
+    // At once, so that both see as much of the engine.
     let span = plan.steady * 2;
-    let before = child.cpu()?;
+    let before = (child.cpu()?, without.cpu()?);
     tokio::time::sleep(span).await;
-    let cpu = (child.cpu()? - before).as_secs_f64() * 1e3 / span.as_secs_f64();
-    Ok(figure("8 GPUs looked at each second (stub), processor time in a second", cpu, 20.0))
+    let a_second = |cpu: Duration| cpu.as_secs_f64() * 1e3 / span.as_secs_f64();
+    Ok(Row {
+        what: "8 GPUs looked at each second (stub), processor time in a second",
+        against: "a service without GPUs",
+        ours: a_second(child.cpu()? - before.0),
+        beside: a_second(without.cpu()? - before.1),
+        unit: Unit::Milliseconds,
+        bar: Bar::FigureAtMost(20.0),
+    })
 }
 
 /// One look at the real driver, beside nvidia-smi; nothing where there is no GPU.

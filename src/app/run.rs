@@ -117,15 +117,19 @@ impl App {
                 drop(has);
                 done
             });
-            match self.tasks.to_the_end(run).await {
-                Err(error) if queues && error.reason() == GPUS_TAKEN => {}
-                done => return done.map(|outcome| Outcome { cuda, ..outcome }),
-            }
+            let refused = match self.tasks.to_the_end(run).await {
+                Err(error) if queues && error.reason() == GPUS_TAKEN => error,
+                done => {
+                    let outcome = Outcome { cuda, ..done? };
+                    self.tell_cuda(&outcome).await;
+                    return Ok(outcome);
+                }
+            };
             let ticket = match &mut ticket {
                 Some(ticket) => ticket,
                 none => none.insert(self.join_gpu_queue(&spec, deadline)?),
             };
-            booked = self.wait_for_gpus(&spec, ticket, &tell).await?;
+            booked = self.wait_for_gpus(&spec, ticket, &tell, refused).await?;
         }
     }
 

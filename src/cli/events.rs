@@ -182,7 +182,8 @@ fn colour(kind: pb::EventKind) -> Option<u8> {
         pb::EventKind::Unspecified
         | pb::EventKind::Pulled
         | pb::EventKind::KeepCreated
-        | pb::EventKind::AssetFetched => None,
+        | pb::EventKind::AssetFetched
+        | pb::EventKind::CudaChosen => None,
     }
 }
 

@@ -49,6 +49,9 @@ fn show(node: &pb::NodeGpus, gpus: &[pb::Gpu], out: Output) -> Result<(), Failur
     out.line(
         format_args!("Driver {driver}, CUDA {cuda}").to_string().replace(char::is_control, "?"),
     )?;
+    if node.waiting > 0 {
+        out.line(format_args!("{} runs wait for GPUs", node.waiting))?;
+    }
     let rows: Vec<_> = gpus.iter().map(row).collect();
     out.table(["GPU", "NAME", "UUID", "MEMORY", "BUSY", "TEMP", "POWER", "USED BY"], &rows)
 }

@@ -189,6 +189,15 @@ pub enum What {
         /// Its UUID.
         device: String,
     },
+    /// A container runs another image than was asked for, as the driver runs that one.
+    CudaChosen {
+        /// The image that was asked for.
+        asked: String,
+        /// The image that was taken.
+        image: String,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// The kind of an event, without its details.
@@ -218,11 +227,12 @@ pub enum EventKind {
     GpuLost,
     GpuDrained,
     GpuReturned,
+    CudaChosen,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Created,
         Self::Replaced,
         Self::Started,
@@ -246,6 +256,7 @@ impl EventKind {
         Self::GpuLost,
         Self::GpuDrained,
         Self::GpuReturned,
+        Self::CudaChosen,
     ];
 
     /// What this service did with a container, which its history tells.
@@ -285,6 +296,7 @@ impl EventKind {
             Self::GpuLost => "gpu_lost",
             Self::GpuDrained => "gpu_drained",
             Self::GpuReturned => "gpu_returned",
+            Self::CudaChosen => "cuda_chosen",
         }
     }
 }
@@ -316,6 +328,7 @@ impl What {
             Self::GpuLost { .. } => EventKind::GpuLost,
             Self::GpuDrained { .. } => EventKind::GpuDrained,
             Self::GpuReturned { .. } => EventKind::GpuReturned,
+            Self::CudaChosen { .. } => EventKind::CudaChosen,
         }
     }
 
@@ -354,6 +367,7 @@ impl What {
                 format!("{device}: {reason}")
             }
             Self::GpuReturned { device } => device.clone(),
+            Self::CudaChosen { asked, image, reason } => format!("{image} for {asked}: {reason}"),
         }
     }
 
@@ -368,7 +382,8 @@ impl What {
             | Self::AssetFetched { url: text, .. }
             | Self::AssetRemoved { url: text, .. }
             | Self::GpuLost { reason: text, .. }
-            | Self::GpuDrained { reason: text, .. } => clip(text, LONGEST_TEXT),
+            | Self::GpuDrained { reason: text, .. }
+            | Self::CudaChosen { reason: text, .. } => clip(text, LONGEST_TEXT),
             Self::Replaced { fields, .. } => fields.truncate(LONGEST_LIST),
             Self::GaveUp { reason, last_lines, .. } => {
                 clip(reason, LONGEST_TEXT);

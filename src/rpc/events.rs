@@ -137,6 +137,9 @@ fn detail(what: What) -> Option<Detail> {
             xid: number(xid),
             ..Default::default()
         }),
+        What::CudaChosen { asked, image, reason } => {
+            Detail::Cuda(pb::CudaChoice { asked_image: asked, image, reason })
+        }
         What::GpuReturned { device } => {
             Detail::Gpu(pb::GpuDetail { uuid: device, ..Default::default() })
         }
@@ -171,6 +174,7 @@ fn kind(kind: EventKind) -> pb::EventKind {
         EventKind::GpuLost => pb::EventKind::GpuLost,
         EventKind::GpuDrained => pb::EventKind::GpuDrained,
         EventKind::GpuReturned => pb::EventKind::GpuReturned,
+        EventKind::CudaChosen => pb::EventKind::CudaChosen,
     }
 }
 

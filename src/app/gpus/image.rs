@@ -6,9 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::super::App;
+use super::super::{
+    App,
+    run::{Action, Outcome},
+};
 use crate::domain::{
     Error, Result,
+    event::{Subject, What},
     gpu::cuda::{Host, Pattern, filled, has_place},
     image::ImageRef,
     spec::{RunRequest, RunSpec},
@@ -103,6 +107,18 @@ impl App {
         tracing::info!(asked, image, reason, "a CUDA image was chosen");
         request.image.clone_from(&image);
         Ok(Some(CudaChoice { asked, image, reason }))
+    }
+
+    /// Tells of a chosen image, when a container was started with it.
+    pub(in crate::app) async fn tell_cuda(&self, outcome: &Outcome) {
+        let Some(choice) = &outcome.cuda else { return };
+        if outcome.action == Action::Unchanged {
+            return;
+        }
+        let Some(container) = self.view.by_id(&outcome.id) else { return };
+        let CudaChoice { asked, image, reason } = choice.clone();
+        let what = What::CudaChosen { asked, image, reason };
+        self.emit(Subject::container(&container), what).await;
     }
 
     /// Tags of a repository, asked for once in a while. A registry that does not

@@ -218,9 +218,13 @@ impl App {
             OnOverrun::Report => {}
             OnOverrun::Restart => self.restarts.complain(&id, cause),
             OnOverrun::Stop => {
-                if let Err(error) = self.stop(Selector { id, ..Selector::default() }).await {
-                    tracing::warn!(?error, name = container.name(), "it cannot be stopped");
-                }
+                let (app, selector) = (self.clone(), Selector { id, ..Selector::default() });
+                // Whoever works on it may be long about it; the looks go on.
+                self.tasks.background("a stop for GPU memory", async move {
+                    if let Err(error) = app.stop(selector).await {
+                        tracing::warn!(?error, name = container.name(), "it cannot be stopped");
+                    }
+                });
             }
         }
     }

@@ -43,6 +43,18 @@ pub(in crate::app) struct Ticket {
     waited: Duration,
 }
 
+impl Ticket {
+    /// Why a run that waited for so long is refused.
+    fn late(&self, why: Error) -> Error {
+        let (place, of) = self.reserved.lock().line.place(self.number);
+        let waited = self.waited.as_secs_f64();
+        why.and(&format!(
+            "it waited {waited:.1} s for its turn and was number {place} of {of}; set a longer \
+             queueTimeout to wait longer"
+        ))
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.reserved.lock().line.leave(self.number);
@@ -105,14 +117,18 @@ impl App {
         Ok(Ticket { reserved: self.gpus_reserved.clone(), number, until, waited })
     }
 
-    /// Waits until the turn of a run has come, and tells where it stands. `None` when it
-    /// need not wait any more, as its container runs.
+    /// Waits until the turn of a run has come that was refused for this, and tells where
+    /// it stands. `None` when it need not wait any more, as its container runs.
     pub(in crate::app) async fn wait_for_gpus(
         self: &Arc<Self>,
         spec: &RunSpec,
         ticket: &Ticket,
         tell: &Teller,
+        refused: Error,
     ) -> Result<Option<Booked>> {
+        if Instant::now() >= ticket.until {
+            return Err(ticket.late(refused));
+        }
         let mut told = None;
         let (mut changes, mut news) = (self.view.subscribe(), self.gpus_reserved.news());
         // It did not fit with what its turn gave it.
@@ -144,14 +160,7 @@ impl App {
                 _ = changes.changed() => {}
                 _ = news.changed() => {}
                 () = sleep(LOOK) => {}
-                () = sleep_until(ticket.until) => {
-                    let waited = ticket.waited.as_secs_f64();
-                    let words = format!(
-                        "it waited {waited:.1} s for its turn and was number {place} of {of}; \
-                         set a longer queueTimeout to wait longer"
-                    );
-                    return Err(why.and(&words));
-                }
+                () = sleep_until(ticket.until) => return Err(ticket.late(why)),
                 () = self.tasks.stopped() => {
                     let why = "the service stops; run it again when it is back";
                     return Err(Error::new(Kind::Unavailable, "STOPPING", why));

@@ -76,6 +76,14 @@ async fn the_newest_published_tag_that_the_driver_runs_is_taken() {
             chosen
         );
     }
+    // It is told once for each container that was started with it.
+    let kind = r#"{"kinds":["EVENT_KIND_CUDA_CHOSEN"]}"#;
+    let (_, told) = service.rest("POST", "/container-svc/events", kind).await;
+    let events = told["events"].as_array().expect("a list");
+    assert_eq!(events.len(), 2, "{told}");
+    let cuda = &events[0]["cuda"];
+    assert_eq!(cuda["image"], format!("{repository}:cuda-12.8.0-latest"), "{told}");
+    assert!(super::text(&cuda["reason"]).contains("driver 550"), "{told}");
     // Left alone: no GPU is asked for, so nothing is known of what it needs.
     let newer = format!("{repository}:cuda-13.0.0-latest");
     let done = run(&service, &newer, |_| {}).await.expect("it runs");

@@ -155,7 +155,7 @@ async fn who_lost_its_gpu_is_told_of_and_runs_again_when_it_is_back() {
 async fn a_gpu_with_a_fatal_xid_is_given_to_nobody_until_it_was_well_for_a_while() {
     let engine = Engine::with_gpus().await;
     let stub = Stub::new(&devices(2));
-    let quiet = |config: &mut Config| config.gpu_drain_time = Duration::from_secs(10);
+    let quiet = |config: &mut Config| config.gpu_drain_time = Duration::from_secs(15);
     let mut service = service(&engine, &stub, quiet).await;
     let [a, b] = ["a", "b"].map(unique);
     run(&service, restarting(request(&service, &a, one()))).await.expect("it runs");
@@ -249,6 +249,9 @@ async fn mps_keeps_containers_within_what_they_booked_where_it_runs() {
     std::fs::write(pipes.path().join("control"), "").expect("written");
     run(&service, request(&service, &b, share)).await.expect("it runs");
     assert_eq!(level(&b).await, "GPU_LEVEL_ENFORCED");
+    let only = json!({"name": b}).to_string();
+    let (_, listed) = service.rest("POST", "/container-svc/containers", &only).await;
+    assert_eq!(listed["containers"][0]["gpus"][0]["level"], "GPU_LEVEL_ENFORCED", "{listed}");
     let (_, envs) = asked(&engine, &b);
     let directory = pipes.path().display().to_string();
     for env in [

@@ -80,6 +80,8 @@ const (
 	EventKind_EVENT_KIND_GPU_DRAINED EventKind = 22
 	// A GPU is given to containers again.
 	EventKind_EVENT_KIND_GPU_RETURNED EventKind = 23
+	// A run started a container with another CUDA image than was asked for.
+	EventKind_EVENT_KIND_CUDA_CHOSEN EventKind = 24
 )
 
 // Enum value maps for EventKind.
@@ -109,6 +111,7 @@ var (
 		21: "EVENT_KIND_GPU_LOST",
 		22: "EVENT_KIND_GPU_DRAINED",
 		23: "EVENT_KIND_GPU_RETURNED",
+		24: "EVENT_KIND_CUDA_CHOSEN",
 	}
 	EventKind_value = map[string]int32{
 		"EVENT_KIND_UNSPECIFIED":   0,
@@ -135,6 +138,7 @@ var (
 		"EVENT_KIND_GPU_LOST":      21,
 		"EVENT_KIND_GPU_DRAINED":   22,
 		"EVENT_KIND_GPU_RETURNED":  23,
+		"EVENT_KIND_CUDA_CHOSEN":   24,
 	}
 )
 
@@ -202,6 +206,7 @@ type Event struct {
 	//	*Event_Keep
 	//	*Event_Asset
 	//	*Event_Gpu
+	//	*Event_Cuda
 	Detail        isEvent_Detail `protobuf_oneof:"detail"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -406,6 +411,15 @@ func (x *Event) GetGpu() *GpuDetail {
 	return nil
 }
 
+func (x *Event) GetCuda() *CudaChoice {
+	if x != nil {
+		if x, ok := x.Detail.(*Event_Cuda); ok {
+			return x.Cuda
+		}
+	}
+	return nil
+}
+
 type isEvent_Detail interface {
 	isEvent_Detail()
 }
@@ -465,6 +479,11 @@ type Event_Gpu struct {
 	Gpu *GpuDetail `protobuf:"bytes,20,opt,name=gpu,proto3,oneof"`
 }
 
+type Event_Cuda struct {
+	// Of CUDA_CHOSEN.
+	Cuda *CudaChoice `protobuf:"bytes,21,opt,name=cuda,proto3,oneof"`
+}
+
 func (*Event_Replaced) isEvent_Detail() {}
 
 func (*Event_Removed) isEvent_Detail() {}
@@ -486,6 +505,8 @@ func (*Event_Keep) isEvent_Detail() {}
 func (*Event_Asset) isEvent_Detail() {}
 
 func (*Event_Gpu) isEvent_Detail() {}
+
+func (*Event_Cuda) isEvent_Detail() {}
 
 // ReplacedDetail says why.
 type ReplacedDetail struct {
@@ -1160,7 +1181,7 @@ var File_containersvc_v1_event_proto protoreflect.FileDescriptor
 
 const file_containersvc_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1bcontainersvc/v1/event.proto\x12\x0fcontainersvc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\x06\n" +
+	"\x1bcontainersvc/v1/event.proto\x12\x0fcontainersvc.v1\x1a\x19containersvc/v1/gpu.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\a\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12*\n" +
@@ -1182,7 +1203,8 @@ const file_containersvc_v1_event_proto_rawDesc = "" +
 	"\x05build\x18\x11 \x01(\v2\x1c.containersvc.v1.BuildDetailH\x00R\x05build\x121\n" +
 	"\x04keep\x18\x12 \x01(\v2\x1b.containersvc.v1.KeepDetailH\x00R\x04keep\x124\n" +
 	"\x05asset\x18\x13 \x01(\v2\x1c.containersvc.v1.AssetDetailH\x00R\x05asset\x12.\n" +
-	"\x03gpu\x18\x14 \x01(\v2\x1a.containersvc.v1.GpuDetailH\x00R\x03gpuB\b\n" +
+	"\x03gpu\x18\x14 \x01(\v2\x1a.containersvc.v1.GpuDetailH\x00R\x03gpu\x121\n" +
+	"\x04cuda\x18\x15 \x01(\v2\x1b.containersvc.v1.CudaChoiceH\x00R\x04cudaB\b\n" +
 	"\x06detail\"b\n" +
 	"\x0eReplacedDetail\x12)\n" +
 	"\x10differing_fields\x18\x01 \x03(\tR\x0fdifferingFields\x12%\n" +
@@ -1234,7 +1256,7 @@ const file_containersvc_v1_event_proto_rawDesc = "" +
 	"\tbooked_mb\x18\x03 \x01(\x03R\bbookedMB\x12\x17\n" +
 	"\aused_mb\x18\x04 \x01(\x03R\x06usedMB\x12\x16\n" +
 	"\x06action\x18\x05 \x01(\tR\x06action\x12\x10\n" +
-	"\x03xid\x18\x06 \x01(\x03R\x03xid*\x81\x05\n" +
+	"\x03xid\x18\x06 \x01(\x03R\x03xid*\x9d\x05\n" +
 	"\tEventKind\x12\x1a\n" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12EVENT_KIND_CREATED\x10\x01\x12\x17\n" +
@@ -1260,7 +1282,8 @@ const file_containersvc_v1_event_proto_rawDesc = "" +
 	"\x16EVENT_KIND_GPU_OVERRUN\x10\x14\x12\x17\n" +
 	"\x13EVENT_KIND_GPU_LOST\x10\x15\x12\x1a\n" +
 	"\x16EVENT_KIND_GPU_DRAINED\x10\x16\x12\x1b\n" +
-	"\x17EVENT_KIND_GPU_RETURNED\x10\x17B\xb7\x01\n" +
+	"\x17EVENT_KIND_GPU_RETURNED\x10\x17\x12\x1a\n" +
+	"\x16EVENT_KIND_CUDA_CHOSEN\x10\x18B\xb7\x01\n" +
 	"\x13com.containersvc.v1B\n" +
 	"EventProtoP\x01Z7container-svc/clients/go/containersvc/v1;containersvcv1\xa2\x02\x03CXX\xaa\x02\x0fContainersvc.V1\xca\x02\x0fContainersvc\\V1\xe2\x02\x1bContainersvc\\V1\\GPBMetadata\xea\x02\x10Containersvc::V1b\x06proto3"
 
@@ -1293,6 +1316,7 @@ var file_containersvc_v1_event_proto_goTypes = []any{
 	(*AssetDetail)(nil),           // 11: containersvc.v1.AssetDetail
 	(*GpuDetail)(nil),             // 12: containersvc.v1.GpuDetail
 	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*CudaChoice)(nil),            // 14: containersvc.v1.CudaChoice
 }
 var file_containersvc_v1_event_proto_depIdxs = []int32{
 	13, // 0: containersvc.v1.Event.at:type_name -> google.protobuf.Timestamp
@@ -1308,12 +1332,13 @@ var file_containersvc_v1_event_proto_depIdxs = []int32{
 	10, // 10: containersvc.v1.Event.keep:type_name -> containersvc.v1.KeepDetail
 	11, // 11: containersvc.v1.Event.asset:type_name -> containersvc.v1.AssetDetail
 	12, // 12: containersvc.v1.Event.gpu:type_name -> containersvc.v1.GpuDetail
-	13, // 13: containersvc.v1.RestartDetail.next_try:type_name -> google.protobuf.Timestamp
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	14, // 13: containersvc.v1.Event.cuda:type_name -> containersvc.v1.CudaChoice
+	13, // 14: containersvc.v1.RestartDetail.next_try:type_name -> google.protobuf.Timestamp
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_containersvc_v1_event_proto_init() }
@@ -1321,6 +1346,7 @@ func file_containersvc_v1_event_proto_init() {
 	if File_containersvc_v1_event_proto != nil {
 		return
 	}
+	file_containersvc_v1_gpu_proto_init()
 	file_containersvc_v1_event_proto_msgTypes[0].OneofWrappers = []any{
 		(*Event_Replaced)(nil),
 		(*Event_Removed)(nil),
@@ -1333,6 +1359,7 @@ func file_containersvc_v1_event_proto_init() {
 		(*Event_Keep)(nil),
 		(*Event_Asset)(nil),
 		(*Event_Gpu)(nil),
+		(*Event_Cuda)(nil),
 	}
 	file_containersvc_v1_event_proto_msgTypes[3].OneofWrappers = []any{}
 	file_containersvc_v1_event_proto_msgTypes[4].OneofWrappers = []any{}

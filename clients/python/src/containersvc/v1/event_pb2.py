@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from containersvc.v1 import gpu_pb2 as containersvc_dot_v1_dot_gpu__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63ontainersvc/v1/event.proto\x12\x0f\x63ontainersvc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\x06\n\x05\x45vent\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n\x07node_id\x18\x02 \x01(\tR\x06nodeId\x12*\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x02\x61t\x12.\n\x04kind\x18\x04 \x01(\x0e\x32\x1a.containersvc.v1.EventKindR\x04kind\x12\x12\n\x04name\x18\x05 \x01(\tR\x04name\x12!\n\x0c\x63ontainer_id\x18\x06 \x01(\tR\x0b\x63ontainerId\x12\x12\n\x04hash\x18\x07 \x01(\tR\x04hash\x12\x14\n\x05image\x18\x08 \x01(\tR\x05image\x12\x18\n\x07message\x18\t \x01(\tR\x07message\x12=\n\x08replaced\x18\n \x01(\x0b\x32\x1f.containersvc.v1.ReplacedDetailH\x00R\x08replaced\x12:\n\x07removed\x18\x0b \x01(\x0b\x32\x1e.containersvc.v1.RemovedDetailH\x00R\x07removed\x12\x31\n\x04\x64ied\x18\x0c \x01(\x0b\x32\x1b.containersvc.v1.DiedDetailH\x00R\x04\x64ied\x12:\n\x07restart\x18\r \x01(\x0b\x32\x1e.containersvc.v1.RestartDetailH\x00R\x07restart\x12\x38\n\x07gave_up\x18\x0e \x01(\x0b\x32\x1d.containersvc.v1.GaveUpDetailH\x00R\x06gaveUp\x12@\n\tunhealthy\x18\x0f \x01(\x0b\x32 .containersvc.v1.UnhealthyDetailH\x00R\tunhealthy\x12\x37\n\x06pulled\x18\x10 \x01(\x0b\x32\x1d.containersvc.v1.PulledDetailH\x00R\x06pulled\x12\x34\n\x05\x62uild\x18\x11 \x01(\x0b\x32\x1c.containersvc.v1.BuildDetailH\x00R\x05\x62uild\x12\x31\n\x04keep\x18\x12 \x01(\x0b\x32\x1b.containersvc.v1.KeepDetailH\x00R\x04keep\x12\x34\n\x05\x61sset\x18\x13 \x01(\x0b\x32\x1c.containersvc.v1.AssetDetailH\x00R\x05\x61sset\x12.\n\x03gpu\x18\x14 \x01(\x0b\x32\x1a.containersvc.v1.GpuDetailH\x00R\x03gpuB\x08\n\x06\x64\x65tail\"b\n\x0eReplacedDetail\x12)\n\x10\x64iffering_fields\x18\x01 \x03(\tR\x0f\x64ifferingFields\x12%\n\x0epredecessor_id\x18\x02 \x01(\tR\rpredecessorId\".\n\rRemovedDetail\x12\x1d\n\nby_service\x18\x01 \x01(\x08R\tbyService\"[\n\nDiedDetail\x12 \n\texit_code\x18\x01 \x01(\x05H\x00R\x08\x65xitCode\x88\x01\x01\x12\x1d\n\noom_killed\x18\x02 \x01(\x08R\toomKilledB\x0c\n\n_exit_code\"\x8a\x01\n\rRestartDetail\x12\x18\n\x07\x61ttempt\x18\x01 \x01(\x05R\x07\x61ttempt\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12:\n\x08next_try\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\x07nextTry\x88\x01\x01\x42\x0b\n\t_next_try\"\x94\x01\n\x0cGaveUpDetail\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12 \n\texit_code\x18\x02 \x01(\x05H\x00R\x08\x65xitCode\x88\x01\x01\x12\x1d\n\noom_killed\x18\x03 \x01(\x08R\toomKilled\x12\x1d\n\nlast_lines\x18\x04 \x03(\tR\tlastLinesB\x0c\n\n_exit_code\")\n\x0fUnhealthyDetail\x12\x16\n\x06output\x18\x01 \x01(\tR\x06output\"A\n\x0cPulledDetail\x12\x19\n\x08image_id\x18\x01 \x01(\tR\x07imageId\x12\x16\n\x06\x64igest\x18\x02 \x01(\tR\x06\x64igest\">\n\x0b\x42uildDetail\x12\x19\n\x08image_id\x18\x01 \x01(\tR\x07imageId\x12\x14\n\x05\x65rror\x18\x02 \x01(\tR\x05\x65rror\"N\n\nKeepDetail\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n\x06volume\x18\x02 \x01(\tR\x06volume\x12\x14\n\x05\x62ytes\x18\x03 \x01(\x03R\x05\x62ytes\"M\n\x0b\x41ssetDetail\x12\x10\n\x03url\x18\x01 \x01(\tR\x03url\x12\x16\n\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x14\n\x05\x62ytes\x18\x03 \x01(\x03R\x05\x62ytes\"\x97\x01\n\tGpuDetail\x12\x12\n\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1b\n\tbooked_mb\x18\x03 \x01(\x03R\x08\x62ookedMB\x12\x17\n\x07used_mb\x18\x04 \x01(\x03R\x06usedMB\x12\x16\n\x06\x61\x63tion\x18\x05 \x01(\tR\x06\x61\x63tion\x12\x10\n\x03xid\x18\x06 \x01(\x03R\x03xid*\x81\x05\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VENT_KIND_CREATED\x10\x01\x12\x17\n\x13\x45VENT_KIND_REPLACED\x10\x02\x12\x16\n\x12\x45VENT_KIND_STARTED\x10\x03\x12\x16\n\x12\x45VENT_KIND_STOPPED\x10\x04\x12\x16\n\x12\x45VENT_KIND_REMOVED\x10\x05\x12\x13\n\x0f\x45VENT_KIND_DIED\x10\x06\x12\x18\n\x14\x45VENT_KIND_RESTARTED\x10\x07\x12\x1a\n\x16\x45VENT_KIND_BACKING_OFF\x10\x08\x12\x16\n\x12\x45VENT_KIND_GAVE_UP\x10\t\x12\x16\n\x12\x45VENT_KIND_HEALTHY\x10\n\x12\x18\n\x14\x45VENT_KIND_UNHEALTHY\x10\x0b\x12\x15\n\x11\x45VENT_KIND_PULLED\x10\x0c\x12\x14\n\x10\x45VENT_KIND_BUILT\x10\r\x12\x1b\n\x17\x45VENT_KIND_BUILD_FAILED\x10\x0e\x12\x1b\n\x17\x45VENT_KIND_KEEP_CREATED\x10\x0f\x12\x1b\n\x17\x45VENT_KIND_KEEP_REMOVED\x10\x10\x12\x1c\n\x18\x45VENT_KIND_KEEP_IMPORTED\x10\x11\x12\x1c\n\x18\x45VENT_KIND_ASSET_FETCHED\x10\x12\x12\x1c\n\x18\x45VENT_KIND_ASSET_REMOVED\x10\x13\x12\x1a\n\x16\x45VENT_KIND_GPU_OVERRUN\x10\x14\x12\x17\n\x13\x45VENT_KIND_GPU_LOST\x10\x15\x12\x1a\n\x16\x45VENT_KIND_GPU_DRAINED\x10\x16\x12\x1b\n\x17\x45VENT_KIND_GPU_RETURNED\x10\x17\x42\xb7\x01\n\x13\x63om.containersvc.v1B\nEventProtoP\x01Z7container-svc/clients/go/containersvc/v1;containersvcv1\xa2\x02\x03\x43XX\xaa\x02\x0f\x43ontainersvc.V1\xca\x02\x0f\x43ontainersvc\\V1\xe2\x02\x1b\x43ontainersvc\\V1\\GPBMetadata\xea\x02\x10\x43ontainersvc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63ontainersvc/v1/event.proto\x12\x0f\x63ontainersvc.v1\x1a\x19\x63ontainersvc/v1/gpu.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x07\n\x05\x45vent\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n\x07node_id\x18\x02 \x01(\tR\x06nodeId\x12*\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x02\x61t\x12.\n\x04kind\x18\x04 \x01(\x0e\x32\x1a.containersvc.v1.EventKindR\x04kind\x12\x12\n\x04name\x18\x05 \x01(\tR\x04name\x12!\n\x0c\x63ontainer_id\x18\x06 \x01(\tR\x0b\x63ontainerId\x12\x12\n\x04hash\x18\x07 \x01(\tR\x04hash\x12\x14\n\x05image\x18\x08 \x01(\tR\x05image\x12\x18\n\x07message\x18\t \x01(\tR\x07message\x12=\n\x08replaced\x18\n \x01(\x0b\x32\x1f.containersvc.v1.ReplacedDetailH\x00R\x08replaced\x12:\n\x07removed\x18\x0b \x01(\x0b\x32\x1e.containersvc.v1.RemovedDetailH\x00R\x07removed\x12\x31\n\x04\x64ied\x18\x0c \x01(\x0b\x32\x1b.containersvc.v1.DiedDetailH\x00R\x04\x64ied\x12:\n\x07restart\x18\r \x01(\x0b\x32\x1e.containersvc.v1.RestartDetailH\x00R\x07restart\x12\x38\n\x07gave_up\x18\x0e \x01(\x0b\x32\x1d.containersvc.v1.GaveUpDetailH\x00R\x06gaveUp\x12@\n\tunhealthy\x18\x0f \x01(\x0b\x32 .containersvc.v1.UnhealthyDetailH\x00R\tunhealthy\x12\x37\n\x06pulled\x18\x10 \x01(\x0b\x32\x1d.containersvc.v1.PulledDetailH\x00R\x06pulled\x12\x34\n\x05\x62uild\x18\x11 \x01(\x0b\x32\x1c.containersvc.v1.BuildDetailH\x00R\x05\x62uild\x12\x31\n\x04keep\x18\x12 \x01(\x0b\x32\x1b.containersvc.v1.KeepDetailH\x00R\x04keep\x12\x34\n\x05\x61sset\x18\x13 \x01(\x0b\x32\x1c.containersvc.v1.AssetDetailH\x00R\x05\x61sset\x12.\n\x03gpu\x18\x14 \x01(\x0b\x32\x1a.containersvc.v1.GpuDetailH\x00R\x03gpu\x12\x31\n\x04\x63uda\x18\x15 \x01(\x0b\x32\x1b.containersvc.v1.CudaChoiceH\x00R\x04\x63udaB\x08\n\x06\x64\x65tail\"b\n\x0eReplacedDetail\x12)\n\x10\x64iffering_fields\x18\x01 \x03(\tR\x0f\x64ifferingFields\x12%\n\x0epredecessor_id\x18\x02 \x01(\tR\rpredecessorId\".\n\rRemovedDetail\x12\x1d\n\nby_service\x18\x01 \x01(\x08R\tbyService\"[\n\nDiedDetail\x12 \n\texit_code\x18\x01 \x01(\x05H\x00R\x08\x65xitCode\x88\x01\x01\x12\x1d\n\noom_killed\x18\x02 \x01(\x08R\toomKilledB\x0c\n\n_exit_code\"\x8a\x01\n\rRestartDetail\x12\x18\n\x07\x61ttempt\x18\x01 \x01(\x05R\x07\x61ttempt\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12:\n\x08next_try\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\x07nextTry\x88\x01\x01\x42\x0b\n\t_next_try\"\x94\x01\n\x0cGaveUpDetail\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12 \n\texit_code\x18\x02 \x01(\x05H\x00R\x08\x65xitCode\x88\x01\x01\x12\x1d\n\noom_killed\x18\x03 \x01(\x08R\toomKilled\x12\x1d\n\nlast_lines\x18\x04 \x03(\tR\tlastLinesB\x0c\n\n_exit_code\")\n\x0fUnhealthyDetail\x12\x16\n\x06output\x18\x01 \x01(\tR\x06output\"A\n\x0cPulledDetail\x12\x19\n\x08image_id\x18\x01 \x01(\tR\x07imageId\x12\x16\n\x06\x64igest\x18\x02 \x01(\tR\x06\x64igest\">\n\x0b\x42uildDetail\x12\x19\n\x08image_id\x18\x01 \x01(\tR\x07imageId\x12\x14\n\x05\x65rror\x18\x02 \x01(\tR\x05\x65rror\"N\n\nKeepDetail\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n\x06volume\x18\x02 \x01(\tR\x06volume\x12\x14\n\x05\x62ytes\x18\x03 \x01(\x03R\x05\x62ytes\"M\n\x0b\x41ssetDetail\x12\x10\n\x03url\x18\x01 \x01(\tR\x03url\x12\x16\n\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x14\n\x05\x62ytes\x18\x03 \x01(\x03R\x05\x62ytes\"\x97\x01\n\tGpuDetail\x12\x12\n\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1b\n\tbooked_mb\x18\x03 \x01(\x03R\x08\x62ookedMB\x12\x17\n\x07used_mb\x18\x04 \x01(\x03R\x06usedMB\x12\x16\n\x06\x61\x63tion\x18\x05 \x01(\tR\x06\x61\x63tion\x12\x10\n\x03xid\x18\x06 \x01(\x03R\x03xid*\x9d\x05\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VENT_KIND_CREATED\x10\x01\x12\x17\n\x13\x45VENT_KIND_REPLACED\x10\x02\x12\x16\n\x12\x45VENT_KIND_STARTED\x10\x03\x12\x16\n\x12\x45VENT_KIND_STOPPED\x10\x04\x12\x16\n\x12\x45VENT_KIND_REMOVED\x10\x05\x12\x13\n\x0f\x45VENT_KIND_DIED\x10\x06\x12\x18\n\x14\x45VENT_KIND_RESTARTED\x10\x07\x12\x1a\n\x16\x45VENT_KIND_BACKING_OFF\x10\x08\x12\x16\n\x12\x45VENT_KIND_GAVE_UP\x10\t\x12\x16\n\x12\x45VENT_KIND_HEALTHY\x10\n\x12\x18\n\x14\x45VENT_KIND_UNHEALTHY\x10\x0b\x12\x15\n\x11\x45VENT_KIND_PULLED\x10\x0c\x12\x14\n\x10\x45VENT_KIND_BUILT\x10\r\x12\x1b\n\x17\x45VENT_KIND_BUILD_FAILED\x10\x0e\x12\x1b\n\x17\x45VENT_KIND_KEEP_CREATED\x10\x0f\x12\x1b\n\x17\x45VENT_KIND_KEEP_REMOVED\x10\x10\x12\x1c\n\x18\x45VENT_KIND_KEEP_IMPORTED\x10\x11\x12\x1c\n\x18\x45VENT_KIND_ASSET_FETCHED\x10\x12\x12\x1c\n\x18\x45VENT_KIND_ASSET_REMOVED\x10\x13\x12\x1a\n\x16\x45VENT_KIND_GPU_OVERRUN\x10\x14\x12\x17\n\x13\x45VENT_KIND_GPU_LOST\x10\x15\x12\x1a\n\x16\x45VENT_KIND_GPU_DRAINED\x10\x16\x12\x1b\n\x17\x45VENT_KIND_GPU_RETURNED\x10\x17\x12\x1a\n\x16\x45VENT_KIND_CUDA_CHOSEN\x10\x18\x42\xb7\x01\n\x13\x63om.containersvc.v1B\nEventProtoP\x01Z7container-svc/clients/go/containersvc/v1;containersvcv1\xa2\x02\x03\x43XX\xaa\x02\x0f\x43ontainersvc.V1\xca\x02\x0f\x43ontainersvc\\V1\xe2\x02\x1b\x43ontainersvc\\V1\\GPBMetadata\xea\x02\x10\x43ontainersvc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,30 +34,30 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'containersvc.v1.event_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\023com.containersvc.v1B\nEventProtoP\001Z7container-svc/clients/go/containersvc/v1;containersvcv1\242\002\003CXX\252\002\017Containersvc.V1\312\002\017Containersvc\\V1\342\002\033Containersvc\\V1\\GPBMetadata\352\002\020Containersvc::V1'
-  _globals['_EVENTKIND']._serialized_start=2000
-  _globals['_EVENTKIND']._serialized_end=2641
-  _globals['_EVENT']._serialized_start=82
-  _globals['_EVENT']._serialized_end=977
-  _globals['_REPLACEDDETAIL']._serialized_start=979
-  _globals['_REPLACEDDETAIL']._serialized_end=1077
-  _globals['_REMOVEDDETAIL']._serialized_start=1079
-  _globals['_REMOVEDDETAIL']._serialized_end=1125
-  _globals['_DIEDDETAIL']._serialized_start=1127
-  _globals['_DIEDDETAIL']._serialized_end=1218
-  _globals['_RESTARTDETAIL']._serialized_start=1221
-  _globals['_RESTARTDETAIL']._serialized_end=1359
-  _globals['_GAVEUPDETAIL']._serialized_start=1362
-  _globals['_GAVEUPDETAIL']._serialized_end=1510
-  _globals['_UNHEALTHYDETAIL']._serialized_start=1512
-  _globals['_UNHEALTHYDETAIL']._serialized_end=1553
-  _globals['_PULLEDDETAIL']._serialized_start=1555
-  _globals['_PULLEDDETAIL']._serialized_end=1620
-  _globals['_BUILDDETAIL']._serialized_start=1622
-  _globals['_BUILDDETAIL']._serialized_end=1684
-  _globals['_KEEPDETAIL']._serialized_start=1686
-  _globals['_KEEPDETAIL']._serialized_end=1764
-  _globals['_ASSETDETAIL']._serialized_start=1766
-  _globals['_ASSETDETAIL']._serialized_end=1843
-  _globals['_GPUDETAIL']._serialized_start=1846
-  _globals['_GPUDETAIL']._serialized_end=1997
+  _globals['_EVENTKIND']._serialized_start=2078
+  _globals['_EVENTKIND']._serialized_end=2747
+  _globals['_EVENT']._serialized_start=109
+  _globals['_EVENT']._serialized_end=1055
+  _globals['_REPLACEDDETAIL']._serialized_start=1057
+  _globals['_REPLACEDDETAIL']._serialized_end=1155
+  _globals['_REMOVEDDETAIL']._serialized_start=1157
+  _globals['_REMOVEDDETAIL']._serialized_end=1203
+  _globals['_DIEDDETAIL']._serialized_start=1205
+  _globals['_DIEDDETAIL']._serialized_end=1296
+  _globals['_RESTARTDETAIL']._serialized_start=1299
+  _globals['_RESTARTDETAIL']._serialized_end=1437
+  _globals['_GAVEUPDETAIL']._serialized_start=1440
+  _globals['_GAVEUPDETAIL']._serialized_end=1588
+  _globals['_UNHEALTHYDETAIL']._serialized_start=1590
+  _globals['_UNHEALTHYDETAIL']._serialized_end=1631
+  _globals['_PULLEDDETAIL']._serialized_start=1633
+  _globals['_PULLEDDETAIL']._serialized_end=1698
+  _globals['_BUILDDETAIL']._serialized_start=1700
+  _globals['_BUILDDETAIL']._serialized_end=1762
+  _globals['_KEEPDETAIL']._serialized_start=1764
+  _globals['_KEEPDETAIL']._serialized_end=1842
+  _globals['_ASSETDETAIL']._serialized_start=1844
+  _globals['_ASSETDETAIL']._serialized_end=1921
+  _globals['_GPUDETAIL']._serialized_start=1924
+  _globals['_GPUDETAIL']._serialized_end=2075
 # @@protoc_insertion_point(module_scope)

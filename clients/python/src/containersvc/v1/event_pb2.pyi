@@ -4,6 +4,7 @@ isort:skip_file
 What happened on the node: one event and the details of each kind."""
 
 from collections import abc as _abc
+from containersvc.v1 import gpu_pb2 as _gpu_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -81,6 +82,8 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     """A GPU told by an XID that it is broken, and is given to no container."""
     EVENT_KIND_GPU_RETURNED: _EventKind.ValueType  # 23
     """A GPU is given to containers again."""
+    EVENT_KIND_CUDA_CHOSEN: _EventKind.ValueType  # 24
+    """A run started a container with another CUDA image than was asked for."""
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
     """EventKind is what happened."""
@@ -140,6 +143,8 @@ EVENT_KIND_GPU_DRAINED: EventKind.ValueType  # 22
 """A GPU told by an XID that it is broken, and is given to no container."""
 EVENT_KIND_GPU_RETURNED: EventKind.ValueType  # 23
 """A GPU is given to containers again."""
+EVENT_KIND_CUDA_CHOSEN: EventKind.ValueType  # 24
+"""A run started a container with another CUDA image than was asked for."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 @_typing.final
@@ -168,6 +173,7 @@ class Event(_message.Message):
     KEEP_FIELD_NUMBER: _builtins.int
     ASSET_FIELD_NUMBER: _builtins.int
     GPU_FIELD_NUMBER: _builtins.int
+    CUDA_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its own name; WatchEvents goes on after it when it is given as the cursor."""
     node_id: _builtins.str
@@ -234,6 +240,10 @@ class Event(_message.Message):
     def gpu(self) -> Global___GpuDetail:
         """Of GPU_OVERRUN, GPU_LOST, GPU_DRAINED and GPU_RETURNED."""
 
+    @_builtins.property
+    def cuda(self) -> _gpu_pb2.CudaChoice:
+        """Of CUDA_CHOSEN."""
+
     def __init__(
         self,
         *,
@@ -257,12 +267,13 @@ class Event(_message.Message):
         keep: Global___KeepDetail | None = ...,
         asset: Global___AssetDetail | None = ...,
         gpu: Global___GpuDetail | None = ...,
+        cuda: _gpu_pb2.CudaChoice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "at", b"at", "build", b"build", "detail", b"detail", "died", b"died", "gave_up", b"gave_up", "gpu", b"gpu", "keep", b"keep", "pulled", b"pulled", "removed", b"removed", "replaced", b"replaced", "restart", b"restart", "unhealthy", b"unhealthy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "at", b"at", "build", b"build", "cuda", b"cuda", "detail", b"detail", "died", b"died", "gave_up", b"gave_up", "gpu", b"gpu", "keep", b"keep", "pulled", b"pulled", "removed", b"removed", "replaced", b"replaced", "restart", b"restart", "unhealthy", b"unhealthy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "at", b"at", "build", b"build", "container_id", b"container_id", "detail", b"detail", "died", b"died", "gave_up", b"gave_up", "gpu", b"gpu", "hash", b"hash", "id", b"id", "image", b"image", "keep", b"keep", "kind", b"kind", "message", b"message", "name", b"name", "node_id", b"node_id", "pulled", b"pulled", "removed", b"removed", "replaced", b"replaced", "restart", b"restart", "unhealthy", b"unhealthy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "at", b"at", "build", b"build", "container_id", b"container_id", "cuda", b"cuda", "detail", b"detail", "died", b"died", "gave_up", b"gave_up", "gpu", b"gpu", "hash", b"hash", "id", b"id", "image", b"image", "keep", b"keep", "kind", b"kind", "message", b"message", "name", b"name", "node_id", b"node_id", "pulled", b"pulled", "removed", b"removed", "replaced", b"replaced", "restart", b"restart", "unhealthy", b"unhealthy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_detail: _TypeAlias = _typing.Literal["replaced", "removed", "died", "restart", "gave_up", "unhealthy", "pulled", "build", "keep", "asset", "gpu"]  # noqa: Y015
+    _WhichOneofReturnType_detail: _TypeAlias = _typing.Literal["replaced", "removed", "died", "restart", "gave_up", "unhealthy", "pulled", "build", "keep", "asset", "gpu", "cuda"]  # noqa: Y015
     _WhichOneofArgType_detail: _TypeAlias = _typing.Literal["detail", b"detail"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_detail) -> _WhichOneofReturnType_detail | None: ...
 
