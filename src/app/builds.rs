@@ -62,17 +62,9 @@ struct Places(Arc<AtomicUsize>);
 struct Place(Arc<AtomicUsize>);
 
 impl Places {
-    fn enter(
-        &self,
-        most: usize,
-        reason: &'static str,
-        told: impl FnOnce() -> String,
-    ) -> Result<Place> {
+    fn enter(&self, most: usize) -> Option<Place> {
         let place = Place(self.0.clone());
-        match self.0.fetch_add(1, Ordering::Relaxed) < most {
-            true => Ok(place),
-            false => Err(Error::new(Kind::ResourceExhausted, reason, told())),
-        }
+        (self.0.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
     }
 }
 
@@ -90,8 +82,9 @@ impl App {
         request: BuildRequest,
     ) -> Result<impl Stream<Item = Result<BuildEvent>> + Send + use<>> {
         let spec = BuildSpec::resolve(request, &self.settings.source_rules)?;
-        let place = self.builds.0.enter(MOST, "TOO_MANY_BUILDS", || {
-            format!("{MOST} builds are under way; try again when one has ended")
+        let place = self.builds.0.enter(MOST).ok_or_else(|| {
+            let told = format!("{MOST} builds are under way; try again when one has ended");
+            Error::new(Kind::ResourceExhausted, "TOO_MANY_BUILDS", told)
         })?;
         // What is wrong with a folder that is here is told before the stream begins.
         let opened = match &spec.source {

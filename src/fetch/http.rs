@@ -118,7 +118,7 @@ impl Rules {
             None => "retry later".to_owned(),
         };
         let message = format!("Registry {} limits our requests: {wait}.", self.registry);
-        let error = Error::new(Kind::ResourceExhausted, RATE_LIMIT, message)
+        let error = Error::new(Kind::ResourceExhausted, "REGISTRY_RATE_LIMIT", message)
             .with("registry", &self.registry);
         match asked.and_then(seconds) {
             Some(seconds) => error.with(WAIT, seconds.to_string()),

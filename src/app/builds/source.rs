@@ -163,8 +163,11 @@ impl App {
         self: &Arc<Self>,
         archive: impl Stream<Item = Result<Bytes>> + Send,
     ) -> Result<Uploaded> {
-        let place = self.sources.places.enter(MOST, "TOO_MANY_UPLOADS", || {
-            format!("{MOST} uploads wait for their builds; build one of them, or try again later")
+        let place = self.sources.places.enter(MOST).ok_or_else(|| {
+            let told = format!(
+                "{MOST} uploads wait for their builds; build one of them, or try again later"
+            );
+            Error::new(Kind::ResourceExhausted, "TOO_MANY_UPLOADS", told)
         })?;
         let (id, scratch) = self.sources.scratch()?;
         let (send, receiver) = mpsc::channel(AHEAD);
