@@ -54,7 +54,7 @@ pub(super) fn inspected(answer: ContainerInspectResponse) -> Result<Container> {
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect(),
-        volumes: answer.mounts.unwrap_or_default().into_iter().map(volume).collect(),
+        volumes: volumes(answer.mounts),
         state: life,
         resources: Resources {
             cpu,
@@ -131,7 +131,7 @@ pub(super) fn summarised(row: ContainerSummary) -> Option<Container> {
         image_id: row.image_id.unwrap_or_default(),
         ports,
         envs: BTreeMap::new(),
-        volumes: row.mounts.unwrap_or_default().into_iter().map(volume).collect(),
+        volumes: volumes(row.mounts),
         state: State::from_word(row.state?.as_ref())?,
         resources: Resources::default(),
         network: network(mode.as_deref(), networks.unwrap_or_default()),
@@ -239,6 +239,13 @@ fn published(
 fn tidy(ports: &mut Vec<PublishedPort>) {
     ports.sort();
     ports.dedup();
+}
+
+/// By destination; the engine lists mounts in any order.
+fn volumes(mounts: Option<Vec<MountPoint>>) -> Vec<Volume> {
+    let mut volumes: Vec<Volume> = mounts.unwrap_or_default().into_iter().map(volume).collect();
+    volumes.sort_by(|a, b| a.destination.cmp(&b.destination));
+    volumes
 }
 
 fn volume(mount: MountPoint) -> Volume {

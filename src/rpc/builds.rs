@@ -12,11 +12,11 @@ use super::{
         self, build_image_stream_response::Event, build_service_server::BuildService,
         build_source::Source,
     },
+    unread::of_upload,
 };
 use crate::{
     app::builds::Uploaded,
     domain::{
-        Error, Kind,
         build::{BuildEvent, BuildRequest, Builder, Built, Failure, Secret, Step},
         source::{Given, Login},
     },
@@ -47,13 +47,8 @@ impl BuildService for Service {
         &self,
         request: Request<Streaming<pb::UploadBuildContextRequest>>,
     ) -> Result<Response<pb::UploadBuildContextResponse>, Status> {
-        let pieces = request.into_inner().map(|message| match message {
-            Ok(message) => Ok(message.data.into()),
-            Err(status) => {
-                let broke = "the archive did not come to its end";
-                Err(Error::new(Kind::Cancelled, "UPLOAD_BROKE", broke).because(status))
-            }
-        });
+        let pieces =
+            request.into_inner().map(|message| Ok(message.map_err(of_upload)?.data.into()));
         let Uploaded { id, bytes, expires_at } = self.0.upload_context(pieces).await?;
         Ok(Response::new(pb::UploadBuildContextResponse {
             upload_id: id,

@@ -9,11 +9,9 @@ use super::{
     Service,
     convert::timestamp,
     pb::{self, keep_service_server::KeepService},
+    unread::of_upload,
 };
-use crate::{
-    app::keeps::{Import, KeepInfo, KeepQuery},
-    domain::{Error, Kind},
-};
+use crate::app::keeps::{Import, KeepInfo, KeepQuery};
 
 #[tonic::async_trait]
 impl KeepService for Service {
@@ -54,15 +52,9 @@ impl KeepService for Service {
         request: Request<Streaming<pb::ImportKeepRequest>>,
     ) -> Result<Response<pb::ImportKeepResponse>, Status> {
         let mut messages = request.into_inner();
-        let first = messages.message().await?.unwrap_or_default();
-        let pb::ImportKeepRequest { name: owner, path, replace, data } = first;
-        let rest = messages.map(|message| match message {
-            Ok(message) => Ok(message.data.into()),
-            Err(status) => {
-                let broke = "the archive did not come to its end";
-                Err(Error::new(Kind::Cancelled, "UPLOAD_BROKE", broke).because(status))
-            }
-        });
+        let first = messages.message().await.map_err(of_upload)?;
+        let pb::ImportKeepRequest { name: owner, path, replace, data } = first.unwrap_or_default();
+        let rest = messages.map(|message| Ok(message.map_err(of_upload)?.data.into()));
         let archive = stream::once(std::future::ready(Ok(data.into()))).chain(rest);
         let bytes = self.0.import_keep(Import { owner, path, replace }, archive).await?;
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);

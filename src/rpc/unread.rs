@@ -14,8 +14,22 @@ use crate::domain::{Error, Kind};
 /// request. So one without details is about the request.
 pub async fn tell(response: Response<Body>) -> Response<Body> {
     match Status::from_header_map(response.headers()) {
-        Some(status) if is_unread(&status) => refusal(&status).into_http(),
+        Some(status) if is_unread(&status) => Status::from(unreadable(&status)).into_http(),
         _ => response,
+    }
+}
+
+/// The error of an upload that ended in the middle, by what tonic says of it.
+///
+/// An unreadable message in it, or one that is too long, is the caller's mistake;
+/// what remains is a caller who went away.
+pub(super) fn of_upload(status: Status) -> Error {
+    match status.code() {
+        Code::Internal | Code::Unknown | Code::OutOfRange => unreadable(&status),
+        _ => {
+            let broke = "the archive did not come to its end";
+            Error::new(Kind::Cancelled, "UPLOAD_BROKE", broke).because(status)
+        }
     }
 }
 
@@ -23,9 +37,9 @@ fn is_unread(status: &Status) -> bool {
     matches!(status.code(), Code::Internal | Code::Unknown) && status.details().is_empty()
 }
 
-fn refusal(status: &Status) -> Status {
+fn unreadable(status: &Status) -> Error {
     let why = format!("the request cannot be read: {}; send a valid one", status.message());
-    Error::new(Kind::InvalidArgument, "UNREADABLE_REQUEST", why).into()
+    Error::new(Kind::InvalidArgument, "UNREADABLE_REQUEST", why)
 }
 
 #[cfg(test)]

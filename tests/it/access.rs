@@ -11,9 +11,16 @@ fn paths() -> Vec<(String, String)> {
     let pool = DescriptorPool::decode(pb::DESCRIPTORS).expect("descriptors");
     let http = pool.get_extension_by_name("google.api.http").expect("the option");
     // Bodies that are bytes; a client stream can have no rule, and has one of these.
-    let raw = [("GET", "/container-svc/keep/archive"), ("PUT", "/container-svc/keep/archive")];
+    let raw = [
+        ("GET", "/container-svc/keep/archive"),
+        ("PUT", "/container-svc/keep/archive"),
+        ("POST", "/container-svc/image/context"),
+    ];
     let mut paths = raw.map(|(method, path)| (method.to_owned(), path.to_owned())).to_vec();
-    let client_streams = ["containersvc.v1.KeepService.ImportKeep"];
+    let client_streams = [
+        "containersvc.v1.KeepService.ImportKeep",
+        "containersvc.v1.BuildService.UploadBuildContext",
+    ];
     for rpc in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
         let options = rpc.options();
         if rpc.is_client_streaming() && client_streams.contains(&rpc.full_name()) {

@@ -109,8 +109,8 @@ async fn a_life_is_told_in_order_with_reasons() {
 
     let events = deeds(of(&service, &name).await);
     let told = [
-        Kind::Created,
         Kind::KeepCreated,
+        Kind::Created,
         Kind::Replaced,
         Kind::Stopped,
         Kind::Started,

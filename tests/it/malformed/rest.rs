@@ -53,7 +53,7 @@ pub(super) fn case(of: &Generator, rng: &mut Rng) -> Case {
         |what, more: &[(&str, &str)], body: &[u8]| send(what, posts, &posts.path, more, body);
     match rng.below(16) {
         0..3 => post("a wrong type", &[], wrong_type(rng, posts).to_string().as_bytes()),
-        3 => post("broken JSON", &[], &broken_json(rng)),
+        3 => post("broken JSON", &[], &broken_json(rng, posts)),
         4 => post("deep nesting", &[], deep(rng, posts).as_bytes()),
         5 => {
             let text = [&b"{\"name\":\"a"[..], &[0xff, 0xc3, 0x28], b"\"}"].concat();
@@ -140,7 +140,8 @@ fn wrong(rng: &mut Rng, field: &FieldDescriptor) -> Value {
     }
 }
 
-fn broken_json(rng: &mut Rng) -> Vec<u8> {
+fn broken_json(rng: &mut Rng, route: &Route) -> Vec<u8> {
+    let twice = format!("{{\"{0}\":\"a\",\"{0}\":\"b\"}}", first_field(route));
     let texts = [
         "{",
         "[]",
@@ -158,7 +159,7 @@ fn broken_json(rng: &mut Rng) -> Vec<u8> {
         "\u{feff}{}",
         "nul",
         "{\"a\":1,}",
-        "{\"name\":\"a\",\"name\":\"b\"}",
+        twice.as_str(),
         "NaN",
         "--",
     ];
@@ -169,10 +170,15 @@ fn broken_json(rng: &mut Rng) -> Vec<u8> {
     }
 }
 
+/// As JSON names it.
+fn first_field(route: &Route) -> String {
+    let first = route.rpc.input().fields().next();
+    first.map_or_else(|| "x".to_owned(), |field| field.json_name().to_owned())
+}
+
 fn deep(rng: &mut Rng, route: &Route) -> String {
     let depth = 200 + rng.below(20_000);
-    let name =
-        route.rpc.input().fields().next().map_or("x".to_owned(), |f| f.json_name().to_owned());
+    let name = first_field(route);
     match rng.below(3) {
         0 => "[".repeat(depth),
         1 => format!("{{\"{name}\":").repeat(depth / 20 + 200),
