@@ -53,6 +53,8 @@ pub async fn sample(app: Arc<App>) {
     let mut before = None;
     loop {
         let seen = app.gpus.look().await;
+        // What of bookings is enforced follows from it.
+        app.mps().await;
         tell(before.as_deref(), &seen);
         watch.look(&app, &seen).await;
         // A driver that went away under its containers is soon looked for again.

@@ -8,7 +8,7 @@ use super::{
     replace::{predecessor, successor},
 };
 use crate::domain::{
-    Result,
+    Error, Result,
     container::{Container, State},
 };
 
@@ -96,16 +96,15 @@ impl App {
         self.refresh(&old.id).await.map(drop)
     }
 
-    /// The GPUs that a container had, for a start that no run asked for. `None` when
-    /// others have them now: then it stays stopped, and its restart policy or the next
+    /// The GPUs that a container had, for a start that no run asked for. `None` when it
+    /// cannot have them now: then it stays stopped, and its restart policy or the next
     /// run decides.
     async fn book_again_or_warn(&self, container: &Container) -> Option<Booked> {
-        let booked = self.book_as_before(container).await;
-        if booked.is_none() {
-            let name = container.name();
-            tracing::warn!(name, "not started again: its GPUs cannot be had now");
-        }
-        booked
+        let warn = |error: &Error| {
+            let (name, why) = (container.name(), error.message());
+            tracing::warn!(name, why, "not started again: its GPUs cannot be had now");
+        };
+        self.book_as_before(container).await.inspect_err(warn).ok()
     }
 
     async fn is_wanted(&self, key: &str) -> Result<bool> {

@@ -111,12 +111,14 @@ pub(super) fn of(container: &Container, app: &App) -> Vec<pb::ContainerGpu> {
         return Vec::new();
     }
     let seen = app.gpus.last();
-    let runs = container.is_running();
+    let (runs, kept) = (container.is_running(), app.is_kept_by_mps(container));
     let one = |booking: Booking| {
         let used = used_by(&seen, &container.id, &booking.device).filter(|_| runs);
         let level = match used {
-            // Nothing gets out of an instance, or past MPS, whatever it tries.
-            _ if booking.is_instance() || booking.enforced => pb::GpuLevel::Enforced,
+            // Nothing gets out of an instance, whatever it tries. MPS keeps those who go
+            // through it, as every program does by default; one that takes its variables
+            // out of its environment does not.
+            _ if booking.is_instance() || (booking.enforced && kept) => pb::GpuLevel::Enforced,
             Some(_) => pb::GpuLevel::Observed,
             None => pb::GpuLevel::Booked,
         };

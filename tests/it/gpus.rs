@@ -9,6 +9,7 @@ mod booked;
 mod cuda;
 mod faults;
 mod hardware;
+mod mps;
 mod queue;
 mod recovery;
 pub(crate) mod stub;

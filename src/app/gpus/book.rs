@@ -2,7 +2,13 @@
 //! a booking outlives the service, and ends with its container, by itself. Reserved
 //! here is only what a run in progress is about to have.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use tokio::sync::watch;
 
@@ -15,7 +21,7 @@ use crate::{
             Booking, Inventory, Wish, label,
             line::Line,
             placement::{Promise, Refusal, place_in_turn, units_of},
-            request::Which,
+            request::{MPS_PIPES, Which},
         },
         spec::RunSpec,
     },
@@ -26,6 +32,8 @@ use crate::{
 pub(in crate::app) const GPUS_TAKEN: &str = "GPUS_TAKEN";
 /// A run does not fit now, as GPUs are lost or drained.
 pub(super) const GPUS_UNUSABLE: &str = "GPUS_UNUSABLE";
+/// MPS is not there that a container was made to be kept by.
+const NO_MPS: &str = "NO_MPS";
 /// There is no GPU, or the driver does not answer.
 pub(super) const NO_GPU: &str = "NO_GPU";
 
@@ -39,6 +47,8 @@ struct Shared {
     state: Mutex<State>,
     /// Told when a reservation ends or somebody leaves the line.
     news: watch::Sender<()>,
+    /// The control daemon of MPS was there at the last look.
+    mps: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -160,10 +170,39 @@ impl App {
     }
 
     /// The directory of MPS, while its control daemon is there.
-    async fn mps(&self) -> Option<String> {
+    pub(super) async fn mps(&self) -> Option<String> {
         let directory = &self.settings.gpus.mps_directory;
         let there = tokio::fs::try_exists(directory.join("control")).await.unwrap_or(false);
+        self.gpus_reserved.0.mps.store(there, Ordering::Relaxed);
         there.then(|| directory.display().to_string())
+    }
+
+    /// Whether MPS keeps a container within its shares, as of the last look at its daemon.
+    /// Without that, what its programs get is no less than a GPU.
+    pub fn is_kept_by_mps(&self, container: &Container) -> bool {
+        let directory = &self.settings.gpus.mps_directory;
+        let there = self.gpus_reserved.0.mps.load(Ordering::Relaxed);
+        there && container.envs.get(MPS_PIPES).is_some_and(|own| Path::new(own) == directory)
+    }
+
+    /// What a container was made to be kept within must be there when it starts: its
+    /// programs would run all the same, and take what they want.
+    async fn require_mps(&self, existing: &Container, had: &[Booking]) -> Result<()> {
+        if !had.iter().any(|one| one.is_share() && one.enforced) {
+            return Ok(());
+        }
+        let now = self.mps().await;
+        let made_for = existing.envs.get(MPS_PIPES).map_or("", String::as_str);
+        if now.as_deref() == Some(made_for) {
+            return Ok(());
+        }
+        Err(Error::precondition(
+            NO_MPS,
+            format!(
+                "NVIDIA's MPS keeps it within its share of a GPU, and its control daemon is not \
+                 at {made_for}; start it there, or run the container again without it"
+            ),
+        ))
     }
 
     /// Chooses and reserves the GPUs of a new container. A predecessor that runs keeps
@@ -217,7 +256,8 @@ impl App {
         Ok(Booked { reserved: self.gpus_reserved.clone(), number, gpus, access, mps: None })
     }
 
-    /// Reserves what a stopped container had. `None` when others have it now.
+    /// Reserves what a stopped container had. `None` when it cannot have that now, as
+    /// others have it, or as MPS is gone that kept it within its share.
     pub(in crate::app) async fn book_again(
         &self,
         spec: &RunSpec,
@@ -227,13 +267,18 @@ impl App {
         let Some(wish) = spec.gpus.as_ref().filter(|_| !had.is_empty()) else {
             return Ok(Some(self.keep(&[])));
         };
-        Ok(self.book_same(&spec.engine_name(), &had, wish, true).await)
+        if self.require_mps(existing, &had).await.is_err() {
+            return Ok(None);
+        }
+        Ok(self.book_same(&spec.engine_name(), &had, wish, true).await.ok())
     }
 
-    /// The same for a restart, which knows only what the container has.
-    pub(in crate::app) async fn book_as_before(&self, existing: &Container) -> Option<Booked> {
+    /// The same for a restart, which knows only what the container has; an error says why
+    /// it cannot have that.
+    pub(in crate::app) async fn book_as_before(&self, existing: &Container) -> Result<Booked> {
         let had = label::read(existing);
-        let Some(first) = had.first() else { return Some(self.keep(&[])) };
+        let Some(first) = had.first() else { return Ok(self.keep(&[])) };
+        self.require_mps(existing, &had).await?;
         let wish = Wish {
             which: Which::All,
             memory_mb: first.memory_mb,
@@ -253,7 +298,7 @@ impl App {
         had: &[Booking],
         wish: &Wish,
         in_turn: bool,
-    ) -> Option<Booked> {
+    ) -> Result<Booked> {
         let node = self.gpus.look().await;
         let ids = had.iter().map(|booking| booking.device.clone()).collect();
         let same = Wish { which: Which::Ids(ids), ..wish.clone() };
@@ -263,11 +308,11 @@ impl App {
             true => reserved.promised(name, &reserved.own(name), &node),
             false => Vec::new(),
         };
-        let gpus = place_in_turn(&same, name, &node, &others, &[], &promised).ok()?;
+        let gpus = place_in_turn(&same, name, &node, &others, &[], &promised).map_err(refused)?;
         let number = reserved.push(gpus.iter());
         drop(reserved);
         let access = GpuAccess::default();
-        Some(Booked { reserved: self.gpus_reserved.clone(), number, gpus, access, mps: None })
+        Ok(Booked { reserved: self.gpus_reserved.clone(), number, gpus, access, mps: None })
     }
 
     /// What everybody else has; the names of a run are locked, so its own is known.

@@ -8,7 +8,7 @@ use super::has_ended;
 use crate::{
     app::{App, events, recover},
     domain::{
-        Error, Kind, Result,
+        Kind, Result,
         container::{Container, State},
         event::{Event, Subject, What},
         health::{Status, clipped},
@@ -220,8 +220,8 @@ impl Case<'_> {
         let app = self.app;
         let booked = app.book_as_before(&self.container).await;
         let started = match &booked {
-            Some(_) => app.engine.start(&self.container.id).await,
-            None => Err(Error::precondition("GPUS_TAKEN", "others have its GPUs now")),
+            Ok(_) => app.engine.start(&self.container.id).await,
+            Err(why) => Err(why.clone()),
         };
         match started {
             Ok(()) => {

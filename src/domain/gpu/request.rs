@@ -7,6 +7,8 @@ use crate::domain::spec::RawDuration;
 
 /// The variable by which NVIDIA's runtime, and callers, name GPUs.
 pub const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES";
+/// The variable by which a container knows the pipes of MPS.
+pub const MPS_PIPES: &str = "CUDA_MPS_PIPE_DIRECTORY";
 
 const MOST: usize = 64;
 
@@ -223,7 +225,7 @@ pub fn environment(envs: &mut BTreeMap<String, String>, bookings: &[Booking], mp
     };
     // A limit of the caller's could be a wider one.
     envs.retain(|key, _| !key.starts_with("CUDA_MPS_"));
-    envs.insert("CUDA_MPS_PIPE_DIRECTORY".to_owned(), directory.to_owned());
+    envs.insert(MPS_PIPES.to_owned(), directory.to_owned());
     if first.compute > 0 {
         let percent = first.compute.to_string();
         envs.insert("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE".to_owned(), percent);

@@ -9,7 +9,7 @@ use tonic::Code;
 
 use super::{
     Stub,
-    booked::{asked, has, one, request, run},
+    booked::{has, one, request, run},
     device, devices, gpus, text, uuid,
 };
 use crate::{
@@ -18,7 +18,11 @@ use crate::{
 };
 
 /// The service, which looks often.
-async fn service(engine: &Engine, stub: &Stub, more: impl FnOnce(&mut Config)) -> Service {
+pub(super) async fn service(
+    engine: &Engine,
+    stub: &Stub,
+    more: impl FnOnce(&mut Config),
+) -> Service {
     let (library, address) = (stub.setting(), engine.address());
     let change = |config: &mut Config| {
         config.nvml_library = library;
@@ -30,14 +34,14 @@ async fn service(engine: &Engine, stub: &Stub, more: impl FnOnce(&mut Config)) -
 }
 
 /// Events of a kind, the newest first.
-async fn events(service: &Service, kind: &str, name: &str) -> Vec<Value> {
+pub(super) async fn events(service: &Service, kind: &str, name: &str) -> Vec<Value> {
     let body = json!({"kinds": [format!("EVENT_KIND_{kind}")], "name": name}).to_string();
     let (status, page) = service.rest("POST", "/container-svc/events", &body).await;
     assert_eq!(status, 200, "{page}");
     page["events"].as_array().expect("a list").clone()
 }
 
-async fn told(service: &Service, kind: &str, name: &str, count: usize) -> Value {
+pub(super) async fn told(service: &Service, kind: &str, name: &str, count: usize) -> Value {
     eventually(&format!("{kind} is told of {name}"), || async {
         events(service, kind, name).await.len() == count
     })
@@ -46,7 +50,7 @@ async fn told(service: &Service, kind: &str, name: &str, count: usize) -> Value 
 }
 
 /// One that comes back soon.
-fn restarting(request: pb::RunContainerRequest) -> pb::RunContainerRequest {
+pub(super) fn restarting(request: pb::RunContainerRequest) -> pb::RunContainerRequest {
     let short = prost_types::Duration { seconds: 0, nanos: 200_000_000 };
     pb::RunContainerRequest {
         restart_policy: pb::RestartPolicy::OnFailure.into(),
@@ -62,7 +66,7 @@ fn restarting(request: pb::RunContainerRequest) -> pb::RunContainerRequest {
     }
 }
 
-fn pid(engine: &Engine, name: &str) -> String {
+pub(super) fn pid(engine: &Engine, name: &str) -> String {
     engine.docker(&["inspect", "-f", "{{.State.Pid}}", name]).expect("a pid")
 }
 
@@ -225,49 +229,6 @@ async fn a_container_that_does_not_see_its_gpu_any_more_is_started_again() {
     assert!(text(&event["gpu"]["reason"]).contains("cgroups"), "{event}");
     told(&service, "RESTARTED", &a, 1).await;
     assert_ne!(pid(&engine, &a), before);
-    drop(service);
-    engine.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn mps_keeps_containers_within_what_they_booked_where_it_runs() {
-    let engine = Engine::with_gpus().await;
-    let stub = Stub::new(&devices(2));
-    let pipes = tempfile::tempdir().expect("a directory");
-    let directory = pipes.path().to_owned();
-    let service = service(&engine, &stub, |config| config.gpu_mps_directory = directory).await;
-    let [a, b, c] = ["a", "b", "c"].map(unique);
-    let share = pb::Gpus { memory_mb: 2048, compute_percent: 25, ..one() };
-    let level = async |name: &str| {
-        let (_, answer) = service.get(&format!("/container-svc/container?name={name}")).await;
-        answer["container"]["gpus"][0]["level"].clone()
-    };
-    run(&service, request(&service, &a, share.clone())).await.expect("it runs");
-    assert_eq!(level(&a).await, "GPU_LEVEL_BOOKED", "no daemon is there");
-
-    // What the control daemon of MPS makes.
-    std::fs::write(pipes.path().join("control"), "").expect("written");
-    run(&service, request(&service, &b, share)).await.expect("it runs");
-    assert_eq!(level(&b).await, "GPU_LEVEL_ENFORCED");
-    let only = json!({"name": b}).to_string();
-    let (_, listed) = service.rest("POST", "/container-svc/containers", &only).await;
-    assert_eq!(listed["containers"][0]["gpus"][0]["level"], "GPU_LEVEL_ENFORCED", "{listed}");
-    let (_, envs) = asked(&engine, &b);
-    let directory = pipes.path().display().to_string();
-    for env in [
-        "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=0=2048M".to_owned(),
-        "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=25".to_owned(),
-        format!("CUDA_MPS_PIPE_DIRECTORY={directory}"),
-    ] {
-        assert!(envs.contains(&env), "{env} in {envs:?}");
-    }
-    let seen = engine.docker(&["exec", &b, "ls", &directory]).expect("it is mounted");
-    assert_eq!(seen, "control");
-    let mode = engine.docker(&["inspect", "-f", "{{.HostConfig.IpcMode}}", &b]);
-    assert_eq!(mode.as_deref(), Some("host"));
-    // A whole GPU needs no keeper.
-    run(&service, request(&service, &c, one())).await.expect("it runs");
-    assert!(!asked(&engine, &c).1.iter().any(|env| env.starts_with("CUDA_MPS_")));
     drop(service);
     engine.end().await;
 }
