@@ -22,7 +22,7 @@ pub use image::CudaChoice;
 pub use monitor::check;
 pub use queue::Standing;
 
-pub(super) use book::{Booked, GPUS_TAKEN, Reserved};
+pub(super) use book::{Booked, Reserved, waits_for};
 pub(super) use image::Tags;
 
 /// How often a watch looks where the request says nothing, and the range.

@@ -10,7 +10,7 @@ use super::{
     App,
     assets::InPlace,
     events,
-    gpus::{Booked, CudaChoice, GPUS_TAKEN},
+    gpus::{Booked, CudaChoice, waits_for},
     ports::{Chosen, Lost},
     turns::{self, Newer, Turn},
 };
@@ -23,7 +23,7 @@ use crate::{
         health::HealthChoice,
         ports::PublishedPort,
         restart::RestartChoice,
-        spec::{PullPolicy, RunRequest, RunSpec, differing, given_key},
+        spec::{PullPolicy, RunRequest, RunSpec, derived_name, differing, given_key},
     },
     engine::{NewContainer, PORT_IN_USE},
     store::Record,
@@ -91,15 +91,19 @@ impl App {
         tell: Teller,
     ) -> Result<Outcome> {
         // What comes from here on is newer, however long the rest takes.
+        let begin = |key: String, mut names: Vec<String>| {
+            if names.is_empty() {
+                names.push(derived_name(&key));
+            }
+            self.turns.begin(key, names)
+        };
         let names = request.names.clone();
-        let turn = given_key(&names, &request.hash).map(|key| self.turns.begin(key, names));
+        let turn = given_key(&names, &request.hash).map(|key| begin(key, names));
         let cuda = self.fit_cuda(&mut request).await;
         let cuda = cuda.map_err(|error| self.with_gpus_of_node(error))?;
         let spec = RunSpec::resolve(request, &self.defaults());
         let spec = spec.map_err(|error| self.with_gpus_of_node(error))?;
-        let turn = turn.unwrap_or_else(|| self.turns.begin(spec.key(), Vec::new()));
-        // What was asked for last holds, also when nothing is to be done for it.
-        self.overtake_waiting(&spec);
+        let turn = turn.unwrap_or_else(|| begin(spec.key(), Vec::new()));
         if let Some(outcome) = self.already_runs(&spec) {
             self.turns.overtake(&spec.key(), turn.number, Newer::Run);
             return Ok(Outcome { cuda, ..outcome });
@@ -118,7 +122,7 @@ impl App {
                 done
             });
             let refused = match self.tasks.to_the_end(run).await {
-                Err(error) if queues && error.reason() == GPUS_TAKEN => error,
+                Err(error) if queues && waits_for(&error) => error,
                 done => {
                     let outcome = Outcome { cuda, ..done? };
                     self.tell_cuda(&outcome).await;
@@ -129,7 +133,11 @@ impl App {
                 Some(ticket) => ticket,
                 none => none.insert(self.join_gpu_queue(&spec, deadline)?),
             };
-            booked = self.wait_for_gpus(&spec, ticket, &tell, refused).await?;
+            booked = self.wait_for_gpus(&spec, ticket, &turn, &tell, refused).await?;
+            if let Some(newer) = turn.overtaken() {
+                let outcome = self.leave_gpu_queue(&spec, newer).await?;
+                return Ok(Outcome { cuda, ..outcome });
+            }
         }
     }
 
@@ -182,7 +190,7 @@ impl App {
     }
 
     /// Leaves what a newer request did as it is, which may be just what was wanted.
-    async fn give_way(&self, spec: &RunSpec, newer: Newer) -> Result<Outcome> {
+    pub(super) async fn give_way(&self, spec: &RunSpec, newer: Newer) -> Result<Outcome> {
         let name = spec.engine_name();
         let same = self.refresh_named(&name).await?.filter(|have| {
             self.is_ours(have) && have.is_running() && have.spec_hash() == spec.spec_hash()

@@ -15,26 +15,43 @@ impl App {
         let app = self.clone();
         let number = self.turns.draw();
         let work = async move {
-            // What only waited for GPUs has no container yet.
-            let waited = app.end_waiting_of(&selector);
-            let found = match app.find_and_lock(&selector, number, Newer::Stop).await {
-                Err(error) if waited && error.kind() == Kind::NotFound => None,
-                found => found?,
-            };
+            let found = app.find_and_lock(&selector, number, Newer::Stop).await?;
             let Some((container, _guards)) = found else { return Ok(()) };
-            if container.is_running() {
-                app.engine.stop(&container.id).await?;
-                app.refresh(&container.id).await?;
-                tracing::info!(name = container.name(), "stopped");
-                if !app.is_ours(&container) {
-                    app.emit(Subject::container(&container), What::Stopped).await;
-                }
-            }
-            app.note_stopped(&container).await?;
+            app.stop_alone(&container).await?;
             app.turns.overtake(container.key(), number, Newer::Stop);
             Ok(())
         };
         self.tasks.to_the_end(work).await
+    }
+
+    /// Stops a run of a container of ours for good, for a reason of this service. Unlike a
+    /// stop that somebody asks for, it ends no run under way: that may be the remedy. It
+    /// does nothing when that run of the container has ended.
+    pub(super) async fn stop_run(self: &Arc<Self>, seen: &Container) -> Result<()> {
+        let (app, seen) = (self.clone(), seen.clone());
+        let work = async move {
+            let names = vec![format!("name:{}", seen.plain_name()), seen.key().to_owned()];
+            let _guards = app.locks.take(names).await;
+            let now = app.refresh(&seen.id).await?;
+            match now.filter(|now| now.is_running() && now.started_at == seen.started_at) {
+                Some(container) => app.stop_alone(&container).await,
+                None => Ok(()),
+            }
+        };
+        self.tasks.to_the_end(work).await
+    }
+
+    /// Stops it, with the locks of its names held, and notes that somebody wants that.
+    async fn stop_alone(&self, container: &Container) -> Result<()> {
+        if container.is_running() {
+            self.engine.stop(&container.id).await?;
+            self.refresh(&container.id).await?;
+            tracing::info!(name = container.name(), "stopped");
+            if !self.is_ours(container) {
+                self.emit(Subject::container(container), What::Stopped).await;
+            }
+        }
+        self.note_stopped(container).await
     }
 
     /// Removes a container of ours and frees its ports.
@@ -42,11 +59,7 @@ impl App {
         let app = self.clone();
         let number = self.turns.draw();
         let work = async move {
-            let waited = app.end_waiting_of(&selector);
-            let found = match app.find_and_lock(&selector, number, Newer::Removal).await {
-                Err(error) if waited && error.kind() == Kind::NotFound => None,
-                found => found?,
-            };
+            let found = app.find_and_lock(&selector, number, Newer::Removal).await?;
             let Some((container, _guards)) = found else { return Ok(()) };
             let name = container.name();
             if !app.is_ours(&container) {
@@ -77,15 +90,6 @@ impl App {
             Ok(())
         };
         self.tasks.to_the_end(work).await
-    }
-
-    /// Ends the runs of what is selected that wait for GPUs.
-    fn end_waiting_of(&self, selector: &Selector) -> bool {
-        let Selector { id, name, .. } = selector;
-        let found = self.view.identified(id).ok().flatten().filter(|_| !id.is_empty());
-        let names = found.map(|found| found.names.clone()).unwrap_or_default();
-        let names = names.iter().chain([name]).filter(|name| !name.is_empty());
-        names.filter(|name| self.end_waiting(name)).count() > 0
     }
 
     /// Finds a container, waits until nobody works on it, and looks again. `None` when

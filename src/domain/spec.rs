@@ -161,7 +161,7 @@ impl RunSpec {
     pub fn engine_name(&self) -> String {
         match self.names.first() {
             Some(name) => name.clone(),
-            None => format!("container-svc-{}", &hex(&Sha256::digest(self.key()))[..12]),
+            None => derived_name(&self.key()),
         }
     }
 }
@@ -173,6 +173,11 @@ pub fn given_key(names: &[String], hash: &str) -> Option<String> {
         (None, "") => None,
         (None, hash) => Some(format!("hash:{hash}")),
     }
+}
+
+/// The engine's name of an identity that has no name.
+pub fn derived_name(key: &str) -> String {
+    format!("container-svc-{}", &hex(&Sha256::digest(key))[..12])
 }
 
 /// Names of the fields in which two descriptions differ.

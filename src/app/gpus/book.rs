@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use tokio::sync::watch;
@@ -29,13 +30,13 @@ use crate::{
 };
 
 /// A run does not fit now, as others have the GPUs or wait for them.
-pub(in crate::app) const GPUS_TAKEN: &str = "GPUS_TAKEN";
+const GPUS_TAKEN: &str = "GPUS_TAKEN";
 /// A run does not fit now, as GPUs are lost or drained.
-pub(super) const GPUS_UNUSABLE: &str = "GPUS_UNUSABLE";
+const GPUS_UNUSABLE: &str = "GPUS_UNUSABLE";
 /// MPS is not there that a container was made to be kept by.
 const NO_MPS: &str = "NO_MPS";
 /// There is no GPU, or the driver does not answer.
-pub(super) const NO_GPU: &str = "NO_GPU";
+const NO_GPU: &str = "NO_GPU";
 
 /// What runs in progress are about to have, and who waits. One lock for both, so that
 /// between a choice and its reservation nobody else chooses.
@@ -111,10 +112,20 @@ impl State {
 
     /// What those may have that wait, but for what this name has already.
     fn promised(&self, name: &str, own: &[String], node: &Inventory) -> Vec<Promise> {
-        let mut promised = self.line.before(None, name, node);
+        let mut promised = self.line.before(None, name, node, Instant::now());
         promised.retain(|promise| !own.contains(&promise.device));
         promised
     }
+}
+
+/// True when a run that waits for its turn may fit later.
+pub(in crate::app) fn waits_for(refusal: &Error) -> bool {
+    matches!(refusal.reason(), GPUS_TAKEN | GPUS_UNUSABLE)
+}
+
+/// The same for one that waits already: a driver that is away for a while ends no wait.
+pub(super) fn goes_on_waiting(refusal: &Error) -> bool {
+    waits_for(refusal) || refusal.reason() == NO_GPU
 }
 
 impl App {
@@ -248,7 +259,7 @@ impl App {
         let wish = wish.ok_or_else(|| Error::internal("a run without GPUs waits for some"))?;
         let mut reserved = self.gpus_reserved.lock();
         let others = self.others(&reserved, &name);
-        let promised = reserved.line.before(Some(number), &name, &node);
+        let promised = reserved.line.before(Some(number), &name, &node, Instant::now());
         let gpus = place_in_turn(wish, &name, &node, &others, &[], &promised).map_err(refused)?;
         reserved.line.serve(number, true);
         let number = reserved.push(gpus.iter());

@@ -15,7 +15,7 @@ use std::{
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 
-use super::super::{App, list::Selector};
+use super::super::App;
 use crate::{
     domain::{
         container::{Container, State, labels},
@@ -218,10 +218,10 @@ impl App {
             OnOverrun::Report => {}
             OnOverrun::Restart => self.restarts.complain(&id, cause),
             OnOverrun::Stop => {
-                let (app, selector) = (self.clone(), Selector { id, ..Selector::default() });
+                let app = self.clone();
                 // Whoever works on it may be long about it; the looks go on.
                 self.tasks.background("a stop for GPU memory", async move {
-                    if let Err(error) = app.stop(selector).await {
+                    if let Err(error) = app.stop_run(&container).await {
                         tracing::warn!(?error, name = container.name(), "it cannot be stopped");
                     }
                 });

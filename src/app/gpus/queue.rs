@@ -1,7 +1,8 @@
 //! Runs that wait for GPUs, each for its turn.
 //!
-//! Who waits holds no lock: its name can be stopped, removed or described otherwise. It
-//! waits in its caller's call, so it leaves the line when the caller does.
+//! Who waits holds no lock: its name can be stopped, removed or described otherwise, which
+//! overtakes it (`app/turns.rs`). It waits in its caller's call, so it leaves the line when
+//! the caller does.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,15 +11,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{
     super::{
         App,
-        run::{Step, Teller},
+        run::{Outcome, Step, Teller},
+        turns::{Newer, Turn},
     },
-    book::{Booked, GPUS_TAKEN, GPUS_UNUSABLE, NO_GPU, Reserved},
+    book::{Booked, Reserved, goes_on_waiting},
 };
-use crate::domain::{
-    Error, Kind, Result,
-    gpu::line::{Ended, LONGEST},
-    spec::RunSpec,
-};
+use crate::domain::{Error, Kind, Result, gpu::line::LONGEST, spec::RunSpec};
 
 /// How often is looked when nothing is told: what processes use is not an event.
 const LOOK: Duration = Duration::from_secs(1);
@@ -46,7 +44,7 @@ pub(in crate::app) struct Ticket {
 impl Ticket {
     /// Why a run that waited for so long is refused.
     fn late(&self, why: Error) -> Error {
-        let (place, of) = self.reserved.lock().line.place(self.number);
+        let (place, of) = self.reserved.lock().line.place(self.number, Instant::now().into_std());
         let waited = self.waited.as_secs_f64();
         why.and(&format!(
             "it waited {waited:.1} s for its turn and was number {place} of {of}; set a longer \
@@ -65,29 +63,7 @@ impl Drop for Ticket {
 impl App {
     /// Runs that wait for GPUs.
     pub fn gpu_queue_length(&self) -> usize {
-        self.gpus_reserved.lock().line.len()
-    }
-
-    /// Ends the waiting of a name that was stopped or removed; `true` when it waited.
-    pub(in crate::app) fn end_waiting(&self, name: &str) -> bool {
-        self.end_line(name, Ended::Stopped, None)
-    }
-
-    /// Ends the waiting of earlier runs of these names that described them otherwise.
-    pub(in crate::app) fn overtake_waiting(&self, spec: &RunSpec) {
-        // Its hash is of no use where nobody waits.
-        if self.gpu_queue_length() == 0 {
-            return;
-        }
-        self.end_line(&spec.engine_name(), Ended::Overtaken, Some(&spec.spec_hash()));
-    }
-
-    fn end_line(&self, name: &str, why: Ended, same: Option<&str>) -> bool {
-        let ended = self.gpus_reserved.lock().line.end(name, why, same);
-        if ended {
-            self.gpus_reserved.tell();
-        }
-        ended
+        self.gpus_reserved.lock().line.len(Instant::now().into_std())
     }
 
     /// Joins the line, for as long as the request and its caller's deadline allow.
@@ -99,13 +75,11 @@ impl App {
         let wish = spec.gpus.clone().and_then(|wish| Some((wish.queue?, wish)));
         let (wait, wish) =
             wish.ok_or_else(|| Error::internal("a run that asks for no queue joins it"))?;
-        let names = match spec.names.as_slice() {
-            [] => vec![spec.engine_name()],
-            names => names.to_vec(),
-        };
         let now = Instant::now();
         let until = deadline.map_or(now + wait, |deadline| deadline.min(now + wait));
-        let number = self.gpus_reserved.lock().line.join(names, spec.spec_hash(), wish);
+        let mut reserved = self.gpus_reserved.lock();
+        let number = reserved.line.join(spec.engine_name(), wish, until.into_std(), now.into_std());
+        drop(reserved);
         let number = number.ok_or_else(|| {
             Error::new(
                 Kind::ResourceExhausted,
@@ -118,17 +92,16 @@ impl App {
     }
 
     /// Waits until the turn of a run has come that was refused for this, and tells where
-    /// it stands. `None` when it need not wait any more, as its container runs.
+    /// it stands. `None` when it need not wait any more, as its container runs, or as a
+    /// newer request overtook it.
     pub(in crate::app) async fn wait_for_gpus(
         self: &Arc<Self>,
         spec: &RunSpec,
         ticket: &Ticket,
+        turn: &Turn,
         tell: &Teller,
-        refused: Error,
+        mut why: Error,
     ) -> Result<Option<Booked>> {
-        if Instant::now() >= ticket.until {
-            return Err(ticket.late(refused));
-        }
         let mut told = None;
         let (mut changes, mut news) = (self.view.subscribe(), self.gpus_reserved.news());
         // It did not fit with what its turn gave it.
@@ -136,21 +109,20 @@ impl App {
         loop {
             changes.borrow_and_update();
             news.borrow_and_update();
-            if let Some(ended) = self.gpus_reserved.lock().line.ended(ticket.number) {
-                return Err(left(ended, spec));
-            }
-            if self.already_runs(spec).is_some() {
+            if turn.overtaken().is_some() || self.already_runs(spec).is_some() {
                 return Ok(None);
             }
-            let why = match self.book_in_turn(spec, ticket.number).await {
+            // Who reads the steps may have stalled, and this with it.
+            if Instant::now() >= ticket.until {
+                return Err(ticket.late(why));
+            }
+            why = match self.book_in_turn(spec, ticket.number).await {
                 Ok(booked) => return Ok(Some(booked)),
-                // A driver that is away for a while ends no wait.
-                Err(error) if matches!(error.reason(), GPUS_TAKEN | GPUS_UNUSABLE | NO_GPU) => {
-                    error
-                }
+                Err(error) if goes_on_waiting(&error) => error,
                 Err(error) => return Err(error),
             };
-            let (place, of) = self.gpus_reserved.lock().line.place(ticket.number);
+            let (place, of) =
+                self.gpus_reserved.lock().line.place(ticket.number, Instant::now().into_std());
             let standing = Standing { place, of, why: why.message().to_owned() };
             if told.as_ref() != Some(&standing) {
                 tell.tell(Step::Queued(standing.clone()));
@@ -160,7 +132,8 @@ impl App {
                 _ = changes.changed() => {}
                 _ = news.changed() => {}
                 () = sleep(LOOK) => {}
-                () = sleep_until(ticket.until) => return Err(ticket.late(why)),
+                () = sleep_until(ticket.until) => {}
+                () = turn.lost() => {}
                 () = self.tasks.stopped() => {
                     let why = "the service stops; run it again when it is back";
                     return Err(Error::new(Kind::Unavailable, "STOPPING", why));
@@ -168,13 +141,25 @@ impl App {
             }
         }
     }
+
+    /// What a run answers that a newer request overtook while it waited: what is there now,
+    /// when that is what it wanted.
+    pub(in crate::app) async fn leave_gpu_queue(
+        &self,
+        spec: &RunSpec,
+        newer: Newer,
+    ) -> Result<Outcome> {
+        let done = self.give_way(spec, newer).await;
+        done.map_err(|error| if error.kind() == Kind::Aborted { left(newer, spec) } else { error })
+    }
 }
 
-fn left(ended: Ended, spec: &RunSpec) -> Error {
+fn left(newer: Newer, spec: &RunSpec) -> Error {
     let name = spec.engine_name();
-    let why = match ended {
-        Ended::Stopped => "it was stopped or removed",
-        Ended::Overtaken => "a later run described it otherwise",
+    let why = match newer {
+        Newer::Stop => "it was stopped",
+        Newer::Removal => "it was removed",
+        Newer::Run => "a later run described it otherwise",
     };
     let message = format!("\"{name}\" does not wait for GPUs any more: {why}");
     Error::new(Kind::Cancelled, "LEFT_GPU_QUEUE", message)

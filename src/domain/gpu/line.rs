@@ -3,8 +3,11 @@
 //! Nobody is passed on the units that could be theirs: what a waiting run may have, those
 //! that came later do not get, whether they wait or not. So each is served when enough of
 //! those who have something end, and one that wants other units need not wait behind it.
+//!
+//! A place lasts until its time is over, whether or not its run looks at the clock: one
+//! whose reader stalls stands still, and must hold up nobody. Times are passed in.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use super::{
     Inventory, Wish,
@@ -23,35 +26,30 @@ pub struct Line {
 
 #[derive(Debug)]
 struct Waiting {
-    /// Names of the container, the engine's first.
-    names: Vec<String>,
-    /// Hash of what shall run.
-    spec_hash: String,
+    /// Name of the container that is to be.
+    holder: String,
     wish: Wish,
+    /// When its time is over.
+    until: Instant,
     /// It has what it waited for, and is about to run.
     served: bool,
-    /// Why it need not wait any more.
-    ended: Option<Ended>,
-}
-
-/// Why a run leaves the line without GPUs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// Its name was stopped or removed.
-    Stopped,
-    /// A later run described its name otherwise.
-    Overtaken,
 }
 
 impl Line {
-    /// Joins at the end; its number. `None` when the line is full.
-    pub fn join(&mut self, names: Vec<String>, spec_hash: String, wish: Wish) -> Option<u64> {
+    /// Joins at the end, until then; its number. `None` when the line is full.
+    pub fn join(
+        &mut self,
+        holder: String,
+        wish: Wish,
+        until: Instant,
+        now: Instant,
+    ) -> Option<u64> {
+        self.waiting.retain(|_, one| one.served || one.until > now);
         if self.waiting.len() >= LONGEST {
             return None;
         }
         self.last += 1;
-        let one = Waiting { names, spec_hash, wish, served: false, ended: None };
-        self.waiting.insert(self.last, one);
+        self.waiting.insert(self.last, Waiting { holder, wish, until, served: false });
         Some(self.last)
     }
 
@@ -68,49 +66,30 @@ impl Line {
         }
     }
 
-    /// Ends the waiting of a name; `true` when somebody waited for it. Who waits for
-    /// the same description goes on.
-    pub fn end(&mut self, name: &str, why: Ended, same: Option<&str>) -> bool {
-        let mut found = false;
-        for one in self.waiting.values_mut().filter(|one| one.waits()) {
-            if one.names.iter().any(|own| own == name) && same != Some(one.spec_hash.as_str()) {
-                one.ended = Some(why);
-                found = true;
-            }
-        }
-        found
-    }
-
-    /// Why it need not wait any more.
-    pub fn ended(&self, number: u64) -> Option<Ended> {
-        self.waiting.get(&number).and_then(|one| one.ended)
-    }
-
-    /// Its place, from 1, and how many wait.
-    pub fn place(&self, number: u64) -> (usize, usize) {
-        let all = || self.waiting.iter().filter(|(_, one)| one.waits());
-        (1 + all().filter(|(other, _)| **other < number).count(), all().count())
+    /// Its place, from 1, and how many wait with it.
+    pub fn place(&self, number: u64, now: Instant) -> (usize, usize) {
+        let others = || self.waiting.iter().filter(|(at, one)| **at != number && one.waits(now));
+        (1 + others().filter(|(other, _)| **other < number).count(), 1 + others().count())
     }
 
     /// How many wait.
-    pub fn len(&self) -> usize {
-        self.waiting.values().filter(|one| one.waits()).count()
-    }
-
-    /// True when nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    pub fn len(&self, now: Instant) -> usize {
+        self.waiting.values().filter(|one| one.waits(now)).count()
     }
 
     /// What those may have that came before; `None` is one that came after all.
-    pub fn before(&self, number: Option<u64>, own: &str, node: &Inventory) -> Vec<Promise> {
+    pub fn before(
+        &self,
+        number: Option<u64>,
+        own: &str,
+        node: &Inventory,
+        now: Instant,
+    ) -> Vec<Promise> {
         let earlier = self.waiting.iter().filter(|(other, one)| {
-            number.is_none_or(|number| **other < number)
-                && one.waits()
-                && one.names.first().is_none_or(|name| name != own)
+            number.is_none_or(|number| **other < number) && one.waits(now) && one.holder != own
         });
         let of = |one: &Waiting| {
-            let holder = one.names.first().cloned().unwrap_or_default();
+            let holder = one.holder.clone();
             let units = candidates(&one.wish, node).into_iter();
             units.map(move |device| Promise { holder: holder.clone(), device }).collect::<Vec<_>>()
         };
@@ -119,13 +98,15 @@ impl Line {
 }
 
 impl Waiting {
-    fn waits(&self) -> bool {
-        !self.served && self.ended.is_none()
+    fn waits(&self, now: Instant) -> bool {
+        !self.served && self.until > now
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -161,22 +142,31 @@ mod tests {
         }
     }
 
+    fn join_until(line: &mut Line, name: &str, wish: &Wish, until: Instant) -> Option<u64> {
+        line.join(name.to_owned(), wish.clone(), until, Instant::now())
+    }
+
     fn join(line: &mut Line, name: &str, wish: &Wish) -> u64 {
-        line.join(vec![name.to_owned()], name.to_owned(), wish.clone()).expect("there is room")
+        let until = Instant::now() + Duration::from_secs(3600);
+        join_until(line, name, wish, until).expect("there is room")
+    }
+
+    fn place(line: &Line, number: u64) -> (usize, usize) {
+        line.place(number, Instant::now())
     }
 
     #[test]
     fn a_place_in_the_line_gets_better_as_those_before_leave_or_are_served() {
         let mut line = Line::default();
         let [a, b, c] = ["a", "b", "c"].map(|name| join(&mut line, name, &alone(1)));
-        assert_eq!((line.place(a), line.place(c)), ((1, 3), (3, 3)));
+        assert_eq!((place(&line, a), place(&line, c)), ((1, 3), (3, 3)));
         line.leave(a);
-        assert_eq!(line.place(c), (2, 2));
+        assert_eq!(place(&line, c), (2, 2));
         line.serve(b, true);
-        assert_eq!(line.place(c), (1, 1));
+        assert_eq!(place(&line, c), (1, 1));
         // It could not run after all.
         line.serve(b, false);
-        assert_eq!(line.place(c), (2, 2));
+        assert_eq!(place(&line, c), (2, 2));
     }
 
     #[test]
@@ -185,18 +175,32 @@ mod tests {
         for at in 0..LONGEST {
             join(&mut line, &at.to_string(), &alone(1));
         }
-        assert_eq!(line.join(vec!["x".into()], String::new(), alone(1)), None);
+        let later = Instant::now() + Duration::from_secs(1);
+        assert_eq!(join_until(&mut line, "x", &alone(1), later), None);
     }
 
     #[test]
-    fn a_name_waits_no_longer_when_it_is_stopped_or_described_otherwise() {
+    fn a_place_ends_with_its_time_also_when_nobody_gives_it_up() {
         let mut line = Line::default();
-        let a = line.join(vec!["a".into(), "alias".into()], "v1".into(), alone(1)).expect("room");
-        assert!(!line.end("a", Ended::Overtaken, Some("v1")), "the same description");
-        assert!(!line.end("b", Ended::Stopped, None));
-        assert!(line.end("alias", Ended::Stopped, None));
-        assert_eq!(line.ended(a), Some(Ended::Stopped));
-        assert!(line.is_empty() && !line.end("a", Ended::Stopped, None));
+        let now = Instant::now();
+        for at in 0..LONGEST {
+            let joined = line.join(at.to_string(), alone(1), now + Duration::from_secs(1), now);
+            assert!(joined.is_some());
+        }
+        let after = now + Duration::from_secs(2);
+        assert_eq!((line.len(now), line.len(after)), (LONGEST, 0));
+        assert!(!line.before(None, "x", &node(1), now).is_empty());
+        assert_eq!(line.before(None, "x", &node(1), after), []);
+        let last = line.join("x".into(), alone(1), after + Duration::from_secs(1), after);
+        let last = last.expect("there is room again");
+        assert_eq!(line.place(last, after), (1, 1));
+        // Who is late itself is still told where it stood.
+        assert_eq!(line.place(last, after + Duration::from_secs(2)), (1, 1));
+        // One that has what it waited for keeps that.
+        line.serve(last, true);
+        let late = after + Duration::from_secs(3);
+        line.join("y".into(), alone(1), late + Duration::from_secs(1), late).expect("room");
+        assert!(line.waiting.contains_key(&last));
     }
 
     #[test]
@@ -204,7 +208,7 @@ mod tests {
         let mut line = Line::default();
         let wish = Wish { which: Which::Ids(vec!["GPU-0".into()]), ..alone(1) };
         join(&mut line, "a", &wish);
-        let promised = line.before(None, "x", &node(2));
+        let promised = line.before(None, "x", &node(2), Instant::now());
         let placed = place_in_turn(&alone(1), "x", &node(2), &[], &[], &promised).expect("free");
         assert_eq!(placed[0].device, "GPU-1");
         let refused = place_in_turn(&alone(2), "x", &node(2), &[], &[], &promised);
@@ -212,7 +216,7 @@ mod tests {
         assert!(units[0].contains("\"a\" waits for it"), "{units:?}");
         assert_eq!(waiting, ["a"]);
         // What it has already nobody waits before it for.
-        assert_eq!(line.before(None, "a", &node(2)), []);
+        assert_eq!(line.before(None, "a", &node(2), Instant::now()), []);
     }
 
     proptest! {
@@ -238,7 +242,7 @@ mod tests {
                     booked.retain(|booking| booking.holder != gone);
                 }
                 waiting.retain(|(number, name, wish)| {
-                    let promised = line.before(Some(*number), name, &node);
+                    let promised = line.before(Some(*number), name, &node, Instant::now());
                     match place_in_turn(wish, name, &node, &booked, &[], &promised) {
                         Ok(placed) => {
                             booked.extend(placed);

@@ -10,7 +10,7 @@ use tonic::{Code, Status, Streaming};
 use super::{
     Stub,
     booked::{has, one, request, run, service, stop},
-    devices, node, text, uuid,
+    device, devices, node, text, uuid,
 };
 use crate::{
     faults::private_engine::Engine,
@@ -208,6 +208,69 @@ async fn a_stop_a_removal_and_a_later_description_end_the_waiting() {
     assert_eq!(ready(steps).await.expect_err("overtaken").code(), Code::Cancelled);
     stop(&service, &a).await;
     assert_eq!(has(&service, &b).await, [""; 0], "the last request holds");
+    drop(service);
+    engine.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_request_that_succeeds_ends_the_waiting() {
+    let engine = Engine::with_gpus().await;
+    let stub = Stub::new(&devices(1));
+    let service = service(&engine, &stub).await;
+    let [a, b, alias] = ["a", "b", "alias"].map(unique);
+    run(&service, request(&service, &a, one())).await.expect("it runs");
+    let mut without = pb::RunContainerRequest { gpus: None, ..request(&service, &b, one()) };
+    without.names.push(alias.clone());
+    run(&service, without).await.expect("it runs");
+    let steps = stream(&service, &b, queued()).await;
+    wait(&service, 1).await;
+
+    let mut other = request(&service, &b, one());
+    other.envs.push(pb::EnvVar { key: "A".into(), value: "1".into() });
+    let refused = run(&service, other).await.expect_err("taken");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    let remove = pb::RemoveContainerRequest { name: b.clone(), ..Default::default() };
+    let refused = service.grpc().await.remove_container(remove).await.expect_err("it runs");
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert_eq!(waiting(&service).await, 1, "neither did anything");
+
+    // By whatever name: it is the same container.
+    stop(&service, &alias).await;
+    let ended = ready(steps).await.expect_err("stopped");
+    assert!(ended.code() == Code::Cancelled && ended.message().contains("stopped"), "{ended:?}");
+    wait(&service, 0).await;
+    drop(service);
+    engine.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_waits_for_gpus_that_are_lost_and_says_so() {
+    let engine = Engine::with_gpus().await;
+    let stub = Stub::new(&devices(1));
+    let service = service(&engine, &stub).await;
+    let a = unique("a");
+    eventually("it is seen", || async {
+        text(&super::gpus(&service).await["gpus"][0]["uuid"]) == uuid(0)
+    })
+    .await;
+    stub.says(&device(0, 0, "lost=15"));
+    eventually("it is lost", || async {
+        super::gpus(&service).await["gpus"][0].get("error").is_some()
+    })
+    .await;
+    let second = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    let short = pb::Gpus { queue_timeout: second, ..queued() };
+    let refused = run(&service, request(&service, &a, short)).await.expect_err("too long");
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    let told = refused.message();
+    assert!(told.contains("waited 1.0 s") && told.contains("fell off the bus"), "{told}");
+
+    let mut steps = stream(&service, &a, queued()).await;
+    let standing = stands(&mut steps, (1, 1)).await;
+    assert!(standing.reason.contains("fell off the bus"), "{standing:?}");
+    stub.says(&devices(1));
+    assert_eq!(ready(steps).await.expect("it runs").action(), pb::RunAction::Created);
+    assert_eq!(has(&service, &a).await, [uuid(0)]);
     drop(service);
     engine.end().await;
 }

@@ -126,6 +126,40 @@ async fn who_uses_more_than_it_booked_is_told_of_once_and_dealt_with_as_it_asked
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_for_gpu_memory_ends_no_run_that_may_be_the_remedy() {
+    let engine = Engine::with_gpus().await;
+    let stub = Stub::new(&devices(1));
+    let service = service(&engine, &stub, |_| {}).await;
+    let [a, b] = ["a", "b"].map(unique);
+    let share = |on_overrun: pb::GpuOverrunAction| pb::Gpus {
+        memory_mb: 1000,
+        on_overrun: on_overrun.into(),
+        ..one()
+    };
+    run(&service, request(&service, &a, share(pb::GpuOverrunAction::Stop))).await.expect("it runs");
+    run(&service, request(&service, &b, share(pb::GpuOverrunAction::Report)))
+        .await
+        .expect("it runs");
+    let whole = pb::Gpus { queue: true, ..one() };
+    let remedy = run(&service, request(&service, &a, whole));
+    let rest = async {
+        eventually("it waits", || async { super::node(&service).await["waiting"] == 1 }).await;
+        let used = 1500_u64 << 20;
+        let pid = pid(&engine, &a);
+        stub.says(&format!("{}process pid={pid} used={used}\n", devices(1)));
+        told(&service, "STOPPED", &a, 1).await;
+        stub.says(&devices(1));
+        assert_eq!(super::node(&service).await["waiting"], 1, "it still waits");
+        super::booked::stop(&service, &b).await;
+    };
+    let (remedy, ()) = tokio::join!(remedy, rest);
+    assert_eq!(remedy.expect("it runs").action(), pb::RunAction::Replaced);
+    assert_eq!(has(&service, &a).await, [uuid(0)]);
+    drop(service);
+    engine.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_lost_its_gpu_is_told_of_and_runs_again_when_it_is_back() {
     let engine = Engine::with_gpus().await;
     let stub = Stub::new(&devices(2));
