@@ -148,8 +148,10 @@ const (
 	GpuLevel_GPU_LEVEL_BOOKED GpuLevel = 1
 	// What it uses is seen, and counts where it is more than it booked.
 	GpuLevel_GPU_LEVEL_OBSERVED GpuLevel = 2
-	// The hardware keeps it within its MIG instance, or NVIDIA's MPS within the memory and
-	// the computing power that it booked.
+	// The hardware keeps it within its MIG instance, whatever it does; or NVIDIA's MPS, while
+	// its control daemon is there, within the memory and the computing power that it booked.
+	// MPS keeps those who go through it, as every program of the container does by default;
+	// one that takes the variables of MPS out of its environment is not kept.
 	GpuLevel_GPU_LEVEL_ENFORCED GpuLevel = 3
 )
 
@@ -942,7 +944,8 @@ type Gpus struct {
 	// 0 books none.
 	MemoryMb int32 `protobuf:"varint,3,opt,name=memory_mb,json=memoryMB,proto3" json:"memory_mb,omitempty"`
 	// Percent of the computing power that it books on each, 1 to 100; 0 books none.
-	// Enforced where NVIDIA's MPS runs on the node, as memory_mb is.
+	// Enforced where NVIDIA's MPS runs on the node, as memory_mb is, for programs that do
+	// not step around it.
 	ComputePercent int32 `protobuf:"varint,4,opt,name=compute_percent,json=computePercent,proto3" json:"compute_percent,omitempty"`
 	// No other container may have them. The default when neither memory_mb nor
 	// compute_percent nor shared is set. Not together with compute_percent or shared.
@@ -953,11 +956,12 @@ type Gpus struct {
 	MigProfile string `protobuf:"bytes,7,opt,name=mig_profile,json=migProfile,proto3" json:"mig_profile,omitempty"`
 	// Which to take where several fit.
 	Placement GpuPlacement `protobuf:"varint,8,opt,name=placement,proto3,enum=containersvc.v1.GpuPlacement" json:"placement,omitempty"`
-	// Where it does not fit now, the run waits for its turn in place of being refused.
+	// Where it does not fit now, as others have the GPUs or as they are lost or drained, the
+	// run waits for its turn in place of being refused.
 	// Runs are served in the order in which they came: what one may have that waits, a
 	// later one does not get, whether it waits or not. At most 64 wait. The wait ends
 	// with CANCELLED when the container of that name is stopped, removed or described
-	// otherwise by a later run, and when the caller leaves. RunContainerStream tells how
+	// otherwise by a later run that succeeds, and when the caller leaves. RunContainerStream tells how
 	// far it is.
 	Queue bool `protobuf:"varint,9,opt,name=queue,proto3" json:"queue,omitempty"`
 	// How long it waits at most, 1 s to 24 h; then it is refused as without queue. Default
@@ -1084,7 +1088,7 @@ type GpuStanding struct {
 	Position int32 `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
 	// How many wait.
 	Length int32 `protobuf:"varint,2,opt,name=length,proto3" json:"length,omitempty"`
-	// Why it does not fit now: each GPU and who has it.
+	// Why it does not fit now: each GPU, and who has it or what is wrong with it.
 	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

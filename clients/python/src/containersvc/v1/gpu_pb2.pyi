@@ -93,8 +93,10 @@ class _GpuLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GpuLevel.Val
     GPU_LEVEL_OBSERVED: _GpuLevel.ValueType  # 2
     """What it uses is seen, and counts where it is more than it booked."""
     GPU_LEVEL_ENFORCED: _GpuLevel.ValueType  # 3
-    """The hardware keeps it within its MIG instance, or NVIDIA's MPS within the memory and
-    the computing power that it booked.
+    """The hardware keeps it within its MIG instance, whatever it does; or NVIDIA's MPS, while
+    its control daemon is there, within the memory and the computing power that it booked.
+    MPS keeps those who go through it, as every program of the container does by default;
+    one that takes the variables of MPS out of its environment is not kept.
     """
 
 class GpuLevel(_GpuLevel, metaclass=_GpuLevelEnumTypeWrapper):
@@ -107,8 +109,10 @@ GPU_LEVEL_BOOKED: GpuLevel.ValueType  # 1
 GPU_LEVEL_OBSERVED: GpuLevel.ValueType  # 2
 """What it uses is seen, and counts where it is more than it booked."""
 GPU_LEVEL_ENFORCED: GpuLevel.ValueType  # 3
-"""The hardware keeps it within its MIG instance, or NVIDIA's MPS within the memory and
-the computing power that it booked.
+"""The hardware keeps it within its MIG instance, whatever it does; or NVIDIA's MPS, while
+its control daemon is there, within the memory and the computing power that it booked.
+MPS keeps those who go through it, as every program of the container does by default;
+one that takes the variables of MPS out of its environment is not kept.
 """
 Global___GpuLevel: _TypeAlias = GpuLevel  # noqa: Y015
 
@@ -550,7 +554,8 @@ class Gpus(_message.Message):
     """
     compute_percent: _builtins.int
     """Percent of the computing power that it books on each, 1 to 100; 0 books none.
-    Enforced where NVIDIA's MPS runs on the node, as memory_mb is.
+    Enforced where NVIDIA's MPS runs on the node, as memory_mb is, for programs that do
+    not step around it.
     """
     exclusive: _builtins.bool
     """No other container may have them. The default when neither memory_mb nor
@@ -563,11 +568,12 @@ class Gpus(_message.Message):
     placement: Global___GpuPlacement.ValueType
     """Which to take where several fit."""
     queue: _builtins.bool
-    """Where it does not fit now, the run waits for its turn in place of being refused.
+    """Where it does not fit now, as others have the GPUs or as they are lost or drained, the
+    run waits for its turn in place of being refused.
     Runs are served in the order in which they came: what one may have that waits, a
     later one does not get, whether it waits or not. At most 64 wait. The wait ends
     with CANCELLED when the container of that name is stopped, removed or described
-    otherwise by a later run, and when the caller leaves. RunContainerStream tells how
+    otherwise by a later run that succeeds, and when the caller leaves. RunContainerStream tells how
     far it is.
     """
     on_overrun: Global___GpuOverrunAction.ValueType
@@ -625,7 +631,7 @@ class GpuStanding(_message.Message):
     length: _builtins.int
     """How many wait."""
     reason: _builtins.str
-    """Why it does not fit now: each GPU and who has it."""
+    """Why it does not fit now: each GPU, and who has it or what is wrong with it."""
     def __init__(
         self,
         *,

@@ -473,7 +473,8 @@ export type Gpus = Message<"containersvc.v1.Gpus"> & {
 
   /**
    * Percent of the computing power that it books on each, 1 to 100; 0 books none.
-   * Enforced where NVIDIA's MPS runs on the node, as memory_mb is.
+   * Enforced where NVIDIA's MPS runs on the node, as memory_mb is, for programs that do
+   * not step around it.
    *
    * @generated from field: int32 compute_percent = 4;
    */
@@ -509,11 +510,12 @@ export type Gpus = Message<"containersvc.v1.Gpus"> & {
   placement: GpuPlacement;
 
   /**
-   * Where it does not fit now, the run waits for its turn in place of being refused.
+   * Where it does not fit now, as others have the GPUs or as they are lost or drained, the
+   * run waits for its turn in place of being refused.
    * Runs are served in the order in which they came: what one may have that waits, a
    * later one does not get, whether it waits or not. At most 64 wait. The wait ends
    * with CANCELLED when the container of that name is stopped, removed or described
-   * otherwise by a later run, and when the caller leaves. RunContainerStream tells how
+   * otherwise by a later run that succeeds, and when the caller leaves. RunContainerStream tells how
    * far it is.
    *
    * @generated from field: bool queue = 9;
@@ -565,7 +567,7 @@ export type GpuStanding = Message<"containersvc.v1.GpuStanding"> & {
   length: number;
 
   /**
-   * Why it does not fit now: each GPU and who has it.
+   * Why it does not fit now: each GPU, and who has it or what is wrong with it.
    *
    * @generated from field: string reason = 3;
    */
@@ -777,8 +779,10 @@ export enum GpuLevel {
   OBSERVED = 2,
 
   /**
-   * The hardware keeps it within its MIG instance, or NVIDIA's MPS within the memory and
-   * the computing power that it booked.
+   * The hardware keeps it within its MIG instance, whatever it does; or NVIDIA's MPS, while
+   * its control daemon is there, within the memory and the computing power that it booked.
+   * MPS keeps those who go through it, as every program of the container does by default;
+   * one that takes the variables of MPS out of its environment is not kept.
    *
    * @generated from enum value: GPU_LEVEL_ENFORCED = 3;
    */
