@@ -25,10 +25,7 @@ use host::Host;
 use layers::Layers;
 
 use crate::domain::{address::Range, asset::HostRule, source::GitProtocol};
-pub use crate::{
-    app::logs::SourceChoice,
-    domain::{gpu::overrun::OnOverrun, restart::Policy},
-};
+pub use crate::domain::{gpu::overrun::OnOverrun, logs::SourceChoice, restart::Policy};
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 

@@ -21,7 +21,7 @@ use crate::{
     domain::{
         Error, Result,
         container::Container,
-        logs::{Origin, Place, Selection, Stream},
+        logs::{Origin, Place, Selection, SourceChoice, Stream},
     },
     engine::LogFiles,
     store::logs::{About, Limits, LogStore},
@@ -45,17 +45,6 @@ const TURNS: usize = 16;
 const LONGEST_PATTERN: usize = 256;
 /// How often retention looks.
 const RETAIN: Duration = Duration::from_secs(5);
-
-/// Where lines are taken from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SourceChoice {
-    /// From the engine's files where they can be read, else from its API.
-    Auto,
-    /// Only from the files.
-    Files,
-    /// Only from the API.
-    Engine,
-}
 
 /// What the configuration decides about logs.
 #[derive(Debug, Clone, Copy)]

@@ -52,6 +52,17 @@ pub enum Origin {
     Engine,
 }
 
+/// Where lines are to be collected from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceChoice {
+    /// From the engine's files where they can be read, else from its API.
+    Auto,
+    /// Only from the files.
+    Files,
+    /// Only from the API.
+    Engine,
+}
+
 /// Why lines are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use container_svc::{app::logs::SourceChoice, rpc::pb};
+use container_svc::{config::SourceChoice, rpc::pb};
 
 use crate::support::{docker, eventually, image, unique};
 

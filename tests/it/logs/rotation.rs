@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use container_svc::app::logs::SourceChoice;
+use container_svc::config::SourceChoice;
 
 use super::{
     all,
