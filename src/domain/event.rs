@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::container::Container;
 
+mod kind;
+
+pub use kind::EventKind;
+
 /// Longest text of a detail, in bytes, and most items of a list.
 const LONGEST_TEXT: usize = 4096;
 const LONGEST_LIST: usize = 64;
@@ -200,138 +204,7 @@ pub enum What {
     },
 }
 
-/// The kind of an event, without its details.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "each is the variant of What of the same name")]
-pub enum EventKind {
-    Created,
-    Replaced,
-    Started,
-    Stopped,
-    Removed,
-    Died,
-    Restarted,
-    BackingOff,
-    GaveUp,
-    Healthy,
-    Unhealthy,
-    Pulled,
-    Built,
-    BuildFailed,
-    KeepCreated,
-    KeepRemoved,
-    KeepImported,
-    AssetFetched,
-    AssetRemoved,
-    GpuOverrun,
-    GpuLost,
-    GpuDrained,
-    GpuReturned,
-    CudaChosen,
-}
-
-impl EventKind {
-    /// Every kind.
-    pub const ALL: [Self; 24] = [
-        Self::Created,
-        Self::Replaced,
-        Self::Started,
-        Self::Stopped,
-        Self::Removed,
-        Self::Died,
-        Self::Restarted,
-        Self::BackingOff,
-        Self::GaveUp,
-        Self::Healthy,
-        Self::Unhealthy,
-        Self::Pulled,
-        Self::Built,
-        Self::BuildFailed,
-        Self::KeepCreated,
-        Self::KeepRemoved,
-        Self::KeepImported,
-        Self::AssetFetched,
-        Self::AssetRemoved,
-        Self::GpuOverrun,
-        Self::GpuLost,
-        Self::GpuDrained,
-        Self::GpuReturned,
-        Self::CudaChosen,
-    ];
-
-    /// What this service did with a container, which its history tells.
-    pub const DEEDS: [Self; 7] = [
-        Self::Created,
-        Self::Replaced,
-        Self::Started,
-        Self::Stopped,
-        Self::Removed,
-        Self::Restarted,
-        Self::GaveUp,
-    ];
-
-    /// Its word, which is also how the store knows it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Replaced => "replaced",
-            Self::Started => "started",
-            Self::Stopped => "stopped",
-            Self::Removed => "removed",
-            Self::Died => "died",
-            Self::Restarted => "restarted",
-            Self::BackingOff => "backing_off",
-            Self::GaveUp => "gave_up",
-            Self::Healthy => "healthy",
-            Self::Unhealthy => "unhealthy",
-            Self::Pulled => "pulled",
-            Self::Built => "built",
-            Self::BuildFailed => "build_failed",
-            Self::KeepCreated => "keep_created",
-            Self::KeepRemoved => "keep_removed",
-            Self::KeepImported => "keep_imported",
-            Self::AssetFetched => "asset_fetched",
-            Self::AssetRemoved => "asset_removed",
-            Self::GpuOverrun => "gpu_overrun",
-            Self::GpuLost => "gpu_lost",
-            Self::GpuDrained => "gpu_drained",
-            Self::GpuReturned => "gpu_returned",
-            Self::CudaChosen => "cuda_chosen",
-        }
-    }
-}
-
 impl What {
-    /// The kind.
-    pub fn kind(&self) -> EventKind {
-        match self {
-            Self::Created => EventKind::Created,
-            Self::Replaced { .. } => EventKind::Replaced,
-            Self::Started => EventKind::Started,
-            Self::Stopped => EventKind::Stopped,
-            Self::Removed { .. } => EventKind::Removed,
-            Self::Died { .. } => EventKind::Died,
-            Self::Restarted { .. } => EventKind::Restarted,
-            Self::BackingOff { .. } => EventKind::BackingOff,
-            Self::GaveUp { .. } => EventKind::GaveUp,
-            Self::Healthy => EventKind::Healthy,
-            Self::Unhealthy { .. } => EventKind::Unhealthy,
-            Self::Pulled { .. } => EventKind::Pulled,
-            Self::Built { .. } => EventKind::Built,
-            Self::BuildFailed { .. } => EventKind::BuildFailed,
-            Self::KeepCreated { .. } => EventKind::KeepCreated,
-            Self::KeepRemoved { .. } => EventKind::KeepRemoved,
-            Self::KeepImported { .. } => EventKind::KeepImported,
-            Self::AssetFetched { .. } => EventKind::AssetFetched,
-            Self::AssetRemoved { .. } => EventKind::AssetRemoved,
-            Self::GpuOverrun { .. } => EventKind::GpuOverrun,
-            Self::GpuLost { .. } => EventKind::GpuLost,
-            Self::GpuDrained { .. } => EventKind::GpuDrained,
-            Self::GpuReturned { .. } => EventKind::GpuReturned,
-            Self::CudaChosen { .. } => EventKind::CudaChosen,
-        }
-    }
-
     /// What is to be known of it, in few words; empty when the kind says it all.
     pub fn detail(&self) -> String {
         let end = |exit_code: &Option<i32>, oom_killed: &bool| {
@@ -453,45 +326,4 @@ fn clip(text: &mut String, most: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_store_knows_a_kind_by_its_word() {
-        let samples = [
-            What::Created,
-            What::Replaced { fields: vec!["envs".into()], predecessor: "abc".into() },
-            What::Died { exit_code: Some(137), oom_killed: true },
-            What::BackingOff { attempt: 2, next_try: Timestamp::UNIX_EPOCH, reason: "died".into() },
-            What::KeepImported { path: "/a".into(), volume: "v".into(), bytes: 7 },
-        ];
-        for what in samples {
-            let json = serde_json::to_value(&what).expect("JSON");
-            assert_eq!(json["kind"], what.kind().word());
-            assert_eq!(serde_json::from_value::<What>(json).expect("read back"), what);
-        }
-        let words: std::collections::BTreeSet<_> = EventKind::ALL.map(EventKind::word).into();
-        assert_eq!(words.len(), EventKind::ALL.len());
-    }
-
-    #[test]
-    fn what_others_wrote_is_cut_between_characters() {
-        let What::Unhealthy { output } =
-            What::Unhealthy { output: "ä".repeat(LONGEST_TEXT) }.bounded()
-        else {
-            panic!("another kind")
-        };
-        assert!(output.len() <= LONGEST_TEXT + 3 && output.ends_with("ä…"));
-    }
-
-    #[test]
-    fn a_death_is_told_with_its_code() {
-        let event = |exit_code, oom_killed| Event {
-            at: Timestamp::UNIX_EPOCH,
-            subject: Subject::default(),
-            what: What::Died { exit_code, oom_killed },
-        };
-        assert_eq!(event(Some(137), true).message(), "died: exit code 137, out of memory");
-        assert_eq!(event(None, false).message(), "died: exit code unknown");
-    }
-}
+mod tests;
