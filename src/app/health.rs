@@ -6,8 +6,7 @@
 //! the engine itself, which ends those that take too long; what it says is in the view.
 
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,7 +15,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{App, events, view::ChangeKind};
+use super::{App, events};
 use crate::{
     domain::{
         Result,
@@ -28,12 +27,12 @@ use crate::{
     store::Store,
 };
 
+mod prober;
+
+use prober::{Prober, Target, Turn};
+
 /// Probes that run at once; those beyond that wait.
 const AT_ONCE: usize = 64;
-/// Changes that are looked at together.
-const BATCH: usize = 1024;
-/// The first probe of a run comes within this, so that many do not come at once.
-const SPREAD: Duration = Duration::from_secs(1);
 /// How often what is well goes to the store; what changes goes at once.
 const KEEP: Duration = Duration::from_secs(5);
 
@@ -212,13 +211,6 @@ impl App {
     }
 }
 
-/// Whom to ask, and what.
-#[derive(Debug, Clone)]
-struct Target {
-    container: Arc<Container>,
-    check: Arc<HealthCheck>,
-}
-
 /// Probes containers until the service stops.
 pub async fn ask_all(app: Arc<App>) {
     let mut latest = app.view.subscribe();
@@ -298,141 +290,4 @@ pub async fn keep(app: Arc<App>) {
             tracing::warn!(?error, "how containers do cannot be written down; trying again");
         }
     }
-}
-
-/// What is to be done next.
-enum Turn {
-    Ask(String, Instant, Target),
-    Tell(Arc<Container>, Status),
-}
-
-/// Whom to ask, and when.
-#[derive(Default)]
-struct Prober {
-    /// Number of the last change that was looked at.
-    seq: Option<u64>,
-    targets: HashMap<String, Target>,
-    /// Those that are being asked.
-    busy: HashSet<String>,
-    due: BinaryHeap<Reverse<(Instant, String)>>,
-    /// Which entry of `due` counts; earlier ones of the same container are void.
-    next: HashMap<String, Instant>,
-    /// What the engine said last of those that it checks.
-    engine: HashMap<String, Status>,
-    tell: VecDeque<(Arc<Container>, Status)>,
-}
-
-impl Prober {
-    fn look(&mut self, app: &App) {
-        loop {
-            match self.seq.and_then(|seq| app.view.changes_after(seq, BATCH)) {
-                Some(changes) if changes.is_empty() => break,
-                Some(changes) => {
-                    for change in changes {
-                        self.seq = Some(change.seq);
-                        if change.kind == ChangeKind::Removed {
-                            self.targets.remove(&change.container.id);
-                            self.engine.remove(&change.container.id);
-                        } else if app.is_ours(&change.container) {
-                            self.see(app, &change.container);
-                        }
-                    }
-                }
-                None => {
-                    let (seq, containers) = app.view.snapshot();
-                    self.seq = Some(seq);
-                    self.targets.clear();
-                    self.engine.retain(|id, _| app.view.has(id));
-                    for container in containers.iter().filter(|it| app.is_ours(it)) {
-                        self.see(app, container);
-                    }
-                }
-            }
-        }
-    }
-
-    fn see(&mut self, app: &App, container: &Arc<Container>) {
-        let id = &container.id;
-        if let Some(health) = &container.engine_health {
-            let before = self.engine.insert(id.clone(), health.status);
-            let changed = before.is_some_and(|before| before != health.status);
-            if changed && health.status != Status::Starting {
-                self.tell.push_back((container.clone(), health.status));
-            }
-            return;
-        }
-        if !container.is_running() || container.started_at.is_none() {
-            self.targets.remove(id);
-            return;
-        }
-        let known = self.targets.get_mut(id);
-        if let Some(known) = known
-            && known.container.started_at == container.started_at
-        {
-            known.container = container.clone();
-            return;
-        }
-        let check = container.health_check();
-        let Some(check) = check.filter(|it| !matches!(it.probe, Probe::Exec { .. })) else {
-            return;
-        };
-        app.health.begin(container);
-        let within = SPREAD.min(check.timing.interval);
-        let target = Target { container: container.clone(), check: check.into() };
-        let due = Instant::now() + within.mul_f64(part(id));
-        // One that is being asked, or waits for its turn, is asked again anyway.
-        if self.targets.insert(id.clone(), target).is_none() && !self.busy.contains(id) {
-            self.put(id.clone(), due);
-        }
-    }
-
-    fn put(&mut self, id: String, due: Instant) {
-        self.next.insert(id.clone(), due);
-        self.due.push(Reverse((due, id)));
-    }
-
-    fn next(&mut self, app: &App) -> Option<Turn> {
-        if let Some((container, status)) = self.tell.pop_front() {
-            return Some(Turn::Tell(container, status));
-        }
-        let now = Instant::now();
-        while let Some(Reverse((due, _))) = self.due.peek()
-            && *due <= now
-            && let Some(Reverse((due, id))) = self.due.pop()
-        {
-            if self.next.get(&id) != Some(&due) {
-                continue;
-            }
-            self.next.remove(&id);
-            let Some(target) = self.targets.get(&id) else { continue };
-            // A container that is paused cannot answer, and an engine that is away
-            // cannot say whether it is.
-            if target.container.state != State::Running || !app.view.freshness().synced {
-                let interval = target.check.timing.interval;
-                self.put(id, now + interval);
-                continue;
-            }
-            let target = target.clone();
-            self.busy.insert(id.clone());
-            return Some(Turn::Ask(id, now, target));
-        }
-        None
-    }
-
-    fn next_due(&self) -> Option<Instant> {
-        self.due.peek().map(|Reverse((due, _))| *due)
-    }
-
-    fn done(&mut self, id: String, due: Instant) {
-        self.busy.remove(&id);
-        if self.targets.contains_key(&id) {
-            self.put(id, due.max(Instant::now()));
-        }
-    }
-}
-
-/// A part of a whole that an id has for its own.
-fn part(id: &str) -> f64 {
-    let digits = id.get(..4).and_then(|digits| u16::from_str_radix(digits, 16).ok());
-    f64::from(digits.unwrap_or(0)) / f64::from(u16::MAX)
 }
