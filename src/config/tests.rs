@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use super::*;
+use super::{host::Host, *};
 
 fn host() -> Host {
     Host { name: "node-1".into(), data_dir: Some("/data".into()) }
