@@ -14,10 +14,12 @@ use super::{
     image::ImageRef, keep::Keep, ports::PortSpec, restart::RestartChoice, source::Login,
 };
 
+mod fields;
 mod resolve;
 mod supervision;
 
-pub use resolve::{Defaults, RawPort, RunRequest, is_name};
+pub use fields::is_name;
+pub use resolve::{Defaults, RawPort, RunRequest};
 pub use supervision::{RawDuration, RawHealthCheck, RawProbe, RawRestart};
 
 /// How long a stop waits where the request says nothing.
