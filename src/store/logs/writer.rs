@@ -11,19 +11,18 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{
     About, Book, Committed, READERS, Recent, Shared, Source, lock,
-    segment::{self, Columns, PACKED, PLACE, PLAIN, Place, Runs, int},
+    segment::{self, Columns, PACKED, PLAIN, Place, Runs, int},
 };
 use crate::domain::{
     Result,
     logs::{Batch, Checkpoint},
 };
 
+mod known;
+mod seal;
+
 /// Bytes of text that are committed together; more waits for the next commit.
 const TOGETHER: usize = 4 << 20;
-/// A container's plain segments are packed into one when they hold so many bytes…
-const SEAL_BYTES: u64 = 1 << 20;
-/// … or when there are so many.
-const SEAL_COUNT: u64 = 256;
 
 /// Something for the thread to do.
 pub(super) enum Job {
@@ -73,8 +72,8 @@ impl Writer {
             db.query_row("SELECT store, next_seq FROM log_state", [], |row| {
                 Ok((row.get::<_, i64>(0)?.unsigned_abs(), row.get::<_, i64>(1)?.unsigned_abs()))
             })?;
-        let mut sources = sources(&db)?;
-        let tails = count(&db, &mut sources)?;
+        let mut sources = known::sources(&db)?;
+        let tails = known::count(&db, &mut sources)?;
         let forgotten = sources.values().map(|source| source.retired_seq).max().unwrap_or(0);
         let shared = Arc::new(Shared {
             path: path.to_owned(),
@@ -232,63 +231,6 @@ impl Writer {
         answers
     }
 
-    fn seal_if_due(&mut self, source: i64) {
-        let tail = self.tails.get(&source).copied().unwrap_or_default();
-        if tail.bytes >= SEAL_BYTES || tail.count >= SEAL_COUNT {
-            self.seal_or_warn(source);
-        }
-    }
-
-    fn seal_or_warn(&mut self, source: i64) {
-        if let Err(error) = self.seal(source) {
-            // They stay as they are, and are packed with the next ones.
-            tracing::warn!(%error, "log segments cannot be packed; trying again later");
-        }
-    }
-
-    /// Packs a container's plain segments, and a small packed one before them.
-    fn seal(&mut self, source: i64) -> rusqlite::Result<()> {
-        let mut places: Vec<Place> = self
-            .db
-            .prepare_cached(&format!(
-                "SELECT {PLACE} FROM log_segments WHERE source = ?1 ORDER BY first_seq DESC LIMIT ?2"
-            ))?
-            .query_map(params![source, int(2 * SEAL_COUNT)], Place::read)?
-            .collect::<rusqlite::Result<_>>()?;
-        // The newest are plain, up to the first that was packed.
-        let plain = places.iter().take_while(|place| place.codec == PLAIN).count();
-        let bytes: u64 = places[..plain].iter().map(|place| place.raw_bytes).sum();
-        let small = places.get(plain).is_some_and(|place| place.raw_bytes + bytes <= SEAL_BYTES);
-        places.truncate(if small { plain + 1 } else { plain });
-        places.reverse();
-        if plain == 0 {
-            return Ok(());
-        }
-        let (mut runs, mut whole) = (Runs::default(), Batch::default());
-        for place in &places {
-            let (numbers, batch) = segment::load(&self.db, place)?;
-            runs.append(&numbers);
-            whole.append(&batch);
-        }
-        let columns = Columns::packed(&whole)
-            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-        let transaction = self.db.transaction()?;
-        for place in &places {
-            transaction
-                .prepare_cached("DELETE FROM log_segments WHERE id = ?1")?
-                .execute([place.id])?;
-        }
-        let first = places[0].first_position;
-        let packed = segment::insert(&transaction, source, &runs, first, &whole, &columns)?;
-        transaction.commit()?;
-        self.tails.remove(&source);
-        if let Some(source) = sources_mut(&self.shared).get_mut(&source).map(Arc::make_mut) {
-            let before: u64 = places.iter().map(|place| place.stored_bytes).sum();
-            source.stored_bytes = source.stored_bytes.saturating_sub(before) + packed.stored_bytes;
-        }
-        Ok(())
-    }
-
     /// Makes sure that a container is known under these names.
     pub(super) fn know(&mut self, about: About) -> rusqlite::Result<Arc<Source>> {
         let text = serde_json::to_string(&about).unwrap_or_default();
@@ -355,68 +297,6 @@ impl Source {
 
 pub(super) fn sources_mut(shared: &Shared) -> RwLockWriteGuard<'_, BTreeMap<i64, Arc<Source>>> {
     shared.sources.write().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn sources(db: &Connection) -> rusqlite::Result<BTreeMap<i64, Source>> {
-    let mut statement = db.prepare(
-        "SELECT id, container_id, about, next_position, checkpoint, complete, removed, retired_seq
-         FROM log_sources",
-    )?;
-    let rows = statement.query_map([], |row| {
-        let id: i64 = row.get(0)?;
-        let (about, checkpoint): (String, Option<String>) = (row.get(2)?, row.get(4)?);
-        let source = Source {
-            id,
-            about: serde_json::from_str(&about)
-                .unwrap_or(About { container_id: row.get(1)?, ..About::default() }),
-            checkpoint: checkpoint.map(|text| read_checkpoint(&text)).transpose()?,
-            complete: row.get(5)?,
-            removed: row.get(6)?,
-            retired_seq: row.get::<_, i64>(7)?.unsigned_abs(),
-            next_position: row.get::<_, i64>(3)?.unsigned_abs(),
-            ..Source::default()
-        };
-        Ok((id, source))
-    })?;
-    rows.collect()
-}
-
-/// Without its checkpoint a log would be collected once more from its beginning.
-fn read_checkpoint(text: &str) -> rusqlite::Result<Checkpoint> {
-    serde_json::from_str(text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, error.into())
-    })
-}
-
-/// Counts what is stored of each container, by the index alone.
-fn count(
-    db: &Connection,
-    sources: &mut BTreeMap<i64, Source>,
-) -> rusqlite::Result<HashMap<i64, Tail>> {
-    let mut tails: HashMap<i64, Tail> = HashMap::new();
-    let mut statement = db.prepare(
-        "SELECT source, codec, min(first_seq), max(last_seq), sum(lines), sum(raw_bytes),
-            sum(stored_bytes), count(*)
-         FROM log_segments GROUP BY source, codec",
-    )?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let number = |at: usize| row.get::<_, i64>(at).map(|value| value.unsigned_abs());
-        let (id, codec): (i64, i64) = (row.get(0)?, row.get(1)?);
-        if codec != PACKED {
-            tails.insert(id, Tail { count: number(7)?, bytes: number(5)? });
-        }
-        let Some(source) = sources.get_mut(&id) else { continue };
-        let (first, last) = (number(2)?, number(3)?);
-        source.seqs = match source.lines {
-            0 => (first, last),
-            _ => (source.seqs.0.min(first), source.seqs.1.max(last)),
-        };
-        source.lines += number(4)?;
-        source.raw_bytes += number(5)?;
-        source.stored_bytes += number(6)?;
-    }
-    Ok(tails)
 }
 
 impl std::fmt::Debug for Job {
