@@ -14,9 +14,16 @@ use http_body_util::BodyExt as _;
 use prost_reflect::DescriptorPool;
 use regex::Regex;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tonic::{Code, Status, transport::Channel};
 
-use crate::support::{Service, docker, image, unique};
+use crate::{
+    assets::{
+        lenient,
+        source::{Source, give},
+    },
+    support::{Service, docker, eventually, image, unique},
+};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const RUN: &str = "/container-svc/container";
@@ -54,6 +61,7 @@ async fn service(folder: &Path) -> Service {
     fs::write(folder.join("Dockerfile"), text).expect("a file");
     let root = folder.to_path_buf();
     let change = |config: &mut container_svc::config::Config| {
+        lenient(config);
         config.port_range.1 = config.port_range.0;
         config.build_roots = vec![root];
     };
@@ -108,14 +116,7 @@ async fn provoked(kind: Kind) -> Answer {
             let (status, _, text) = service.raw("PUT", "/container-svc/image", &body, &limit).await;
             (status, serde_json::from_str(&text).expect("JSON"))
         }
-        Kind::Aborted => {
-            let why = "a newer run of \"web\" came first, so this one was given up";
-            bridged(Error::new(kind, "OVERTAKEN", why).into()).await
-        }
-        Kind::Cancelled => {
-            let why = "the service stops; try again later";
-            bridged(Error::new(kind, "STOPPING", why).into()).await
-        }
+        Kind::Aborted | Kind::Cancelled => given_up(&mut service, &name, kind).await,
         Kind::Internal => {
             bridged(Error::internal("the answer cannot be told; see the log").into()).await
         }
@@ -128,6 +129,41 @@ async fn provoked(kind: Kind) -> Answer {
     text = id.replace_all(&text, "5f0c…").into_owned();
     told.1 = serde_json::from_str(&text).expect("JSON");
     told
+}
+
+/// A run that is given up while its asset comes: a stop came after it, or the service stops.
+async fn given_up(service: &mut Service, name: &str, kind: Kind) -> Answer {
+    let (open, opened) = watch::channel(false);
+    let source = Source::start(move |asked, mut stream| {
+        let mut opened = opened.clone();
+        async move {
+            let _ = opened.wait_for(|open| *open).await;
+            give(&asked, &mut stream, b"weights", "\"a\"").await;
+        }
+    })
+    .await;
+    let assets = json!([{"envVarKey": "MODEL", "url": source.url("/model")}]);
+    let request = json!({"image": image(), "names": [name], "assets": assets}).to_string();
+    let bearer = format!("Authorization: Bearer {}", service.token);
+    let mut curl = tokio::process::Command::new("curl");
+    curl.args(["-s", "--max-time", "30", "-X", "PUT", "-w", "\n%{http_code}", "-H", &bearer]);
+    curl.args(["-d", &request, &format!("{}{RUN}", service.url)]);
+    let meanwhile = async {
+        let asked = || async { !source.seen().is_empty() };
+        eventually("the download has begun", asked).await;
+        if kind == Kind::Cancelled {
+            service.stop().await;
+        } else {
+            let body = json!({"name": name}).to_string();
+            let (status, told) = service.rest("PUT", &format!("{RUN}/stop"), &body).await;
+            assert_eq!(status, 200, "{told}");
+            open.send_replace(true);
+        }
+    };
+    let (out, ()) = tokio::join!(curl.output(), meanwhile);
+    let text = String::from_utf8(out.expect("curl").stdout).expect("text");
+    let (body, status) = text.rsplit_once('\n').expect("a status");
+    (status.parse().expect("a number"), serde_json::from_str(body).expect("JSON"))
 }
 
 async fn unknown_call(service: &Service) -> Status {
