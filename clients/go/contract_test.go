@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -270,4 +271,52 @@ func TestTheExampleTellsLinesAndExitCode(t *testing.T) {
 	if err != nil || string(out) != "one\ntwo\nexit code 7\n" {
 		t.Fatal(err, string(out))
 	}
+}
+
+// A module of its own takes the client as the README says, and its lines work.
+func TestTheLinesOfTheReadmeWorkInAnotherModule(t *testing.T) {
+	_, lines, _ := strings.Cut(string(must(os.ReadFile("README.md"))), "```go\n")
+	lines, _, _ = strings.Cut(lines, "```")
+	if strings.Count(lines, "\n") > 10 {
+		t.Fatal("more than ten lines")
+	}
+	folder, here := t.TempDir(), must(os.Getwd())
+	token := filepath.Join(folder, "admin.token")
+	for _, swap := range [][2]string{
+		{"http://127.0.0.1:11337", stage("ADDRESS")}, {`"admin.token"`, fmt.Sprintf("%q", token)},
+		{"nginx:1.27", stage("IMAGE")}, {`"web"`, fmt.Sprintf("%q", stage("NAME")+"readme")},
+	} {
+		if !strings.Contains(lines, swap[0]) {
+			t.Fatal("the README has no ", swap[0])
+		}
+		lines = strings.ReplaceAll(lines, swap[0], swap[1])
+	}
+	imports := "import (\n\t\"context\"\n\t\"fmt\"\n\t\"log\"\n\n\tcontainersvc \"container-svc/clients/go\"\n" +
+		"\tpb \"container-svc/clients/go/containersvc/v1\"\n)\n"
+	mod := "module user\n\ngo 1.26.0\n\nrequire container-svc/clients/go v0.0.0\n\n" +
+		"replace container-svc/clients/go => " + here + "\n"
+	for name, text := range map[string]string{
+		"admin.token": stage("TOKEN"),
+		"go.mod":      mod,
+		"go.sum":      string(must(os.ReadFile("go.sum"))),
+		"main.go":     "package main\n\n" + imports + "\nfunc main() {\n\tctx := context.Background()\n" + lines + "}\n",
+	} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	user := exec.Command("go", "run", "-mod=mod", ".")
+	user.Dir = folder
+	out, err := user.CombinedOutput()
+	told := string(out)
+	if err != nil || !strings.Contains(told, "RUN_ACTION_CREATED") || !strings.HasSuffix(told, "<nil>\n") {
+		t.Fatal(err, told)
+	}
+}
+
+func must[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
 }

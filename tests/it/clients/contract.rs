@@ -1,6 +1,7 @@
 //! Our clients, each by its own tests in its own language, against a live server: run,
 //! unchanged, replaced; a list in pages; a tail that is cancelled; a build that fails
-//! at a step; the progress of a pull; no token, a weak token, a deadline; TLS.
+//! at a step; the progress of a pull; no token, a weak token, a deadline; TLS; and the
+//! lines of each README, with the package as its ecosystem takes it.
 
 use std::path::Path;
 

@@ -184,3 +184,15 @@ async fn the_example_tells_lines_and_exit_code() {
     example.env("CONTAINER_SVC_TOKEN", &stage.service.token);
     assert_eq!(succeeds(&mut example).await, "one\ntwo\nexit code 7\n");
 }
+
+#[test]
+fn the_lines_of_the_readme_are_those_of_a_program_that_compiles() {
+    let readme = include_str!("../../../clients/rust/README.md");
+    let (_, lines) = readme.split_once("```rust\n").expect("an example");
+    let (lines, _) = lines.split_once("```").expect("its end");
+    assert!(lines.lines().count() <= 10, "ten lines: {lines}");
+    let program = include_str!("../../../clients/rust/examples/lines.rs");
+    let program = program.replace("\n    ", "\n");
+    let (head, body) = lines.split_once("\n\n").expect("imports, then what is done");
+    assert!(program.contains(head) && program.contains(body), "not in the program: {lines}");
+}
