@@ -4,7 +4,7 @@
 #![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
 
 use std::{
-    os::unix::net::UnixListener,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
     path::PathBuf,
     process::{Command, Output, Stdio},
 };
@@ -93,6 +93,37 @@ fn every_step_of_the_tour_holds() {
     let printed = text(&out.stdout);
     assert!(out.status.success(), "{printed}\n{}", text(&out.stderr));
     assert!(printed.contains("all of it holds"), "{printed}");
+}
+
+/// A program in place of the real one, which answers one of its commands with nothing.
+fn silent(folder: &std::path::Path, command: &str) -> PathBuf {
+    let (path, binary) = (folder.join("silent"), env!("CARGO_BIN_EXE_container-svc"));
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *\" {command} \"*) exit 0 ;; esac\nexec {binary} \"$@\"\n"
+    );
+    std::fs::write(&path, script).expect("a file");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a program");
+    path
+}
+
+#[test]
+fn a_step_of_the_tour_that_does_not_hold_ends_it_and_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for (command, words) in [("build", "the output lacks"), ("inspect", "the tries since")] {
+        let name = unique("tour");
+        let mut demo = Command::new(format!("{ROOT}/scripts/demo"));
+        demo.env("DEMO_BINARY", silent(dir.path(), command)).env("DEMO_NAME", &name);
+        let out = demo.output().expect("scripts/demo");
+        assert!(!out.status.success(), "{command}: {out:?}");
+        assert!(text(&out.stderr).contains(words), "{command}: {out:?}");
+        assert!(!text(&out.stdout).contains("all of it holds"), "{command}: {out:?}");
+        let label = format!("label=container-svc.node={name}");
+        for what in [&["ps", "-aq"][..], &["volume", "ls", "-q"], &["network", "ls", "-q"]] {
+            let filter = if what[0] == "network" { format!("name={name}") } else { label.clone() };
+            assert_eq!(docker(&[what, &["--filter", &filter]].concat()), "", "{command}: {what:?}");
+        }
+        assert_eq!(docker(&["images", "-q", &name]), "", "{command}");
+    }
 }
 
 #[test]
