@@ -126,6 +126,43 @@ fn a_step_of_the_tour_that_does_not_hold_ends_it_and_leaves_nothing() {
     }
 }
 
+/// What the unit sets in the environment.
+fn environment(unit: &str) -> Vec<(&str, &str)> {
+    let set = unit.lines().filter_map(|line| line.strip_prefix("Environment="));
+    set.map(|set| set.split_once('=').expect("a value")).collect()
+}
+
+#[test]
+fn the_unit_is_one_for_systemd_and_for_the_service() {
+    let unit = std::fs::read_to_string(format!("{ROOT}/packaging/container-svc.service"));
+    let unit = unit.expect("the unit");
+    let start = "ExecStart=/usr/local/bin/container-svc serve";
+    assert!(unit.contains(start) && unit.contains("\nStateDirectory=container-svc\n"), "{unit}");
+    let dir = tempfile::tempdir().expect("a folder");
+    // Its words, where systemd is there to know them.
+    let copy = dir.path().join("container-svc.service");
+    let here = start.replace("/usr/local/bin/container-svc", env!("CARGO_BIN_EXE_container-svc"));
+    std::fs::write(&copy, unit.replace(start, &here)).expect("a file");
+    if let Ok(out) = Command::new("systemd-analyze").arg("verify").arg(&copy).output() {
+        let told = text(&out.stderr);
+        let of_ours: Vec<_> = told.lines().filter(|line| line.contains("container-svc")).collect();
+        assert!(out.status.success() && of_ours.is_empty(), "{told}");
+    }
+    // Its settings, by the service.
+    let mut check = Command::new(env!("CARGO_BIN_EXE_container-svc"));
+    let out = check.args(["serve", "--check-config"]).env_clear().envs(environment(&unit)).output();
+    let settings = text(&out.expect("the program").stdout);
+    for line in [
+        r#"listen = ["tcp://127.0.0.1:11337", "unix:///run/container-svc/api.sock"]"#,
+        r#"data_dir = "/var/lib/container-svc""#,
+        r#"drain_timeout = "10000ms""#,
+    ] {
+        assert!(settings.contains(line), "{line} in {settings}");
+    }
+    let runtime = "\nRuntimeDirectory=container-svc\n";
+    assert!(unit.contains(runtime) && unit.contains("\nTimeoutStopSec=30\n"), "{unit}");
+}
+
 #[test]
 fn what_is_installed_already_is_not_spoken_of() {
     for words in [&["engine"][..], &["tools", "demo"]] {
