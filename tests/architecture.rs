@@ -17,7 +17,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("probe", &["domain"]),
     ("app", &["engine", "store", "gpu", "fetch", "probe", "domain"]),
     ("rpc", &["app", "domain"]),
-    ("gateway", &["rpc", "app", "domain"]),
+    ("gateway", &["rpc", "domain"]),
     ("config", &["domain"]),
 ];
 
