@@ -17,11 +17,11 @@ use crate::{
 };
 
 mod export;
-mod helper;
 mod import;
+mod staging;
 
-pub use helper::Helpers;
 pub use import::Import;
+pub use staging::Helpers;
 
 /// Reason of an error about a keep that a container has.
 const KEEP_IN_USE: &str = "KEEP_IN_USE";

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
-use super::helper;
+use super::credential_helper;
 use crate::domain::{Error, Result};
 
 /// The key under which Docker keeps what belongs to docker.io.
@@ -100,7 +100,8 @@ impl DockerConfig {
         let own = file.cred_helpers.as_ref().and_then(|helpers| find(helpers, registry));
         let shared = file.creds_store.as_ref().filter(|name| !name.is_empty());
         if let Some(name) = own.or(shared)
-            && let Some(found) = helper::get(self.helpers.as_deref(), name, server).await?
+            && let Some(found) =
+                credential_helper::get(self.helpers.as_deref(), name, server).await?
         {
             return Ok(Some(found));
         }

@@ -6,10 +6,10 @@
 
 pub mod assets;
 mod challenge;
+mod credential_helper;
 pub mod docker_config;
 mod git;
 mod guard;
-mod helper;
 mod http;
 pub mod registry;
 mod tags;

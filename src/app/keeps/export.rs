@@ -7,7 +7,7 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{App, helper::Helper, stopping};
+use super::{App, staging::Helper, stopping};
 use crate::domain::{Error, Result};
 
 /// Most bytes of one piece.

@@ -15,7 +15,7 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{App, events, helper::Helper, stopping};
+use super::{App, events, staging::Helper, stopping};
 use crate::domain::{
     Error, Kind, Result,
     archive::Checker,
