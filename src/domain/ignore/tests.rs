@@ -158,7 +158,7 @@ fn fits_as_docker(pattern: &str, path: &str) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
-    /// F21: the last pattern that fits a path, or a folder that it is in, decides.
+    /// The last pattern that fits a path, or a folder that it is in, decides.
     #[test]
     fn fuzz_the_matcher_decides_as_the_plainest_one_does(
         lines in prop::collection::vec(("!?", "[ab*?/]{1,7}"), 0..6),
