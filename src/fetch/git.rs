@@ -198,9 +198,7 @@ impl GitFetcher {
             let mut ticks = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
             loop {
                 ticks.tick().await;
-                let folder = folder.to_owned();
-                let bytes = tokio::task::spawn_blocking(move || size_of(&folder)).await;
-                let bytes = bytes.unwrap_or(0);
+                let bytes = size(folder).await;
                 if bytes > self.0.bytes {
                     return bytes;
                 }
@@ -209,21 +207,27 @@ impl GitFetcher {
         };
         let ended = tokio::select! {
             ended = talk => ended,
-            bytes = weigh => {
-                let most = self.0.bytes;
-                let why = format!(
-                    "sends {bytes} bytes or more; at most {most} are taken, which \
-                     build_source_max_bytes decides"
-                );
-                let told = failed_of(git, "GIT_TOO_LARGE", &why);
-                return Err(Error::new(Kind::ResourceExhausted, "GIT_TOO_LARGE", told.message()));
-            }
+            bytes = weigh => return Err(self.too_large(git, bytes)),
         };
         match ended {
-            Ok(status) if status.success() => Ok(out),
+            Ok(status) if status.success() => match size(folder).await {
+                // All of it came between two looks.
+                bytes if bytes > self.0.bytes => Err(self.too_large(git, bytes)),
+                _ => Ok(out),
+            },
             Ok(_) => Err(refusal(git, &said)),
             Err(error) => Err(lost().because(error)),
         }
+    }
+
+    fn too_large(&self, git: &Git, bytes: u64) -> Error {
+        let most = self.0.bytes;
+        let why = format!(
+            "sends {bytes} bytes or more; at most {most} are taken, which \
+             build_source_max_bytes decides"
+        );
+        let told = failed_of(git, "GIT_TOO_LARGE", &why);
+        Error::new(Kind::ResourceExhausted, "GIT_TOO_LARGE", told.message())
     }
 
     /// What the program is told, and the address that it must connect to.
@@ -354,6 +358,11 @@ fn text(said: &[u8]) -> String {
 fn failed_of(git: &Git, reason: &'static str, what: &str) -> Error {
     let url = asset::shown(git.url.as_str());
     Error::precondition(reason, format!("{url} at \"{}\" {what}", git.reference)).with("url", url)
+}
+
+async fn size(folder: &Path) -> u64 {
+    let folder = folder.to_owned();
+    tokio::task::spawn_blocking(move || size_of(&folder)).await.unwrap_or(0)
 }
 
 fn failed(what: &str) -> Error {
