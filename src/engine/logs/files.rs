@@ -121,6 +121,12 @@ impl LogFiles {
                     self.cut_short(out)?;
                     return Ok(true);
                 }
+                // The engine cuts a single file to nothing when it is full. Before
+                // anything was read nobody can know whether it did.
+                let first = read > 0 && self.decoder.last_time().is_none();
+                if first && self.kept == Some(1) {
+                    self.decoder.missing(GapReason::Rotated, out);
+                }
                 read == CHUNK
             }
             Body::Packed { decoder, ahead } => {
@@ -247,10 +253,10 @@ impl LogFiles {
     }
 
     /// True when, at the first look, there are as many files as the engine keeps: it
-    /// may have thrown some away, and nobody can know. A log of a single file is
-    /// always such a one.
+    /// may have thrown some away, and nobody can know. Of a single file it is not
+    /// known before something of it was read.
     fn may_lack_its_beginning(&self, files: &[Sibling]) -> io::Result<bool> {
-        let full = self.kept.is_some_and(|kept| files.len() >= kept);
+        let full = self.kept.is_some_and(|kept| kept > 1 && files.len() >= kept);
         if !full || self.decoder.last_time().is_some() {
             return Ok(false);
         }
