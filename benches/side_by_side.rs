@@ -22,6 +22,8 @@ mod gpus;
 mod levels;
 #[path = "side_by_side/measure.rs"]
 mod measure;
+#[path = "side_by_side/missed.rs"]
+mod missed;
 #[path = "side_by_side/report.rs"]
 mod report;
 #[path = "side_by_side/service.rs"]
@@ -164,7 +166,7 @@ async fn measure(plan: Plan, only_logs: bool, write: bool) -> Result<(), Failure
     rows.extend(logs(plan, &raw).await?);
     let version = raw.version().await?;
     let levels = levels::table()?;
-    report::say(&format!("\n{}\n{levels}", report::table(&rows)));
+    report::say(&format!("\n{}\n{}{levels}", report::table(&rows), missed::told(&rows)));
     if write {
         report::write(plan, &rows, &levels, &version)?;
     }

@@ -110,6 +110,13 @@ impl Child {
         Ok(status.vmrss.ok_or("no memory is told")? * 1024)
     }
 
+    /// Bytes of it that are its own: pages of its program and of other files, which the
+    /// kernel can drop at any time and read again, are left out.
+    pub(crate) fn own_memory(&self) -> Result<u64, Failure> {
+        let status = procfs::process::Process::new(self.pid()?)?.status()?;
+        Ok(status.rssanon.ok_or("no memory is told")? * 1024)
+    }
+
     /// Most bytes of memory that it ever occupied.
     pub(crate) fn most_memory(&self) -> Result<u64, Failure> {
         let status = procfs::process::Process::new(self.pid()?)?.status()?;

@@ -20,7 +20,7 @@ const STARTS: usize = 5;
 const REST: Duration = Duration::from_secs(2);
 
 /// Time until it serves, and memory, with nothing to do.
-pub(crate) async fn idle() -> Result<[Row; 2], Failure> {
+pub(crate) async fn idle() -> Result<[Row; 3], Failure> {
     let mut starts = Vec::new();
     for _ in 0..STARTS {
         let data = TempDir::new()?;
@@ -31,7 +31,8 @@ pub(crate) async fn idle() -> Result<[Row; 2], Failure> {
     tokio::time::sleep(REST).await;
     Ok([
         start("Start until it serves, no data", median(starts), 200.0),
-        memory("Memory, idle", &child, 25.0)?,
+        memory("Memory, idle", child.memory()?, 25.0)?,
+        memory("the same, without pages of the program's file", child.own_memory()?, 25.0)?,
     ])
 }
 
@@ -56,7 +57,7 @@ pub(crate) async fn many(plan: Plan, raw: &Raw) -> Result<Row, Failure> {
         tails.push(tail);
     }
     tokio::time::sleep(REST).await;
-    let row = memory("Memory, 500 containers and 100 followers", &child, 80.0);
+    let row = memory("Memory, 500 containers and 100 followers", child.memory()?, 80.0);
     raw.remove_made();
     row
 }
@@ -90,8 +91,8 @@ fn start(what: &'static str, ours: f64, bar: f64) -> Row {
     Row { what, against: "", ours, beside: f64::NAN, unit, bar: Bar::FigureAtMost(bar) }
 }
 
-fn memory(what: &'static str, child: &Child, bar: f64) -> Result<Row, Failure> {
-    let ours = f64::from(u32::try_from(child.memory()?)?) / 1e6;
+fn memory(what: &'static str, bytes: u64, bar: f64) -> Result<Row, Failure> {
+    let ours = f64::from(u32::try_from(bytes)?) / 1e6;
     let unit = Unit::Megabytes;
     Ok(Row { what, against: "", ours, beside: f64::NAN, unit, bar: Bar::FigureAtMost(bar) })
 }

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use crate::{Failure, Plan};
+use crate::{Failure, Plan, missed};
 
 /// In what a figure is told.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +54,19 @@ pub(crate) struct Row {
     pub(crate) bar: Bar,
 }
 
+impl Row {
+    /// Whether the bar is met.
+    pub(crate) fn is_met(&self) -> bool {
+        let ratio = self.ours / self.beside;
+        match self.bar {
+            Bar::AtMost(most) => ratio <= most,
+            Bar::AtLeast(least) => ratio >= least,
+            Bar::FigureAtMost(most) => self.ours <= most,
+            Bar::FigureAtLeast(least) => self.ours >= least,
+        }
+    }
+}
+
 /// The table in Markdown.
 pub(crate) fn table(rows: &[Row]) -> String {
     let mut text = String::from(
@@ -68,11 +81,11 @@ pub(crate) fn table(rows: &[Row]) -> String {
             Unit::Megabytes => format!("{value:.1} MB"),
             Unit::GigabytesPerSecond => format!("{value:.2} GB/s"),
         };
-        let (bar, met) = match row.bar {
-            Bar::AtMost(most) => (format!("at most {most:.3}"), ratio <= most),
-            Bar::AtLeast(least) => (format!("at least {least:.3}"), ratio >= least),
-            Bar::FigureAtMost(most) => (format!("at most {}", figure(most)), row.ours <= most),
-            Bar::FigureAtLeast(least) => (format!("at least {}", figure(least)), row.ours >= least),
+        let bar = match row.bar {
+            Bar::AtMost(most) => format!("at most {most:.3}"),
+            Bar::AtLeast(least) => format!("at least {least:.3}"),
+            Bar::FigureAtMost(most) => format!("at most {}", figure(most)),
+            Bar::FigureAtLeast(least) => format!("at least {}", figure(least)),
         };
         let (beside, ratio) = match row.against {
             "" => (String::new(), String::new()),
@@ -83,7 +96,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
             "| {} | {} | {beside} | {ratio} | {bar} | {} |",
             row.what,
             figure(row.ours),
-            if met { "yes" } else { "no" }
+            if row.is_met() { "yes" } else { "no" }
         );
     }
     text
@@ -92,11 +105,14 @@ pub(crate) fn table(rows: &[Row]) -> String {
 /// Writes `BENCHMARKS.md`.
 pub(crate) fn write(plan: Plan, rows: &[Row], levels: &str, engine: &str) -> Result<(), Failure> {
     let cores = thread::available_parallelism()?;
-    let (table, containers, logs) = (table(rows), about_containers(plan), about_logs(plan));
+    let (table, missed) = (table(rows), missed::told(rows));
+    let (containers, logs) = (about_containers(plan), about_logs(plan));
     let text = format!(
         "# Benchmarks\n\n\
 Written by `make bench`; do not edit. {cores} cores, Docker Engine {engine}, release profile.\n\n\
 {table}\n\
+{missed}\
+## How it is measured\n\n\
 Absolute figures depend on the machine and on what else it does. The ratios hold, because each\n\
 figure is measured by turns with the one beside it, in one run. Times are medians.\n\n\
 {containers}{logs}\n\
