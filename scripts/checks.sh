@@ -59,7 +59,8 @@ client() {
 # follow FILE ARGUMENT...: a command that goes on; sets STREAM, which `end` ends.
 follow() {
     said "container-svc ${*:2}"
-    container_svc "${@:2}" >"$1" 2>&1 &
+    # Not by the function, which would be a shell of its own and outlive the kill.
+    "$BINARY" --address "$ADDRESS" --token-file "$TOKEN_FILE" "${@:2}" >"$1" 2>&1 &
     STREAM=$!
 }
 container_svc() { "$BINARY" --address "$ADDRESS" --token-file "$TOKEN_FILE" "$@"; }

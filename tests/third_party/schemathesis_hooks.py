@@ -8,6 +8,7 @@ tail of logs ends when all that was there is sent.
 import os
 
 import schemathesis
+from schemathesis.core import NOT_SET
 
 PREFIX = os.environ["PREFIX"]
 
@@ -47,6 +48,9 @@ def tame(path, values):
 def before_call(context, case, kwargs):
     path = case.operation.path
     case.body = tame(path, case.body)
+    if path.endswith("/images/prune") and case.body in (None, NOT_SET):
+        # Without a body it would remove what others left unused.
+        case.body = {"dryRun": True}
     case.query = tame(path, case.query or {})
     parameters = case.path_parameters or {}
     for key, value in list(parameters.items()):

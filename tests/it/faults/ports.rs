@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use super::{engine_names, is_running, only, port, run};
 use crate::{
     proxy::{Mode, Proxy},
-    support::{DEADLINE, Service, docker, image, unique},
+    support::{DEADLINE, Service, docker, eventually, image, unique},
 };
 
 /// Leaves the service so many ports to choose from.
@@ -91,6 +91,9 @@ async fn a_chosen_port_is_a_free_one_until_the_range_is_used_up() {
     assert_eq!(service.made(), made, "nothing is left behind");
 
     drop(holder);
+    // A program that another test starts just now may hold a copy of it for a moment.
+    eventually("the port is free", || async { TcpListener::bind(("0.0.0.0", first)).is_ok() })
+        .await;
     assert_eq!(run(&service, with_port(&last)).await.ports[0].host, i32::from(first));
 }
 
