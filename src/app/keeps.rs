@@ -22,6 +22,7 @@ mod staging;
 
 pub use import::Import;
 pub use staging::Helpers;
+use staging::is_helper;
 
 /// Reason of an error about a keep that a container has.
 const KEEP_IN_USE: &str = "KEEP_IN_USE";
@@ -109,8 +110,8 @@ impl App {
             container.labels.get(key).is_some_and(|have| have == value)
         };
         let half = self.view.all().into_iter().any(|container| {
-            container.labels.contains_key(labels::STAGED)
-                && has(&container, labels::HELPER, &self.settings.node_id)
+            is_helper(&container, &self.settings.node_id)
+                && container.labels.contains_key(labels::STAGED)
                 && has(&container, labels::OWNER, owner)
                 && has(&container, labels::PATH, path)
         });

@@ -397,7 +397,7 @@ impl App {
         ];
         let some = some.into_iter().filter_map(|(key, value)| Some((key, value?)));
         let ours = ours.into_iter().chain(some).map(|(key, value)| (key.to_owned(), value));
-        spec.labels.clone().into_iter().chain(ours).collect()
+        labels::sealed(spec.labels.clone().into_iter().chain(ours).collect())
     }
 
     /// A crash came between the start of this container and its record: what was not

@@ -13,6 +13,10 @@ use super::{
 
 /// Labels that the service writes; callers may not set them.
 pub mod labels {
+    use std::collections::{BTreeMap, HashMap};
+
+    use crate::domain::keep::labels as keep;
+
     /// Prefix of all labels of the service.
     pub const PREFIX: &str = "container-svc.";
     /// Node id of the service that made the container.
@@ -38,9 +42,44 @@ pub mod labels {
     /// The caller's hash, else ours; also written by 1Backend's own service.
     pub const HASH: &str = "1backend-hash";
 
+    /// Every label that is read of a container.
+    const READ: [&str; 16] = [
+        NODE,
+        KEY,
+        SPEC_HASH,
+        ALIASES,
+        IMAGE,
+        ASSETS,
+        GPUS,
+        GPU_OVERRUN,
+        HEALTH,
+        RESTART,
+        HASH,
+        keep::HELPER,
+        keep::OWNER,
+        keep::PATH,
+        keep::STAGED,
+        keep::BYTES,
+    ];
+
     /// True for a label that only the service may write.
     pub fn reserved(key: &str) -> bool {
         key.starts_with(PREFIX) || key == HASH
+    }
+
+    /// These labels for a new container, and an empty one, which counts as none, for
+    /// each other that is read: an image hands its labels down to its containers, and
+    /// what it says of keeps or GPUs must not be taken for ours.
+    pub fn sealed(mut labels: HashMap<String, String>) -> HashMap<String, String> {
+        for key in READ {
+            labels.entry(key.to_owned()).or_default();
+        }
+        labels
+    }
+
+    /// Labels of a container as they are read.
+    pub fn read(labels: HashMap<String, String>) -> BTreeMap<String, String> {
+        labels.into_iter().filter(|(key, value)| !value.is_empty() || !reserved(key)).collect()
     }
 }
 
@@ -202,6 +241,12 @@ impl Container {
         [SUCCESSOR, PREDECESSOR].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
     }
 
+    /// True for one of ours that was to be replaced, or to replace, and has not the name
+    /// that it was run under: another one may have that.
+    pub fn is_left_over(&self) -> bool {
+        self.plain_name() != self.name()
+    }
+
     /// The caller's hash, else the computed one, else empty.
     pub fn hash(&self) -> &str {
         self.label(labels::HASH)
@@ -246,6 +291,12 @@ impl Container {
     /// True when the service of this node made it.
     pub fn managed_by(&self, node_id: &str) -> bool {
         self.label(labels::NODE) == node_id
+    }
+
+    /// True when it does not run and will not by itself: one that the engine restarts
+    /// has not ended.
+    pub fn has_ended(&self) -> bool {
+        !self.is_running() && self.state != State::Restarting
     }
 
     /// True when it runs, paused or not.

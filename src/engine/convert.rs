@@ -32,7 +32,7 @@ pub(super) fn inspected(answer: ContainerInspectResponse) -> Result<Container> {
     let asked = host.port_bindings.unwrap_or_default();
     let ports = if running && !real.is_empty() { ports(&real) } else { ports(&asked) };
 
-    let labels: BTreeMap<_, _> = config.labels.unwrap_or_default().into_iter().collect();
+    let labels = labels::read(config.labels.unwrap_or_default());
     let image = asked_image(&labels, config.image.unwrap_or_default());
     #[expect(clippy::cast_precision_loss, reason = "a count of processors, far below 2^53")]
     let cpu = host.nano_cpus.unwrap_or(0) as f64 / 1e9;
@@ -110,7 +110,7 @@ fn checked(health: bollard::models::Health, run: Option<Timestamp>) -> Option<He
 
 /// From a listing, which knows no environment, times or limits.
 pub(super) fn summarised(row: ContainerSummary) -> Option<Container> {
-    let labels: BTreeMap<_, _> = row.labels.unwrap_or_default().into_iter().collect();
+    let labels = labels::read(row.labels.unwrap_or_default());
     let name = row.names.unwrap_or_default().into_iter().find(|n| n.matches('/').count() == 1);
     let mut ports: Vec<PublishedPort> = row
         .ports
@@ -159,7 +159,7 @@ pub(super) fn started(
     attributes: HashMap<String, String>,
     at: Option<Timestamp>,
 ) -> Container {
-    let mut labels: BTreeMap<_, _> = attributes.into_iter().collect();
+    let mut labels = labels::read(attributes);
     let name = labels.remove("name").unwrap_or_default();
     let image = asked_image(&labels, labels.get("image").cloned().unwrap_or_default());
     labels.remove("image");

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::support::{Service, docker, eventually, unique};
 
+mod hostile;
 mod transfer;
 
 /// A request of a container that keeps paths.

@@ -15,7 +15,11 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{App, events, staging::Helper, stopping};
+use super::{
+    App, events,
+    staging::{Helper, is_helper},
+    stopping,
+};
 use crate::domain::{
     Error, Kind, Result,
     archive::Checker,
@@ -57,8 +61,11 @@ pub(super) struct Marker {
 }
 
 impl Marker {
-    /// The import that a container marks.
-    pub(super) fn of(container: &Container) -> Option<Self> {
+    /// The import that a container of this node marks.
+    pub(super) fn of(container: &Container, node: &str) -> Option<Self> {
+        if !is_helper(container, node) {
+            return None;
+        }
         let label = |key| container.labels.get(key).cloned();
         Some(Self {
             staging: label(labels::STAGED)?,
@@ -215,7 +222,8 @@ impl App {
             return Err(error);
         }
         // One that was cut short is overtaken by this one.
-        for older in self.view.all().iter().filter_map(|container| Marker::of(container)) {
+        let node = &self.settings.node_id;
+        for older in self.view.all().iter().filter_map(|container| Marker::of(container, node)) {
             if older.owner == *owner && older.path == *path {
                 self.discard(&older.id).await;
                 self.drop_volume(&older.staging).await;

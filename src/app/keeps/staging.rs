@@ -7,7 +7,23 @@ use std::{
 };
 
 use super::{App, import};
-use crate::domain::{Error, Result, keep::labels, spec::hex};
+use crate::domain::{
+    Error, Result,
+    container::{self, Container, State},
+    keep::labels,
+    spec::hex,
+};
+
+/// What the name of each begins with.
+const PREFIX: &str = "container-svc-helper-";
+
+/// True for a helper of this node, of this process or an earlier one. A label alone is
+/// no proof, since an image may have brought it.
+pub(super) fn is_helper(container: &Container, node: &str) -> bool {
+    container.labels.get(labels::HELPER).is_some_and(|have| have == node)
+        && container.name().starts_with(PREFIX)
+        && container.state == State::Created
+}
 
 /// Names of helpers and volumes that this process works with.
 #[derive(Debug, Default)]
@@ -48,7 +64,7 @@ impl App {
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes)
             .map_err(|error| Error::internal(format!("no randomness for a name: {error}")))?;
-        Ok(format!("container-svc-helper-{}", hex(&bytes)))
+        Ok(format!("{PREFIX}{}", hex(&bytes)))
     }
 
     /// Makes a container that holds a volume.
@@ -57,7 +73,7 @@ impl App {
         self.helpers.begin(&name);
         let mut own = more;
         own.insert(labels::HELPER.to_owned(), self.settings.node_id.clone());
-        match self.engine.hold_volume(&name, volume, own).await {
+        match self.engine.hold_volume(&name, volume, container::labels::sealed(own)).await {
             Ok(id) => Ok(Helper { id, name }),
             Err(error) => {
                 // It may be there in spite of the error; then the next listing finds it.
@@ -78,11 +94,10 @@ impl App {
     pub(in crate::app) async fn mend_keeps(self: &Arc<Self>) {
         let node = &self.settings.node_id;
         for container in self.view.all() {
-            let left = container.labels.get(labels::HELPER) == Some(node);
-            if !left || self.helpers.has(container.name()) {
+            if !is_helper(&container, node) || self.helpers.has(container.name()) {
                 continue;
             }
-            match import::Marker::of(&container) {
+            match import::Marker::of(&container, node) {
                 Some(marker) => self.finish_import(marker),
                 None => self.discard(&container.id).await,
             }
@@ -96,7 +111,8 @@ impl App {
         let label = format!("{}={}", labels::IMPORT, self.settings.node_id);
         for volume in self.engine.volumes(&label).await? {
             let marked = |container: &Arc<_>| {
-                import::Marker::of(container).is_some_and(|marker| marker.staging == volume.name)
+                import::Marker::of(container, &self.settings.node_id)
+                    .is_some_and(|marker| marker.staging == volume.name)
             };
             if !self.helpers.has(&volume.name) && !self.view.all().iter().any(marked) {
                 self.engine.remove_volume(&volume.name).await?;
