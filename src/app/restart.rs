@@ -66,7 +66,8 @@ impl Restarts {
             stopped: Mutex::default(),
             complaints: Mutex::default(),
             news: Notify::new(),
-            since,
+            // The clock may have been ahead when it was noted.
+            since: since.min(Timestamp::now()),
         })
     }
 

@@ -18,7 +18,9 @@ impl App {
             let found = app.find_and_lock(&selector, number, Newer::Stop).await?;
             let Some((container, _guards)) = found else { return Ok(()) };
             app.stop_alone(&container).await?;
-            app.turns.overtake(container.key(), number, Newer::Stop);
+            if !container.is_left_over() {
+                app.turns.overtake(container.key(), number, Newer::Stop);
+            }
             Ok(())
         };
         self.tasks.to_the_end(work).await
@@ -43,13 +45,17 @@ impl App {
 
     /// Stops it, with the locks of its names held, and notes that somebody wants that.
     async fn stop_alone(&self, container: &Container) -> Result<()> {
-        if container.is_running() {
+        if !container.has_ended() {
             self.engine.stop(&container.id).await?;
             self.refresh(&container.id).await?;
             tracing::info!(name = container.name(), "stopped");
             if !self.is_ours(container) {
                 self.emit(Subject::container(container), What::Stopped).await;
             }
+        }
+        // The record of a name is of the one that has it.
+        if container.is_left_over() {
+            return Ok(());
         }
         self.note_stopped(container).await
     }
@@ -70,7 +76,7 @@ impl App {
                     ),
                 ));
             }
-            if container.is_running() {
+            if !container.has_ended() {
                 if !force {
                     return Err(Error::precondition(
                         "STILL_RUNS",
@@ -83,6 +89,11 @@ impl App {
             app.view.remove(&container.id);
             tracing::info!(name, "removed");
             let what = What::Removed { by_service: true };
+            if container.is_left_over() {
+                // The record of the name is of the one that took its place.
+                app.emit(Subject::container(&container), what).await;
+                return Ok(());
+            }
             let event = events::now(Subject::container(&container), what);
             app.store.delete_record(container.key(), event).await?;
             app.restarts.forget(container.key());

@@ -3,6 +3,7 @@
 use std::{env, fs, path::PathBuf};
 
 use container_svc_client::{Client, ConnectError};
+use url::{Host, Url};
 
 use crate::config::default_data_dir;
 
@@ -26,8 +27,8 @@ pub(super) async fn open(args: &ClientArgs) -> Result<Session, Failure> {
     })
 }
 
-/// The token of the flags, else of the file that they name, else of the server's
-/// own file where this user may read it.
+/// The token of the flags, else of the file that they name, else, for a server on
+/// this machine, of its own file where this user may read it.
 fn token(args: &ClientArgs) -> Result<Option<String>, Failure> {
     if let Some(token) = args.token.as_deref().map(str::trim).filter(|token| !token.is_empty()) {
         return Ok(Some(token.to_owned()));
@@ -41,10 +42,25 @@ fn token(args: &ClientArgs) -> Result<Option<String>, Failure> {
             token => Ok(Some(token.to_owned())),
         };
     }
+    // That token opens everything here: no other machine is to get it.
+    if !is_here(&args.address) {
+        return Ok(None);
+    }
     let env = |key: &str| env::var(key).ok().filter(|value| !value.is_empty());
     let dir = env("CONTAINER_SVC_DATA_DIR").map(PathBuf::from).or_else(|| default_data_dir(env));
     let text = dir.and_then(|dir| fs::read_to_string(dir.join("admin.token")).ok());
     Ok(text.map(|text| text.trim().to_owned()).filter(|token| !token.is_empty()))
+}
+
+/// True for an address of this machine alone.
+fn is_here(address: &str) -> bool {
+    let Ok(url) = Url::parse(address) else { return false };
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => url.scheme() == "unix",
+    }
 }
 
 #[cfg(test)]
@@ -108,6 +124,18 @@ mod tests {
         let refused = session.node().get_node(pb::GetNodeRequest {}).await.unwrap_err();
         assert_eq!(Failure::from(refused).code(), 3);
         server.abort();
+    }
+
+    #[test]
+    fn the_servers_own_token_is_for_this_machine_only() {
+        let here = ["http://127.0.0.1:11337", "http://localhost:1", "https://[::1]:1"];
+        for address in here.into_iter().chain(["unix:///run/container-svc.sock"]) {
+            assert!(is_here(address), "{address}");
+        }
+        let other = ["http://192.0.2.1:11337", "https://host:1", "http://localhost.host:1", ""];
+        for address in other.into_iter().chain(["http://127.0.0.1@host:1", "//127.0.0.1"]) {
+            assert!(!is_here(address), "{address}");
+        }
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ mod crowds;
 mod engines;
 mod probes;
 mod restarts;
+mod stops;
 mod unhealthy;
 
 fn ms(millis: u64) -> Option<prost_types::Duration> {
