@@ -177,20 +177,28 @@ impl LogFiles {
         let inode = open.inode;
         for _ in 0..TRIES {
             let files = siblings(&self.path)?;
+            let own = match files.iter().position(|file| file.inode == inode) {
+                Some(at) => Some((at, None)),
+                // Compressed, it has another inode.
+                None => self.find_copy(&files)?.map(|(at, copy)| (at, Some(copy))),
+            };
+            let next = match &own {
+                Some((at, _)) => files.get(at + 1),
+                None => files.first(),
+            };
+            let Some(next) = next else {
+                if settled(&files, &self.path)? {
+                    return Ok(false);
+                }
+                continue;
+            };
+            let Some(body) = Body::open(next)? else { continue };
+            // A new file gets the inode of one that was removed: what was opened may
+            // be a later one than was listed. While both are open neither inode is
+            // given away, and where both stand as before, nothing lies between them.
             if !settled(&files, &self.path)? {
                 continue;
             }
-            let own = match files.iter().position(|file| file.inode == inode) {
-                Some(at) => Some(at),
-                // Compressed, it has another inode.
-                None => self.find_copy(&files)?.map(|(at, _)| at),
-            };
-            let next = match own {
-                Some(at) => files.get(at + 1),
-                None => files.first(),
-            };
-            let Some(next) = next else { return Ok(false) };
-            let Some(body) = Body::open(next)? else { continue };
             if own.is_none() {
                 self.decoder.missing(GapReason::Rotated, out);
             }
@@ -277,9 +285,6 @@ impl LogFiles {
             if files.is_empty() {
                 return Ok(false);
             }
-            if !settled(&files, &self.path)? {
-                continue;
-            }
             let mut begin = 0;
             if let Some(Checkpoint {
                 place: Place::Files { inode, offset, anchor, copy }, ..
@@ -306,6 +311,10 @@ impl LogFiles {
                 begin = files.iter().position(cut).unwrap_or(0);
             }
             let Some(body) = Body::open(&files[begin])? else { continue };
+            // As in `advance`.
+            if !settled(&files, &self.path)? {
+                continue;
+            }
             if let Some(resume) = self.resume.take() {
                 self.before = Some(resume.place);
                 self.decoder.missing(GapReason::Rotated, out);
@@ -319,7 +328,7 @@ impl LogFiles {
     }
 }
 
-/// False when the engine renamed while its files were listed: one may be left out.
+/// False when the engine renamed since its files were listed: one may be left out.
 fn settled(files: &[Sibling], path: &Path) -> io::Result<bool> {
     let again = siblings(path)?;
     let inodes = |files: &[Sibling]| files.iter().map(|f| (f.age, f.inode)).collect::<Vec<_>>();

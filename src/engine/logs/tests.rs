@@ -167,6 +167,41 @@ fn what_was_rotated_away_unread_is_a_gap() {
 }
 
 #[test]
+fn files_that_come_and_go_faster_than_they_are_read_are_lost_only_as_told() {
+    // New files get the inodes of those that were removed, on most file systems.
+    for (keep, compress) in [(2, false), (3, true)] {
+        let mut log = Log::new();
+        let (path, mut out) = (log.path(), Batch::default());
+        let mut reader = LogFiles::new(&path, None).keeping(Some(keep as usize));
+        let writer = std::thread::spawn(move || {
+            for _ in 0..2000 {
+                log.write(3);
+                log.rotate(keep, compress);
+            }
+            log.write(1);
+            log
+        });
+        while !writer.is_finished() {
+            read_all(&mut reader, &mut out);
+        }
+        let log = writer.join().expect("it wrote");
+        read_all(&mut reader, &mut out);
+        let (mut expected, mut excused) = (0, false);
+        for number in numbers(&out) {
+            match number {
+                None => excused = true,
+                Some(number) => {
+                    let lost = number > expected && !excused;
+                    assert!(!lost && number >= expected, "{keep}: {expected}, then {number}");
+                    (expected, excused) = (number + 1, false);
+                }
+            }
+        }
+        assert_eq!(expected, log.next, "{keep}");
+    }
+}
+
+#[test]
 fn a_removed_log_is_read_to_its_end_and_is_complete() {
     let (mut log, mut out) = (Log::new(), Batch::default());
     let mut reader = LogFiles::new(&log.path(), None);
