@@ -3,6 +3,8 @@
 //! The engine renames `log` to `log.1`, `log.1` to `log.2` and so on, and may
 //! compress the older ones to `log.2.gz`. Other tools copy the log and cut it.
 
+#[cfg(test)]
+use std::cell::RefCell;
 use std::{
     fs::{self, File},
     io::{self, BufReader, ErrorKind, Read as _},
@@ -28,6 +30,12 @@ pub(super) struct Sibling {
     pub(super) size: u64,
     pub(super) compressed: bool,
     pub(super) path: PathBuf,
+}
+
+#[cfg(test)]
+thread_local! {
+    /// What a test does to the files right after they were listed.
+    pub(super) static LISTED: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
 }
 
 /// All files of a log that are there, the oldest first.
@@ -62,6 +70,10 @@ pub(super) fn siblings(log: &Path) -> io::Result<Vec<Sibling>> {
     // While the engine compresses a file both are there; the plain one is whole.
     found.sort_by_key(|file| (std::cmp::Reverse(file.age), file.compressed));
     found.dedup_by_key(|file| file.age);
+    #[cfg(test)]
+    if let Some(act) = LISTED.take() {
+        act();
+    }
     Ok(found)
 }
 
