@@ -31,8 +31,9 @@ mod prober;
 
 use prober::{Prober, Target, Turn};
 
-/// Probes that run at once; those beyond that wait.
-const AT_ONCE: usize = 64;
+/// Probes that run at once; those beyond that wait. A container is asked once at a
+/// time, and there must be room beside many that hang.
+const AT_ONCE: usize = 1024;
 /// How often what is well goes to the store; what changes goes at once.
 const KEEP: Duration = Duration::from_secs(5);
 

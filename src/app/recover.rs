@@ -40,8 +40,17 @@ pub(super) fn is_leftover(container: &Container) -> bool {
 impl App {
     /// Mends one identity; its lock must be held.
     pub(super) async fn recover_key(&self, key: &str) -> Result<()> {
-        let all = self.view.keyed(&self.settings.node_id, key);
-        if !all.iter().any(|container| is_leftover(container)) {
+        let known = self.view.keyed(&self.settings.node_id, key);
+        if !known.iter().any(|container| is_leftover(container)) {
+            return Ok(());
+        }
+        // What was last heard may be older than what was done: one that runs under its
+        // name by now must not be taken for a successor that never started.
+        let mut all = Vec::new();
+        for container in &known {
+            all.extend(self.refresh(&container.id).await?);
+        }
+        if !all.iter().any(is_leftover) {
             return Ok(());
         }
         let name = all.first().map(|container| container.plain_name().to_owned());
