@@ -12,6 +12,7 @@ mod hardware;
 mod mps;
 mod queue;
 mod recovery;
+mod sight;
 pub(crate) mod stub;
 mod watched;
 

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use super::super::App;
 use crate::{
     domain::{
+        Result,
         container::{Container, State, labels},
         event::{EventKind, Subject, What},
         gpu::{
@@ -130,42 +131,56 @@ impl Watch {
 pub async fn check(app: Arc<App>) {
     // Runs of containers that have no program to ask.
     let mut silent: BTreeMap<String, Option<Timestamp>> = BTreeMap::new();
+    // And those in which it hangs: another would only hang beside it.
+    let mut hanging: BTreeMap<String, (Option<Timestamp>, String)> = BTreeMap::new();
     loop {
         tokio::time::sleep(app.settings.gpus.interval * 2).await;
         if !app.settings.gpus.check || !app.view.freshness().synced {
             continue;
         }
         let holdings = app.gpu_holdings();
-        silent.retain(|id, run| holdings.iter().any(|it| it.container_id == *id && it.run == *run));
+        let runs = |id: &String, run: &Option<Timestamp>| {
+            holdings.iter().any(|it| it.container_id == *id && it.run == *run)
+        };
+        silent.retain(|id, run| runs(id, run));
+        hanging.retain(|id, (run, _)| runs(id, run));
         let ask = |holding: Holding| {
-            let app = app.clone();
+            let (app, hangs) = (app.clone(), hanging.get(&holding.container_id).cloned());
             async move {
-                let answer = app.engine.run_in(&holding.container_id, &ASK, ASK_WITHIN).await;
+                let answer =
+                    app.ask_for_gpus(&holding.container_id, hangs.map(|(_, exec)| exec)).await;
                 (holding, answer)
             }
         };
         let asked = holdings.into_iter().filter(|it| !silent.contains_key(&it.container_id));
         let asked: Vec<_> = asked.map(ask).collect();
         let mut answers = stream::iter(asked).buffer_unordered(AT_ONCE);
-        let mut absent = Vec::new();
         while let Some((holding, answer)) = answers.next().await {
+            if answer.is_ok() {
+                hanging.remove(&holding.container_id);
+            }
             let sight = match answer {
                 Ok(Ran::Ended(0, words)) => Sight::Told(words),
                 Ok(Ran::Ended(_, words)) => Sight::Failed(first_line(&words)),
-                Ok(Ran::Late) => Sight::Failed("nvidia-smi does not end".to_owned()),
+                Ok(Ran::Late(exec)) => {
+                    hanging.insert(holding.container_id.clone(), (holding.run, exec));
+                    Sight::Failed("nvidia-smi does not end".to_owned())
+                }
                 Ok(Ran::Absent) => {
-                    absent.push((holding.container_id, holding.run));
+                    silent.insert(holding.container_id, holding.run);
                     continue;
                 }
-                // The engine is away; that says nothing about GPUs.
-                Err(_) => continue,
+                // What the engine cannot do now says nothing about GPUs.
+                Err(error) => {
+                    tracing::debug!(?error, id = holding.container_id, "it cannot be asked");
+                    continue;
+                }
             };
             let lost = app.gpu_losses().asked(&holding, &sight);
             if let Some(loss) = lost {
                 app.lost(&holding.container_id, loss).await;
             }
         }
-        silent.extend(absent);
     }
 }
 
@@ -174,6 +189,16 @@ fn first_line(words: &str) -> String {
 }
 
 impl App {
+    /// Asks in a container which GPUs it sees, unless an earlier question still hangs there.
+    async fn ask_for_gpus(&self, id: &str, hangs: Option<String>) -> Result<Ran> {
+        if let Some(exec) = hangs
+            && self.engine.goes_on(&exec).await?
+        {
+            return Ok(Ran::Late(exec));
+        }
+        self.engine.run_in(id, &ASK, ASK_WITHIN).await
+    }
+
     /// What is remembered of losses, which the node and the containers tell of.
     fn gpu_losses(&self) -> MutexGuard<'_, Losses> {
         self.gpu_losses.lock().unwrap_or_else(PoisonError::into_inner)

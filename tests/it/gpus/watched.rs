@@ -237,32 +237,3 @@ async fn a_gpu_with_a_fatal_xid_is_given_to_nobody_until_it_was_well_for_a_while
     drop(service);
     engine.end().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_does_not_see_its_gpu_any_more_is_started_again() {
-    let engine = Engine::with_gpus().await;
-    let stub = Stub::new(&devices(1));
-    let service = service(&engine, &stub, |_| {}).await;
-    let a = unique("a");
-    // As NVIDIA's toolkit puts it there, until a reload of cgroups takes the GPU away.
-    let script = "echo \"GPU 0: NVIDIA T4 (UUID: $NVIDIA_VISIBLE_DEVICES)\" > /seen; \
-                  printf '#!/bin/sh\\necho x >> /asked\\ncat /seen || exit 255\\n' > /bin/nvidia-smi; \
-                  busybox chmod +x /bin/nvidia-smi; exec sleep 1000";
-    let command = ["sh", "-c", script].map(str::to_owned).to_vec();
-    let request = pb::RunContainerRequest { command, ..request(&service, &a, one()) };
-    run(&service, restarting(request)).await.expect("it runs");
-    let before = pid(&engine, &a);
-    // When it is asked again, its first answer was taken into account.
-    eventually("it was asked twice", || async {
-        let told = engine.docker(&["exec", &a, "sh", "-c", "cat /asked; echo end"]);
-        told.is_some_and(|told| told.matches('x').count() >= 2)
-    })
-    .await;
-    engine.docker(&["exec", &a, "rm", "/seen"]).expect("removed");
-    let event = told(&service, "GPU_LOST", &a, 1).await;
-    assert!(text(&event["gpu"]["reason"]).contains("cgroups"), "{event}");
-    told(&service, "RESTARTED", &a, 1).await;
-    assert_ne!(pid(&engine, &a), before);
-    drop(service);
-    engine.end().await;
-}
