@@ -49,12 +49,21 @@ pub struct Restarts {
     /// Ids of containers that were stopped, which is not yet taken into account; and
     /// whether the supervisor was told.
     stopped: Mutex<HashMap<String, bool>>,
-    /// What is wrong with containers that run, by id; and whether the supervisor was
-    /// told.
-    complaints: Mutex<HashMap<String, (Cause, bool)>>,
+    /// What is wrong with containers that run, by id.
+    complaints: Mutex<HashMap<String, Complaint>>,
     news: Notify,
     /// What ended before is of a time without restarts.
     since: Timestamp,
+}
+
+/// What is wrong with one run of a container.
+#[derive(Debug)]
+struct Complaint {
+    cause: Cause,
+    /// When that run began; it says nothing about a later one.
+    run: Option<Timestamp>,
+    /// The supervisor was told.
+    told: bool,
 }
 
 impl Restarts {
@@ -92,10 +101,24 @@ impl Restarts {
         self.news.notify_one();
     }
 
-    /// Notes what is wrong with a container that runs: it is taken for one that failed.
-    pub(super) fn complain(&self, id: &str, cause: Cause) {
-        self.complaints().insert(id.to_owned(), (cause, false));
+    /// Notes what is wrong with a run of a container: it is taken for one that failed.
+    pub(super) fn complain(&self, id: &str, run: Option<Timestamp>, cause: Cause) {
+        self.complaints().insert(id.to_owned(), Complaint { cause, run, told: false });
         self.news.notify_one();
+    }
+
+    /// What is wrong with this run, if anything is.
+    fn complaint(&self, id: &str, run: Option<Timestamp>) -> Option<Cause> {
+        let complaints = self.complaints();
+        let found = complaints.get(id).filter(|complaint| complaint.run == run);
+        found.map(|complaint| complaint.cause.clone())
+    }
+
+    /// What was wrong with earlier runs is void, and with this one, when that was taken
+    /// into account. What came since stays.
+    fn attended(&self, id: &str, run: Option<Timestamp>, taken: bool) {
+        let stays = |of: Option<Timestamp>| of > run || (of == run && !taken);
+        self.complaints().retain(|of, complaint| of != id || stays(complaint.run));
     }
 
     /// Forgets one identity.
@@ -111,7 +134,7 @@ impl Restarts {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn complaints(&self) -> MutexGuard<'_, HashMap<String, (Cause, bool)>> {
+    fn complaints(&self) -> MutexGuard<'_, HashMap<String, Complaint>> {
         self.complaints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -200,8 +223,8 @@ impl Rounds {
             *told = true;
             self.waiting.insert(id.clone());
         }
-        for (id, (_, told)) in app.restarts.complaints().iter_mut().filter(|(_, it)| !it.1) {
-            *told = true;
+        for (id, complaint) in app.restarts.complaints().iter_mut().filter(|(_, it)| !it.told) {
+            complaint.told = true;
             self.waiting.insert(id.clone());
         }
         loop {
@@ -293,4 +316,36 @@ impl Rounds {
 /// True for one that ended, and is not on its way elsewhere.
 fn has_ended(container: &Container) -> bool {
     matches!(container.state, State::Exited | State::Dead)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_wrong_with_one_run_says_nothing_about_another() {
+        let restarts = Restarts {
+            states: Mutex::default(),
+            stopped: Mutex::default(),
+            complaints: Mutex::default(),
+            news: Notify::new(),
+            since: Timestamp::UNIX_EPOCH,
+        };
+        let [first, second] = [1, 2].map(|second| Timestamp::from_second(second).ok());
+        let cause = Cause::GpuLost("off".into());
+        restarts.complain("a", first, cause.clone());
+        assert_eq!(restarts.complaint("a", first), Some(cause.clone()));
+        assert_eq!(restarts.complaint("a", second), None, "it was started again meanwhile");
+        restarts.attended("b", second, true);
+        assert_eq!(restarts.complaint("a", first), Some(cause.clone()));
+        // It came after this one was read.
+        restarts.attended("a", first, false);
+        assert_eq!(restarts.complaint("a", first), Some(cause.clone()));
+        restarts.attended("a", second, false);
+        assert_eq!(restarts.complaint("a", first), None);
+        // What was told of a later run while an earlier one was attended to stays.
+        restarts.complain("a", second, cause.clone());
+        restarts.attended("a", first, true);
+        assert_eq!(restarts.complaint("a", second), Some(cause));
+    }
 }

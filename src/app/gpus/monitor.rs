@@ -90,8 +90,8 @@ impl Watch {
         }
         let holdings = app.gpu_holdings();
         let lost = app.gpu_losses().look(seen, &holdings);
-        for (id, loss) in lost {
-            app.lost(&id, loss).await;
+        for (holding, loss) in lost {
+            app.lost(&holding, loss).await;
         }
         let bookings: Vec<_> = holdings.into_iter().flat_map(|it| it.bookings).collect();
         for overrun in self.overruns.look(seen, &bookings) {
@@ -178,7 +178,7 @@ pub async fn check(app: Arc<App>) {
             };
             let lost = app.gpu_losses().asked(&holding, &sight);
             if let Some(loss) = lost {
-                app.lost(&holding.container_id, loss).await;
+                app.lost(&holding, loss).await;
             }
         }
     }
@@ -217,13 +217,14 @@ impl App {
     }
 
     /// A container lost a GPU: that is told, and its restart policy decides.
-    async fn lost(&self, id: &str, loss: Loss) {
+    async fn lost(&self, holding: &Holding, loss: Loss) {
+        let id = &holding.container_id;
         let Some(container) = self.view.by_id(id) else { return };
         let Loss { device, reason } = loss;
         tracing::error!(name = container.name(), device, reason, "a container lost its GPU");
         let cause = Cause::GpuLost(format!("{device}: {reason}"));
         self.emit(Subject::container(&container), What::GpuLost { device, reason }).await;
-        self.restarts.complain(id, cause);
+        self.restarts.complain(id, holding.run, cause);
     }
 
     /// A container uses more than it booked: that is told, and done what it or the node
@@ -241,7 +242,7 @@ impl App {
         self.emit(Subject::container(&container), what).await;
         match action {
             OnOverrun::Report => {}
-            OnOverrun::Restart => self.restarts.complain(&id, cause),
+            OnOverrun::Restart => self.restarts.complain(&id, container.started_at, cause),
             OnOverrun::Stop => {
                 let app = self.clone();
                 // Whoever works on it may be long about it; the looks go on.

@@ -45,17 +45,24 @@ impl App {
         self.view.require_synced()?;
         // A replacement that was cut short stopped its predecessor; that is nobody's wish.
         self.recover_key(seen.key()).await?;
+        // Whoever held the locks may have changed everything. What is remembered of it is
+        // forgotten when it was taken into account, and not when a question failed.
+        let container = self.refresh(id).await?;
+        let record = match &container {
+            Some(container) => self.store.find_record(container.key()).await?,
+            None => None,
+        };
         let stopped = self.restarts.stopped().remove(id).is_some();
-        let complaint = self.restarts.complaints().remove(id).map(|(cause, _)| cause);
-        // Whoever held the locks may have changed everything.
-        let Some(container) = self.refresh(id).await? else { return Ok(None) };
-        let record = self.store.find_record(container.key()).await?;
-        let Some(record) = record.filter(|record| record.container_id == id) else {
+        let record = record.filter(|record| record.container_id == id);
+        let (Some(container), Some(record)) = (container, record) else {
+            self.restarts.complaints().remove(id);
             return Ok(None);
         };
         if recover::is_leftover(&container) {
             return Ok(None);
         }
+        let run = container.started_at;
+        let complaint = self.restarts.complaint(id, run);
         let mut case = Case {
             app: self,
             rules: self.restart_rules(&container),
@@ -69,12 +76,13 @@ impl App {
             _ if has_ended(&case.container) => case.ended(stopped).await,
             _ => Ok(None),
         };
-        if stopped && done.is_err() {
+        match &done {
+            Ok(_) => self.restarts.attended(id, run, complaint.is_some()),
             // It is still to be taken into account.
-            self.restarts.stopped().insert(id.to_owned(), true);
-        }
-        if let (Some(cause), Err(_)) = (complaint, &done) {
-            self.restarts.complaints().insert(id.to_owned(), (cause, true));
+            Err(_) if stopped => {
+                self.restarts.stopped().insert(id.to_owned(), true);
+            }
+            Err(_) => {}
         }
         done
     }

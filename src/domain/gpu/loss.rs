@@ -59,7 +59,7 @@ struct State {
 
 impl Losses {
     /// Takes a look at the node into account; what is lost with it, by container.
-    pub fn look(&mut self, node: &Inventory, holdings: &[Holding]) -> Vec<(String, Loss)> {
+    pub fn look(&mut self, node: &Inventory, holdings: &[Holding]) -> Vec<(Holding, Loss)> {
         self.keep(holdings);
         // A driver that does not answer says nothing about single GPUs.
         if node.missing.is_some() {
@@ -71,7 +71,7 @@ impl Losses {
             state.node = if loss.is_some() { state.node + 1 } else { 0 };
             let tell = state.node >= LOOKS && !state.told;
             state.told |= tell;
-            Some((holding.container_id.clone(), loss.filter(|_| tell)?))
+            Some((holding.clone(), loss.filter(|_| tell)?))
         };
         holdings.iter().filter_map(of).collect()
     }

@@ -8,7 +8,7 @@ use container_svc::{config::Config, rpc::pb};
 use super::{
     Stub,
     booked::{one, request, run},
-    devices, text,
+    device, devices, text,
     watched::{events, pid, restarting, service, told},
 };
 use crate::{
@@ -116,6 +116,25 @@ async fn an_engine_that_fails_or_does_not_answer_takes_no_gpu_away() {
     assert_eq!(events(&service, "GPU_LOST", &a).await.len(), 0, "nobody knows that");
     engine.docker(&["exec", &a, "rm", "/seen"]).expect("removed");
     told(&service, "GPU_LOST", &a, 1).await;
+    drop(service);
+    engine.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_is_attended_to_when_the_engine_fails_meanwhile() {
+    let engine = Engine::with_gpus().await;
+    let stub = Stub::new(&devices(1));
+    let proxy = Proxy::before(engine.socket());
+    let service = behind(&proxy, &stub).await;
+    let a = unique("a");
+    let done = run(&service, restarting(request(&service, &a, one()))).await.expect("it runs");
+    proxy.set_for(Mode::Status500, &format!("/containers/{}/json", done.id));
+    let met = proxy.met_now();
+    stub.says(&device(0, 0, "lost=15"));
+    told(&service, "GPU_LOST", &a, 1).await;
+    met.await;
+    proxy.set(Mode::Pass);
+    eventually("it is stopped, and waits", || async { pid(&engine, &a) == "0" }).await;
     drop(service);
     engine.end().await;
 }
