@@ -38,6 +38,8 @@ const ASK: [&str; 2] = ["nvidia-smi", "-L"];
 /// How long that may take, and how many are asked at once.
 const ASK_WITHIN: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 8;
+/// After how long the same XID is told again.
+const REPEATED: Duration = Duration::from_secs(60);
 /// Events of drains that are read at the start.
 const MOST_DRAINS: usize = 1000;
 
@@ -45,8 +47,8 @@ const MOST_DRAINS: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Watch {
     overruns: Overruns,
-    /// The XID for which a device is drained, by UUID.
-    drained: BTreeMap<String, u64>,
+    /// The XID of which was told that a device is drained, by UUID.
+    drained: BTreeMap<String, Xid>,
 }
 
 impl Watch {
@@ -67,8 +69,9 @@ impl Watch {
                 for stored in found.events.into_iter().rev() {
                     match stored.event.what {
                         What::GpuDrained { device, xid: code, .. } => {
-                            app.gpus.remember(&device, Xid { code, at: stored.event.at });
-                            drained.insert(device, code);
+                            let xid = Xid { code, at: stored.event.at };
+                            app.gpus.remember(&device, xid);
+                            drained.insert(device, xid);
                         }
                         What::GpuReturned { device } => {
                             drained.remove(&device);
@@ -84,7 +87,7 @@ impl Watch {
 
     /// Takes a look into account, and does what is to be done.
     pub(super) async fn look(&mut self, app: &Arc<App>, seen: &Inventory) {
-        self.tell_drains(app, seen).await;
+        self.tell_drains(app, seen, Timestamp::now()).await;
         if !app.view.freshness().synced {
             return;
         }
@@ -99,19 +102,22 @@ impl Watch {
         }
     }
 
-    async fn tell_drains(&mut self, app: &App, seen: &Inventory) {
+    async fn tell_drains(&mut self, app: &App, seen: &Inventory, now: Timestamp) {
+        // The events are how a drain is known again; one that repeats itself all the time
+        // shall not fill them.
+        let apart = REPEATED.min(app.settings.gpus.drain_time / 10);
         for device in &seen.devices {
             let uuid = &device.uuid;
-            let xid = device.xids.iter().rev().find(|xid| xid.fatal().is_some());
+            let last = device.xids.iter().rev().find(|xid| xid.fatal().is_some()).copied();
             match (&device.drained, self.drained.get(uuid)) {
                 (Some(reason), before) => {
-                    let code = xid.map(|xid| xid.code).or(before.copied()).unwrap_or(0);
-                    if before != Some(&code) {
+                    let xid = last.or(before.copied()).unwrap_or(Xid { code: 0, at: now });
+                    if before.is_none_or(|before| before.is_news(&xid, apart)) {
                         tracing::error!(uuid, reason, "a GPU is drained");
                         let (device, reason) = (uuid.clone(), reason.clone());
-                        let what = What::GpuDrained { device, xid: code, reason };
+                        let what = What::GpuDrained { device, xid: xid.code, reason };
                         app.emit(Subject::default(), what).await;
-                        self.drained.insert(uuid.clone(), code);
+                        self.drained.insert(uuid.clone(), xid);
                     }
                 }
                 (None, Some(_)) => {

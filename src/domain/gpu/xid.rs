@@ -32,6 +32,13 @@ impl Xid {
             _ => return None,
         })
     }
+
+    /// True when another one is worth telling after this one: another error, or the same
+    /// so long after it.
+    pub fn is_news(&self, next: &Self, apart: Duration) -> bool {
+        let since = Duration::try_from(next.at.duration_since(self.at)).unwrap_or_default();
+        next.code != self.code || (next.at > self.at && since >= apart)
+    }
 }
 
 /// GPUs that are given to nobody, by UUID.
@@ -88,6 +95,18 @@ mod tests {
         drains.note("GPU-0", Xid { code: 48, at: at(0) });
         assert_eq!(drains.of("GPU-0").map(|xid| xid.code), Some(48));
         assert_eq!(drains.of("GPU-1"), None);
+    }
+
+    #[test]
+    fn the_same_error_is_news_again_after_a_while() {
+        let (told, apart) = (Xid { code: 48, at: at(100) }, Duration::from_secs(60));
+        let news = |code, second| told.is_news(&Xid { code, at: at(second) }, apart);
+        assert_eq!(
+            [news(48, 100), news(48, 159), news(48, 160), news(79, 101)],
+            [false, false, true, true]
+        );
+        assert!(!news(48, 10), "what was known before");
+        assert!(!told.is_news(&told, Duration::ZERO));
     }
 
     #[test]
