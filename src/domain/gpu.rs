@@ -108,6 +108,11 @@ impl Inventory {
     pub fn none(why: impl Into<String>) -> Self {
         Self { missing: Some(why.into()), ..Self::default() }
     }
+
+    /// True when the driver told what there is, be it nothing.
+    pub fn answers(&self) -> bool {
+        self.missing.is_none() || !self.driver.is_empty()
+    }
 }
 
 /// The profile in the name of an instance, which ends as in `… MIG 1g.5gb`.

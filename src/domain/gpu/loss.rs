@@ -61,8 +61,9 @@ impl Losses {
     /// Takes a look at the node into account; what is lost with it, by container.
     pub fn look(&mut self, node: &Inventory, holdings: &[Holding]) -> Vec<(Holding, Loss)> {
         self.keep(holdings);
-        // A driver that does not answer says nothing about single GPUs.
-        if node.missing.is_some() {
+        // A driver that does not answer says nothing about single GPUs; one that answers
+        // that there is none does.
+        if !node.answers() {
             return Vec::new();
         }
         let of = |holding: &Holding| {
@@ -154,7 +155,8 @@ mod tests {
 
     #[test]
     fn a_gpu_that_is_lost_broken_or_gone_is_told_once_a_run() {
-        let gone = Inventory { devices: Vec::new(), ..Inventory::default() };
+        let driver = "550.54.15".to_owned();
+        let gone = Inventory { driver, ..Inventory::none("the driver finds no device") };
         for bad in [node(Some("off"), None), node(None, Some("XID")), gone] {
             let mut losses = Losses::default();
             let mut told = |node: &_, run| losses.look(node, &[holding(run)]).len();
