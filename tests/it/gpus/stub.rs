@@ -32,6 +32,12 @@ impl Stub {
         std::fs::rename(next, self.dir.path().join("libnvml.so.conf")).expect("renamed");
     }
 
+    /// How often it was asked for its devices.
+    pub fn looks(&self) -> u64 {
+        let told = std::fs::metadata(self.dir.path().join("libnvml.so.looks"));
+        told.map_or(0, |told| told.len())
+    }
+
     /// Path of the library.
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("libnvml.so")
