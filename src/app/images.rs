@@ -158,16 +158,25 @@ impl Images {
 }
 
 impl App {
-    /// Makes sure that the image is here, and says which content it is. It stays as long
-    /// as the claim is held, until a container has it.
+    /// Makes sure that the image is here. No request of ours removes it as long as the
+    /// claim is held.
     pub(super) async fn ensure_image(
         self: &Arc<Self>,
         spec: &RunSpec,
         tell: &Teller,
-    ) -> Result<(String, Claim)> {
+    ) -> Result<Claim> {
         let id = self.have_image(spec, tell).await?;
-        let claim = self.images.claim(&id);
-        Ok((id, claim))
+        Ok(self.images.claim(&id))
+    }
+
+    /// Which content the image of a spec has now, claimed until a container has it; `None`
+    /// when somebody removed it meanwhile.
+    pub(super) async fn image_now(&self, spec: &RunSpec) -> Result<Option<(String, Claim)>> {
+        let found = self.engine.image(&spec.image).await?;
+        Ok(found.map(|found| {
+            let claim = self.images.claim(&found.id);
+            (found.id, claim)
+        }))
     }
 
     async fn have_image(self: &Arc<Self>, spec: &RunSpec, tell: &Teller) -> Result<String> {

@@ -21,6 +21,7 @@ use crate::{
         event::{Subject, What},
         gpu::label,
         health::HealthChoice,
+        image::ImageRef,
         ports::PublishedPort,
         restart::RestartChoice,
         spec::{PullPolicy, RunRequest, RunSpec, derived_name, differing, given_key},
@@ -170,20 +171,31 @@ impl App {
     ) -> Result<Outcome> {
         self.view.require_synced()?;
         self.require_gpus(spec).await?;
-        // Before the name is locked: a stop must not wait for a long download.
-        let assets = tokio::select! {
-            assets = Box::pin(self.ensure_assets(spec, &tell)) => assets?,
-            // They will not be needed.
-            () = turn.lost() => InPlace::default(),
-        };
-        let mut names: Vec<String> = spec.names.iter().map(|name| format!("name:{name}")).collect();
-        names.push(spec.key());
-        let _guards = self.locks.take(names).await;
-        self.view.require_synced()?;
-        self.recover_key(&spec.key()).await?;
-        let outcome = match turn.overtaken() {
-            None => Box::pin(self.run_alone(spec, assets, tell)).await?,
-            Some(newer) => return self.give_way(spec, newer).await,
+        let mut last = false;
+        let outcome = loop {
+            // Before the name is locked: a stop must not wait for a long download.
+            let fetching = async {
+                let claim = self.ensure_image(spec, &tell).await?;
+                Ok((Some(claim), self.ensure_assets(spec, &tell).await?))
+            };
+            let (_claim, assets) = tokio::select! {
+                fetched = Box::pin(fetching) => fetched?,
+                // They will not be needed.
+                () = turn.lost() => (None, InPlace::default()),
+            };
+            let mut names: Vec<String> =
+                spec.names.iter().map(|name| format!("name:{name}")).collect();
+            names.push(spec.key());
+            let _guards = self.locks.take(names).await;
+            self.view.require_synced()?;
+            self.recover_key(&spec.key()).await?;
+            if let Some(newer) = turn.overtaken() {
+                return self.give_way(spec, newer).await;
+            }
+            match Box::pin(self.run_alone(spec, assets, tell.clone())).await {
+                Err(error) if error.reason() == "IMAGE_GONE" && !last => last = true,
+                done => break done?,
+            }
         };
         self.turns.overtake(&spec.key(), turn.number, Newer::Run);
         Ok(outcome)
@@ -210,7 +222,8 @@ impl App {
         let name = spec.engine_name();
         let existing = self.refresh_named(&name).await?;
         self.refuse_taken_names(spec, existing.as_ref()).await?;
-        let (image_id, _claim) = self.ensure_image(spec, &tell).await?;
+        let now = self.image_now(spec).await?;
+        let (image_id, _claim) = now.ok_or_else(|| image_gone(&spec.image))?;
         let ready = Ready { image_id, assets, tell };
 
         let Some(existing) = existing else {
@@ -460,6 +473,13 @@ impl App {
         self.put_record(record, event).await?;
         Ok(outcome(action, spec, &container))
     }
+}
+
+fn image_gone(image: &ImageRef) -> Error {
+    let why = format!(
+        "the image \"{image}\" was removed from the node while this run was under way; run again"
+    );
+    Error::new(Kind::Aborted, "IMAGE_GONE", why)
 }
 
 fn name_taken(name: &str, holder: &Container) -> Error {

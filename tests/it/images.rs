@@ -16,6 +16,7 @@ use super::{
 
 mod faults;
 mod manage;
+mod turns;
 
 /// `alice` with the password `wrong`.
 const WRONG: &str = "YWxpY2U6d3Jvbmc=";
@@ -135,6 +136,45 @@ async fn a_run_fetches_its_image_unless_it_must_not() {
     assert_eq!(docker(&["inspect", "--format", "{{.Image}}", &made[0]]), id_of(&image));
     let (status, _, answer) = run(&never).await;
     assert_eq!(status, 200, "it is here now: {answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_decides_what_runs_whatever_its_tag_means_later() {
+    let registry = Registry::start(false).await;
+    let service = registry.service().await;
+    let tag = registry.push("moves");
+    let digest = async || {
+        let messages = pull(&service, &tag, None).await.expect("it is pulled");
+        messages.last().expect("messages").digest.clone()
+    };
+    let (name, first) = (unique("pinned"), digest().await);
+    let pinned = format!("{}@{first}", tag.trim_end_matches(":1"));
+    let always = pb::PullPolicy::Always.into();
+    let run = async |image: &str| {
+        let request = pb::RunContainerRequest {
+            image: image.to_owned(),
+            pull_policy: always,
+            ..service.request(&name)
+        };
+        service.grpc().await.run_container(request).await.map(tonic::Response::into_inner)
+    };
+    let made = run(&pinned).await.expect("it runs");
+    assert_eq!(made.action(), pb::RunAction::Created);
+    let has = || docker(&["inspect", "-f", "{{.Image}}", &name]);
+    let old = has();
+    registry.push("moves");
+    assert_ne!(digest().await, first, "the tag means another content now");
+    assert_eq!(run(&pinned).await.expect("it runs").action(), pb::RunAction::Unchanged);
+    assert_eq!(has(), old);
+    let moved = run(&tag).await.expect("it runs");
+    assert_eq!((moved.action(), has() != old), (pb::RunAction::Replaced, true), "{moved:?}");
+
+    let nobodys = format!("{}@sha256:{}", tag.trim_end_matches(":1"), "0".repeat(64));
+    let refused = run(&nobodys).await.expect_err("no registry has it");
+    assert_eq!(refused.code(), Code::NotFound, "{refused:?}");
+    assert_eq!(service.made(), [moved.id], "what runs runs on");
+    docker(&["rm", "-f", &name]);
+    docker(&["rmi", &pinned]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
