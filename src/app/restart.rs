@@ -33,6 +33,9 @@ use crate::{
 };
 
 mod attend;
+mod signals;
+
+use signals::Signals;
 
 /// Containers that are attended to at once.
 const AT_ONCE: usize = 8;
@@ -51,6 +54,8 @@ pub struct Restarts {
     stopped: Mutex<HashMap<String, bool>>,
     /// What is wrong with containers that run, by id.
     complaints: Mutex<HashMap<String, Complaint>>,
+    /// Who is ending containers.
+    pub(super) signals: Signals,
     news: Notify,
     /// What ended before is of a time without restarts.
     since: Timestamp,
@@ -74,6 +79,7 @@ impl Restarts {
             states: states.into(),
             stopped: Mutex::default(),
             complaints: Mutex::default(),
+            signals: Signals::default(),
             news: Notify::new(),
             // The clock may have been ahead when it was noted.
             since: since.min(Timestamp::now()),
@@ -237,6 +243,7 @@ impl Rounds {
                         if change.kind == ChangeKind::Removed {
                             self.seen.remove(&container.id);
                             self.due.remove(&container.id);
+                            app.restarts.signals.forget(&container.id);
                         } else if app.is_ours(container) {
                             self.see(app, container, false);
                         }
@@ -254,6 +261,8 @@ impl Rounds {
         let (seq, containers) = app.view.snapshot();
         self.seq = Some(seq);
         self.seen.clear();
+        let ids = containers.iter().map(|container| container.id.as_str()).collect();
+        app.restarts.signals.keep(&ids);
         for container in containers.iter().filter(|container| app.is_ours(container)) {
             self.see(app, container, unwanted.contains(container.key()));
         }
@@ -328,6 +337,7 @@ mod tests {
             states: Mutex::default(),
             stopped: Mutex::default(),
             complaints: Mutex::default(),
+            signals: Signals::default(),
             news: Notify::new(),
             since: Timestamp::UNIX_EPOCH,
         };

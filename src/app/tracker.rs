@@ -110,6 +110,10 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
                     dirty.insert(container.id.clone());
                     started.insert(container.id.clone(), *container);
                 }
+                Event::AskedToEnd(id, at) => {
+                    app.restarts.signals.sent(&id, at);
+                    dirty.insert(id);
+                }
                 Event::Stopped(id) => {
                     app.restarts.was_stopped(&id);
                     dirty.insert(id);

@@ -21,6 +21,8 @@ pub enum Event {
     Died(Box<Death>),
     /// A container is short of memory, and may die of it.
     OutOfMemory(String),
+    /// A container was sent a signal that asks it to end, then; ask for it.
+    AskedToEnd(String, Timestamp),
     /// A container was stopped, and did not end by itself; ask for it.
     Stopped(String),
     /// A container is gone.
@@ -95,12 +97,22 @@ fn event(message: EventMessage, at: Option<Timestamp>) -> Option<Event> {
                     let container = convert::started(id, told, None);
                     Some(Event::Died(Death { container, at, exit_code }.into()))
                 }
+                "kill" if asks_to_end(told.get("signal")) => {
+                    Some(Event::AskedToEnd(id, at.unwrap_or(Timestamp::UNIX_EPOCH)))
+                }
                 _ => container(&action, id),
             }
         }
         (Some(EventMessageTypeEnum::IMAGE), _) => Some(Event::Images),
         _ => None,
     }
+}
+
+/// True for a signal by which a container is asked to end. Others tell it something else:
+/// HUP, USR1, USR2 and CONT; KILL asks nothing, and is the end of a stop that took too long.
+pub(super) fn asks_to_end(signal: Option<&String>) -> bool {
+    let signal: Option<u8> = signal.and_then(|signal| signal.parse().ok());
+    signal.is_some_and(|signal| ![1, 9, 10, 12, 18].contains(&signal))
 }
 
 /// Commands run inside a container change nothing that we show.
@@ -126,6 +138,32 @@ mod tests {
         let changed = Some(Event::Container("a".into()));
         assert_eq!(container("health_status: unhealthy", "a".into()), changed);
         assert_eq!(container("destroy", "a".into()), Some(Event::Gone("a".into())));
+    }
+
+    #[test]
+    fn a_signal_to_end_is_told_apart_from_a_wish_to_reload() {
+        let sent = |signal: &str| {
+            let attributes = [("signal".to_owned(), signal.to_owned())];
+            let message = EventMessage {
+                typ: Some(EventMessageTypeEnum::CONTAINER),
+                action: Some("kill".into()),
+                actor: Some(bollard::models::EventActor {
+                    id: Some("a".into()),
+                    attributes: Some(attributes.into()),
+                }),
+                time_nano: Some(5),
+                ..Default::default()
+            };
+            let at = time(&message);
+            event(message, at)
+        };
+        let at = Timestamp::from_nanosecond(5).expect("a time");
+        for signal in ["15", "2", "3", "28"] {
+            assert_eq!(sent(signal), Some(Event::AskedToEnd("a".into(), at)), "{signal}");
+        }
+        for signal in ["1", "9", "10", "12", "", "TERM"] {
+            assert_eq!(sent(signal), Some(Event::Container("a".into())), "{signal}");
+        }
     }
 
     #[test]

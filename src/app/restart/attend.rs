@@ -21,6 +21,8 @@ use crate::{
 /// How long the last lines of a log are waited for, and how often is looked.
 const LINES_WITHIN: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(20);
+/// How often is looked whether what somebody else stops has ended.
+const STOPPING: Duration = Duration::from_secs(1);
 
 /// One container, seen under the locks of its names.
 struct Case<'a> {
@@ -30,6 +32,8 @@ struct Case<'a> {
     rules: Rules,
     state: Supervised,
     now: Timestamp,
+    /// What is wrong with it is dealt with later.
+    held: bool,
 }
 
 impl App {
@@ -70,6 +74,7 @@ impl App {
             now: Timestamp::now(),
             container,
             record,
+            held: false,
         };
         let done = match case.container.state {
             State::Running | State::Paused => case.runs(complaint.as_ref()).await,
@@ -77,7 +82,7 @@ impl App {
             _ => Ok(None),
         };
         match &done {
-            Ok(_) => self.restarts.attended(id, run, complaint.is_some()),
+            Ok(_) => self.restarts.attended(id, run, complaint.is_some() && !case.held),
             // It is still to be taken into account.
             Err(_) if stopped => {
                 self.restarts.stopped().insert(id.to_owned(), true);
@@ -126,6 +131,11 @@ impl Case<'_> {
             watching && rules.policy != Policy::Never && self.container.state == State::Running
         });
         let Some(cause) = failed else { return Ok(None) };
+        if self.is_being_stopped().await? {
+            // Its end will say whether that was a stop, which wins, or a crash.
+            self.held = true;
+            return Ok(Some(STOPPING));
+        }
         self.state.run = run;
         let ran = self.ran(Some(self.now));
         match self.judge(cause, ran).await? {
@@ -134,8 +144,23 @@ impl Case<'_> {
         }
     }
 
+    /// True while a signal of somebody else is at work by which it shall end.
+    async fn is_being_stopped(&self) -> Result<bool> {
+        let (app, container) = (self.app, &self.container);
+        if app.restarts.signals.are_of_others(container) {
+            return Ok(true);
+        }
+        // What was sent while nobody listened only the engine knows.
+        let (synced, run) = (app.view.freshness().synced_at, container.started_at);
+        match run.filter(|run| synced.is_some_and(|synced| synced > *run)) {
+            Some(run) => app.engine.was_asked_to_end(&container.id, run).await,
+            None => Ok(false),
+        }
+    }
+
     /// The wait goes on from when it was decided, however long the stop takes.
     async fn stop_for_health(&mut self) -> Result<Option<Duration>> {
+        self.app.restarts.signals.send(&self.container);
         self.app.engine.stop(&self.container.id).await?;
         if let Some(now) = self.app.refresh(&self.container.id).await? {
             self.state.end = now.finished_at;
@@ -156,7 +181,9 @@ impl Case<'_> {
             return Ok(None);
         }
         let for_health = matches!(self.state.phase, Phase::BackingOff { for_health: true, .. });
-        if stopped && !for_health {
+        // While we stopped it, somebody else may have done so too.
+        let too = for_health && self.app.restarts.signals.are_of_others(&self.container);
+        if too || (stopped && !for_health) {
             return self.stopped_by_hand().await;
         }
         match self.due() {

@@ -1,6 +1,7 @@
 //! What is done about a container that is ill.
 
 use super::*;
+use crate::builds::Tree;
 
 /// A container with a server, which is ill while it has no page.
 fn server(service: &Service, name: &str, more: pb::RestartOptions) -> pb::RunContainerRequest {
@@ -12,6 +13,8 @@ fn server(service: &Service, name: &str, more: pb::RestartOptions) -> pb::RunCon
             })),
             interval: ms(100),
             retries: Some(2),
+            // On a busy machine the server is not there with the first probes.
+            start_period: ms(20_000),
             ..Default::default()
         }),
         restart: Some(pb::RestartOptions { min_backoff: ms(300), max_backoff: ms(300), ..more }),
@@ -40,12 +43,16 @@ async fn a_stop_while_it_waits_for_its_health_wins() {
     let service = Service::start().await.synced().await;
     let name = unique("ill");
     let mut request = server(&service, &name, pb::RestartOptions::default());
-    request.restart = quick(1000, 1000, 10);
+    request.restart = quick(8000, 8000, 10);
     run(&service, request).await;
+    let healthy = || async { health(&service, &name).await == Some(pb::HealthState::Healthy) };
+    eventually("it is well", healthy).await;
     docker(&["exec", &name, "rm", "/www/health"]);
-    becomes(&service, &name, pb::RestartState::BackingOff).await;
+    let status = becomes(&service, &name, pb::RestartState::BackingOff).await;
+    let next = time(status.next_try_at);
     stop(&service, &name).await;
-    let end = Timestamp::now() + Duration::from_secs(2);
+    assert!(Timestamp::now() < next, "the stop came in the middle of the wait");
+    let end = next + Duration::from_millis(500);
     holds_until(end, || async { starts(&name) == 1 && !runs(&service, &name).await }).await;
 }
 
@@ -56,6 +63,7 @@ async fn one_that_stays_ill_is_given_up_and_left_running() {
     let options = pb::RestartOptions { max_restarts: Some(2), ..Default::default() };
     let mut request = server(&service, &name, options);
     request.command = ["sh", "-c", "echo start; exec sleep 1000"].map(str::to_owned).to_vec();
+    request.health_check.as_mut().expect("it has one").start_period = None;
     run(&service, request).await;
     let status = becomes(&service, &name, pb::RestartState::GaveUp).await;
     assert_eq!((status.reason.as_str(), status.last_log_lines.len()), ("unhealthy", 3));
@@ -92,4 +100,112 @@ async fn where_it_is_not_asked_for_nothing_is_done_about_bad_health() {
         kinds(&service, &name).await == [Created, Healthy, Unhealthy, Healthy]
     })
     .await;
+}
+
+/// The image of the tests, but for its signal to stop, which is KILL there.
+struct Kindly(Tree);
+
+impl Kindly {
+    fn make() -> Self {
+        let tree = Tree::new("STOPSIGNAL SIGTERM\n", &[]);
+        let mut docker = std::process::Command::new("docker");
+        docker.env("DOCKER_BUILDKIT", "0").args(["build", "-q", "-t", tree.name()]);
+        let built = docker.arg(tree.path("ctx")).output().expect("the docker command");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        Self(tree)
+    }
+}
+
+/// One that takes its time to end, and is ill as soon as it is asked to.
+fn slow_to_end(
+    service: &Service,
+    image: &Kindly,
+    name: &str,
+    restart: Option<pb::RestartOptions>,
+) -> pb::RunContainerRequest {
+    let words = "echo start; touch /www/health; httpd -f -p 80 -h /www & \
+                 trap 'rm -f /www/health; sleep 6; exit 1' TERM; while :; do sleep 0.1; done";
+    pb::RunContainerRequest {
+        restart,
+        restart_policy: pb::RestartPolicy::Always.into(),
+        ..pb::RunContainerRequest {
+            image: image.0.name().to_owned(),
+            command: script(service, name, words).command,
+            ..server(service, name, pb::RestartOptions::default())
+        }
+    }
+}
+
+/// `docker stop`, which goes on by itself.
+fn docker_stop(name: &str) -> std::process::Child {
+    let mut stop = std::process::Command::new("docker");
+    stop.stdout(std::process::Stdio::null());
+    stop.args(["stop", "-t", "60", name]).spawn().expect("the docker command")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_on_the_engine_that_makes_it_ill_wins() {
+    let image = Kindly::make();
+    let mut service = Service::program(|_| {}).await.synced().await;
+    // Also where the service began in the middle of the stop.
+    for killed in [false, true] {
+        let name = unique("ending");
+        run(&service, slow_to_end(&service, &image, &name, quick(100, 100, 10))).await;
+        let healthy = || async { health(&service, &name).await == Some(pb::HealthState::Healthy) };
+        eventually("it is well", healthy).await;
+        if killed {
+            service.kill();
+        }
+        let mut stop = docker_stop(&name);
+        if killed {
+            service.resume().await;
+        }
+        let ill = || did(&service, &name, pb::EventKind::Unhealthy);
+        eventually("it is ill of its stop", ill).await;
+        assert!(stop.wait().expect("it ends").success());
+        eventually("the stop is seen", || did(&service, &name, pb::EventKind::Stopped)).await;
+        let end = Timestamp::now() + Duration::from_secs(1);
+        holds_until(end, || async { starts(&name) == 1 && !runs(&service, &name).await }).await;
+        let for_health = |event: &pb::Event| {
+            let detail = &event.detail;
+            matches!(detail, Some(pb::event::Detail::Restart(it)) if it.reason == "unhealthy")
+        };
+        let told = events(&service, &name).await;
+        assert!(!told.iter().any(for_health), "{told:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_on_the_engine_while_it_is_stopped_for_its_health_wins() {
+    let image = Kindly::make();
+    let service = Service::start().await.synced().await;
+    let name = unique("ending");
+    run(&service, slow_to_end(&service, &image, &name, quick(100, 100, 10))).await;
+    let healthy = || async { health(&service, &name).await == Some(pb::HealthState::Healthy) };
+    eventually("it is well", healthy).await;
+    docker(&["exec", &name, "rm", "/www/health"]);
+    becomes(&service, &name, pb::RestartState::BackingOff).await;
+    assert!(docker_stop(&name).wait().expect("it ends").success());
+    eventually("the stop is seen", || did(&service, &name, pb::EventKind::Stopped)).await;
+    let end = Timestamp::now() + Duration::from_secs(1);
+    holds_until(end, || async { starts(&name) == 1 && !runs(&service, &name).await }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_to_end_that_is_no_stop_is_a_crash_and_one_to_reload_is_none() {
+    let image = Kindly::make();
+    let service = Service::start().await.synced().await;
+    let name = unique("ending");
+    run(&service, slow_to_end(&service, &image, &name, quick(100, 100, 10))).await;
+    let healthy = || async { health(&service, &name).await == Some(pb::HealthState::Healthy) };
+    eventually("it is well", healthy).await;
+    docker(&["kill", "-s", "TERM", &name]);
+    eventually("it comes back", || async { starts(&name) == 2 && healthy().await }).await;
+    let told = kinds(&service, &name).await;
+    assert!(!told.contains(&pb::EventKind::Stopped), "{told:?}");
+    // Its health counts again, whatever else it is told.
+    docker(&["kill", "-s", "USR1", &name]);
+    docker(&["exec", &name, "rm", "/www/health"]);
+    let status = becomes(&service, &name, pb::RestartState::BackingOff).await;
+    assert_eq!(status.reason, "unhealthy");
 }
