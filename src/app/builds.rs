@@ -19,7 +19,7 @@ use crate::{
     domain::{
         Error, Kind, Result,
         build::{BuildEvent, BuildRequest, BuildSpec, Builder, Built, Failure},
-        dockerfile::{self, base_images, needs_buildkit},
+        dockerfile::{self, base_images, needs_buildkit, undeclared},
         event::{Subject, What},
         image::ImageRef,
         source::Source,
@@ -187,6 +187,13 @@ impl App {
         };
         tell(events, BuildEvent::Started(builder)).await;
         let instructions = dockerfile::instructions(&context.dockerfile);
+        if builder == Builder::BuildKit {
+            // The classic builder says so itself.
+            for name in undeclared(&instructions, &spec.args) {
+                let why = format!("no ARG of the Dockerfile declares {name:?}; it is not used");
+                tell(events, BuildEvent::Warning(why)).await;
+            }
+        }
         let images = base_images(&instructions, &spec.args);
         let credentials = self.credentials(spec, &images).await?;
         let session = match builder {

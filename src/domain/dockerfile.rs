@@ -102,6 +102,31 @@ pub fn base_images(instructions: &[Instruction], given: &BTreeMap<String, String
     found.images
 }
 
+/// The arguments that no ARG declares, so that nothing comes of them. Those of proxies
+/// need none.
+pub fn undeclared<'a>(
+    instructions: &[Instruction],
+    given: &'a BTreeMap<String, String>,
+) -> Vec<&'a str> {
+    let declared = |name: &str| {
+        instructions.iter().any(|instruction| {
+            let mut words = instruction.text.split_whitespace();
+            let keyword = words.next().unwrap_or_default();
+            // What is cut may hold more of them.
+            let cut = instruction.text.len() >= LONGEST;
+            keyword.eq_ignore_ascii_case("ARG")
+                && (cut || words.any(|word| word.split('=').next() == Some(name)))
+        })
+    };
+    let built_in = |name: &str| {
+        let name = name.to_ascii_uppercase();
+        ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"].contains(&&*name)
+            || name.starts_with("BUILDKIT_")
+    };
+    let names = given.keys().map(String::as_str);
+    names.filter(|name| !built_in(name) && !declared(name)).collect()
+}
+
 #[derive(Default)]
 struct Images {
     images: Vec<String>,
@@ -271,6 +296,14 @@ mod tests {
              FROM ${host}/b:${none:-3}\nARG host=other\nFROM $host/c$";
         let images = base_images(&instructions(dockerfile), &given);
         assert_eq!(images, ["r.example/a:2", "r.example/b:3", "r.example/c"]);
+    }
+
+    #[test]
+    fn an_argument_that_nothing_declares_is_found() {
+        let given = ["a", "b", "c", "d", "https_proxy", "BUILDKIT_INLINE_CACHE"];
+        let given = given.map(|name| (name.to_owned(), "x".to_owned())).into();
+        let dockerfile = "ARG a=1\nFROM x\narg b \\\n  c=\"3\"\nRUN echo ARG d\n";
+        assert_eq!(undeclared(&instructions(dockerfile), &given), ["d"]);
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub struct Context {
     /// The Dockerfile is not sent from the folder but beside it: it lies outside,
     /// or has a list of its own that the engine would not know of.
     beside: bool,
+    /// The Dockerfile is none of what the tree and its list say that steps may copy.
+    apart: bool,
     /// The folder's own `.dockerignore`.
     listed: Option<Vec<u8>>,
 }
@@ -109,6 +111,13 @@ impl Context {
             };
             let mut tell = |warning| drop(warnings.try_send(warning));
             let wanted = || !pieces.is_closed();
+            if builder == Builder::BuildKit && self.apart {
+                tell(format!(
+                    "BuildKit finds its Dockerfile only in what is sent, so it is sent as {:?} \
+                     though it would stay out: a COPY of the whole context takes it along",
+                    self.dockerfile_path
+                ));
+            }
             match self.write(builder, Archive::new(&mut take, &mut tell, &wanted)) {
                 Ok(()) => drop(pieces.blocking_send(Piece::End)),
                 Err(Stop::Unread) => {}
@@ -191,21 +200,31 @@ fn open(roots: &Roots, folder: &str, dockerfile: &str) -> Result<Context> {
     let bytes = patterns.map(Vec::as_slice).unwrap_or_default();
     let mut ignore = Ignore::parse(bytes).map_err(wrong)?;
     let inside = named.path.strip_prefix(&place.path).ok().and_then(Path::to_str);
-    let (beside, dockerfile_path) = match inside {
+    let (beside, apart, dockerfile_path) = match inside {
         Some(path) if own.is_none() => {
+            let apart = ignore.verdict(path, None).ignored;
             // The engine needs it; the classic builder takes it out itself where it is
             // listed.
             ignore.always(path).map_err(wrong)?;
-            (false, path.to_owned())
+            (false, apart, path.to_owned())
         }
-        _ => (true, format!(".dockerfile.{}", &hex(&Sha256::digest(&text))[..20])),
+        _ => (true, true, format!(".dockerfile.{}", &hex(&Sha256::digest(&text))[..20])),
     };
     let mut classic = ignore.clone();
     if !beside {
         classic.always(IGNORE).map_err(wrong)?;
     }
     let dockerfile = text;
-    Ok(Context { folder: opened, ignore, classic, dockerfile, dockerfile_path, beside, listed })
+    Ok(Context {
+        folder: opened,
+        ignore,
+        classic,
+        dockerfile,
+        dockerfile_path,
+        beside,
+        apart,
+        listed,
+    })
 }
 
 /// As the docker command: `Dockerfile`, else `dockerfile`, unless one is named.

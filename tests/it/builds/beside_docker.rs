@@ -33,7 +33,7 @@ pub(super) fn by_docker(tree: &Tree, more: &[&str]) -> String {
     told
 }
 
-fn files(image: &str) -> String {
+pub(super) fn files(image: &str) -> String {
     let find = "cd /ctx && busybox find . -mindepth 1 | busybox sort";
     docker(&["run", "--rm", image, "sh", "-c", find]).replace('\n', " ")
 }

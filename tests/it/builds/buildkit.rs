@@ -3,7 +3,7 @@
 use container_svc::rpc::pb::{self, build_image_stream_response::Event};
 use tonic::Code;
 
-use super::{Tree, begin, build, count, finished};
+use super::{Tree, begin, beside_docker::files, build, count, finished};
 use crate::{
     registry::Registry,
     support::{Service, docker, eventually, image, unique},
@@ -171,4 +171,168 @@ async fn a_reader_that_is_slow_does_not_end_the_session_of_its_build() {
         last = message.event;
     }
     assert!(matches!(last, Some(Event::Finished(_))), "{last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_mount_keeps_what_a_step_wrote_for_later_builds_and_for_no_image() {
+    let cache = unique("cache");
+    let tree = Tree::new(
+        &format!(
+            "ARG TURN\nRUN --mount=type=cache,id={cache},target=/cache \\\n  \
+             echo $TURN >> /cache/turns && busybox wc -l < /cache/turns > /count\n"
+        ),
+        &[],
+    );
+    let service = tree.service().await;
+    for turn in ["1", "2", "3"] {
+        let arg = pb::EnvVar { key: "TURN".into(), value: turn.into() };
+        let request = pb::BuildImageRequest { build_args: vec![arg], ..tree.request() };
+        let told = build(&service, request).await;
+        assert_eq!(finished(&told).builder(), pb::BuilderKind::Buildkit, "chosen by itself");
+        assert_eq!(docker(&["run", "--rm", tree.name(), "cat", "/count"]), turn);
+    }
+    let left = "test ! -e /cache/turns && echo nothing";
+    assert_eq!(docker(&["run", "--rm", tree.name(), "sh", "-c", left]), "nothing");
+}
+
+/// A frontend that is named in a comment, a step without its sandbox, and one in the
+/// network of the node: nobody may have them.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_build_gets_powers_beyond_those_of_a_plain_step() {
+    let word = unique("power");
+    let tree = Tree::new("", &[]);
+    let service = tree.service().await;
+    let text = std::fs::read_to_string(tree.root().join("ctx/Dockerfile")).expect("a file");
+    for builder in
+        [pb::BuilderKind::Unspecified, pb::BuilderKind::Classic, pb::BuilderKind::Buildkit]
+    {
+        for power in ["--security=insecure", "--network=host"] {
+            tree.write("ctx/Dockerfile", &format!("{text}RUN {power} echo {word}; exit 1\n"));
+            let request = pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
+            let (events, refused) = build(&service, request).await;
+            let refused = refused.expect("it is refused");
+            let client = [Code::InvalidArgument, Code::FailedPrecondition];
+            assert!(client.contains(&refused.code()), "{power} by {builder:?}: {refused:?}");
+            let ran = |event: &Event| matches!(event, Event::Log(log) if String::from_utf8_lossy(&log.data).contains(&word));
+            assert_eq!(count(&events, ran), 0, "{power} by {builder:?}: {events:?}");
+        }
+    }
+    tree.write("ctx/Dockerfile", &text);
+    let arg = pb::EnvVar { key: "BUILDKIT_SYNTAX".into(), value: "evil/frontend:1".into() };
+    let request = pb::BuildImageRequest { build_args: vec![arg], ..by_buildkit(&tree) };
+    let refused = build(&service, request).await.1.expect("it is refused");
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains("BUILDKIT_SYNTAX"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_argument_that_no_step_declares_is_warned_of_by_both_builders() {
+    let tree = Tree::new("ARG KNOWN\nRUN true\n", &[]);
+    let service = tree.service().await;
+    for builder in [pb::BuilderKind::Classic, pb::BuilderKind::Buildkit] {
+        let arg = |key: &str| pb::EnvVar { key: key.into(), value: unique("arg") };
+        let request = pb::BuildImageRequest {
+            builder: builder.into(),
+            build_args: vec![arg("KNOWN"), arg("STRAY")],
+            ..tree.request()
+        };
+        let told = build(&service, request).await;
+        finished(&told);
+        let warnings: Vec<_> = told
+            .0
+            .iter()
+            .filter_map(|event| match event {
+                Event::Warning(warning) => Some(warning.message.as_str()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(warnings.len(), 1, "{builder:?}: {told:?}");
+        let names = (warnings[0].contains("STRAY"), warnings[0].contains("KNOWN"));
+        assert_eq!(names, (true, false), "{builder:?}: {warnings:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_arrive_and_a_newer_base_is_taken_only_when_that_is_asked_for() {
+    let registry = Registry::start(false).await;
+    let base = registry.push("base");
+    let tree = Tree::new("", &[]);
+    tree.write("ctx/Dockerfile", &format!("FROM {base}\nRUN true\n"));
+    let (nobody, root) = (registry.config_of("nobody"), tree.root().to_owned());
+    let service = Service::with(|config| {
+        config.docker_config = Some(nobody);
+        config.build_roots = vec![root];
+    });
+    let service = service.await.synced().await;
+    let layers = |name: &str| docker(&["image", "inspect", "-f", "{{.RootFS.Layers}}", name]);
+    for builder in [pb::BuilderKind::Classic, pb::BuilderKind::Buildkit] {
+        let label = pb::Label { key: "team".into(), value: format!("{builder:?}") };
+        let request = |pull| pb::BuildImageRequest {
+            builder: builder.into(),
+            labels: vec![label.clone()],
+            pull,
+            ..tree.request()
+        };
+        finished(&build(&service, request(false)).await);
+        let label = ["image", "inspect", "-f", "{{.Config.Labels.team}}", tree.name()];
+        assert_eq!(docker(&label), format!("{builder:?}"));
+        let before = layers(tree.name());
+        // Another content of the same tag, which the node has not; then the old one again.
+        let kept = format!("{}:1", unique("kept"));
+        docker(&["tag", &base, &kept]);
+        registry.push("base");
+        docker(&["tag", &kept, &base]);
+        docker(&["rmi", &kept]);
+        finished(&build(&service, request(false)).await);
+        assert_eq!(layers(tree.name()), before, "{builder:?}");
+        finished(&build(&service, request(true)).await);
+        assert_ne!(layers(tree.name()), before, "{builder:?}");
+    }
+    docker(&["rmi", "-f", &base]);
+}
+
+/// Builds by a docker command that has BuildKit; where several are installed, one may
+/// lack it.
+fn by_docker(tree: &Tree) -> String {
+    let mut told = String::new();
+    for program in ["docker", "/usr/bin/docker"] {
+        let mut docker = std::process::Command::new(program);
+        let docker = docker.env("DOCKER_BUILDKIT", "1").args(["build", "-q"]).arg(tree.path("ctx"));
+        let Ok(out) = docker.output() else { continue };
+        let id = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+        if id.starts_with("sha256:") {
+            return id;
+        }
+        told += &String::from_utf8_lossy(&out.stderr);
+    }
+    panic!("no docker command with BuildKit: {told}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn buildkit_gets_what_the_docker_command_gives_it_and_a_warning_where_more() {
+    let all = ["a", "b", "docs/a.md", "docs/deep/b.md", "docs/deep/c.txt", "x/a", ".hidden"];
+    let all: Vec<_> = all.iter().map(|path| (*path, *path)).collect();
+    let tree = Tree::new("COPY . /ctx/\n", &all);
+    let service = tree.service().await;
+    for (list, more) in [
+        ("", false),
+        ("b\n**/*.md\n", false),
+        ("docs/*\n!docs/deep\n", false),
+        ("*\n!a\n!Dockerfile\n", false),
+        (".dockerignore\n", false),
+        ("Dockerfile\n", true),
+        ("Dockerfile\n.dockerignore\n**/a\n", true),
+        ("*\n!a\n", true),
+    ] {
+        tree.write("ctx/.dockerignore", list);
+        let theirs = files(&by_docker(&tree));
+        let told = build(&service, by_buildkit(&tree)).await;
+        let ours = files(&finished(&told).image_id);
+        let warned = |event: &Event| matches!(event, Event::Warning(w) if w.message.contains("takes it along"));
+        assert_eq!(count(&told.0, warned), usize::from(more), "{list:?}: {told:?}");
+        // What is told to be there in addition is all that is.
+        let ours = if more { ours.replacen("./Dockerfile", "", 1) } else { ours };
+        let words = |files: &str| files.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(&ours), words(&theirs), "{list:?}");
+    }
 }

@@ -5,7 +5,10 @@ use std::time::Instant;
 use container_svc::rpc::pb::{self, build_image_stream_response::Event};
 use tonic::Code;
 
-use super::{Tree, begin};
+use super::{
+    Tree, begin,
+    sources::{held, nothing_is_held, of, packed, upload},
+};
 use crate::{
     faults::private_engine::{Engine, TAG},
     support::{Service, docker, eventually, unique},
@@ -72,20 +75,22 @@ async fn an_engine_that_is_killed_during_a_build_is_told_and_nothing_is_left() {
     let mut engine = Engine::start(false).await;
     let tree = Tree::new("", &[]);
     tree.write("ctx/Dockerfile", &format!("FROM {TAG}\nRUN echo begun; sleep 1000\n"));
-    let (address, root) = (engine.address(), tree.root().to_owned());
-    let service = Service::with(|config| {
-        config.engine = address;
-        config.build_roots = vec![root];
-    });
-    let service = service.await.synced().await;
+    let address = engine.address();
+    let service = Service::with(|config| config.engine = address).await.synced().await;
+    packed(&tree, &tree.path("ctx"), &["."]);
     for builder in [pb::BuilderKind::Buildkit, pb::BuilderKind::Classic] {
-        let request = pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
+        let (status, uploaded) = upload(&service, &tree).await;
+        assert_eq!((status, held(&service)), (200, 1), "{uploaded}");
+        let id = uploaded["uploadId"].as_str().expect("an id").to_owned();
+        let source = pb::build_source::Source::UploadId(id);
+        let request = pb::BuildImageRequest { builder: builder.into(), ..of(&tree, source) };
         let mut stream = begin(&service, request).await.expect("it begins");
         reads(&mut stream, "begun").await;
         engine.kill();
         let end = stream.message().await.expect_err("there is no engine");
         assert_eq!(end.code(), Code::Unavailable, "{builder:?}: {end:?}");
         assert!(end.message().contains("cannot be reached"), "{builder:?}: {end:?}");
+        nothing_is_held(&service).await;
         engine.resume().await;
         eventually("the view follows the engine again", || async {
             let (_, node) = service.get("/container-svc/node").await;

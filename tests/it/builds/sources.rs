@@ -42,14 +42,14 @@ pub(super) async fn refusal(service: &Service, request: pb::BuildImageRequest) -
 }
 
 /// An archive of a folder, by GNU tar.
-fn packed(tree: &Tree, folder: &str, more: &[&str]) -> Vec<u8> {
+pub(super) fn packed(tree: &Tree, folder: &str, more: &[&str]) -> Vec<u8> {
     let out = Command::new("tar").args(["-c", "-C", folder]).args(more).output().expect("tar");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     fs::write(tree.root().join("packed"), &out.stdout).expect("a file");
     out.stdout
 }
 
-async fn upload(service: &Service, tree: &Tree) -> (u16, serde_json::Value) {
+pub(super) async fn upload(service: &Service, tree: &Tree) -> (u16, serde_json::Value) {
     let file = format!("@{}", tree.path("packed"));
     let more = ["--data-binary", &file, "-H", "Content-Type: application/x-tar"];
     let (status, _, body) = service.raw("POST", CONTEXT, "", &more).await;
