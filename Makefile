@@ -47,6 +47,8 @@ soak: engine ## Kill the service 50 times while containers print 1,000,000 lines
 	@scripts/tools demo && scripts/demo-image
 	SOAK_KILLS=$${SOAK_KILLS:-50} SOAK_LINES=$${SOAK_LINES:-1000000} \
 		cargo test --release --test it logs::kills:: -- --nocapture --test-threads 1
+	SOAK_SPECS=$${SOAK_SPECS:-100} SOAK_OTHERS=$${SOAK_OTHERS:-400} \
+		cargo test --release --test it health::crowds::each -- --nocapture
 	PROPTEST_CASES=$${SOAK_CASES:-100000} cargo test --release --lib fuzz_
 
 bench: engine ## Side by side with the raw engine

@@ -347,6 +347,24 @@ fn unanswered(url: &Url, cause: reqwest::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::address::Range;
+
+    /// Whatever a name says of itself, what it resolves to decides, and is connected to.
+    #[tokio::test]
+    async fn a_name_that_leads_to_a_refused_address_gives_none() {
+        let resolve = |allowed: &[&str]| {
+            let ranges = allowed.iter().map(|range| Range::parse(range).expect("a range"));
+            let policy = Policy { addresses: ranges.collect(), ..Policy::default() };
+            let name = "localhost".parse().expect("a name");
+            Resolver(Arc::new(policy)).resolve(name)
+        };
+        let refused = resolve(&[]).await.err().expect("it is refused");
+        let Some(Refused(why)) = refused.downcast_ref() else { panic!("{refused}") };
+        assert!(why.starts_with("localhost: ") && why.contains("loopback"), "{why}");
+        let found: Vec<_> = resolve(&["127.0.0.0/8"]).await.expect("it is allowed").collect();
+        let allowed = |found: &SocketAddr| found.is_ipv4() && found.ip().is_loopback();
+        assert!(!found.is_empty() && found.iter().all(allowed), "{found:?}");
+    }
 
     #[test]
     fn only_a_range_up_to_the_end_is_gone_on_with() {

@@ -70,6 +70,48 @@ async fn without_range_or_validator_it_begins_anew() {
     }
 }
 
+/// A source that knows its file by a date alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_date_of_change_will_do_to_go_on_and_to_ask_again() {
+    const DATE: &str = "Tue, 03 Nov 2026 10:00:00 GMT";
+    let service = service().await;
+    let file = Arc::new(bytes(LENGTH));
+    let whole = file.clone();
+    let source = Source::start(move |asked, mut stream| {
+        let file = whole.clone();
+        async move {
+            let common = format!("Last-Modified: {DATE}\r\nConnection: close\r\n");
+            if asked.header("if-modified-since") == DATE {
+                let head = format!("HTTP/1.1 304 Not Modified\r\n{common}\r\n");
+                return say(&mut stream, head.as_bytes()).await;
+            }
+            let from = if asked.header("if-range") == DATE { asked.from() } else { 0 };
+            let (left, last) = (LENGTH - from, LENGTH - 1);
+            let head = match from {
+                0 => format!("200 OK\r\nContent-Length: {left}"),
+                _ => format!(
+                    "206 Partial Content\r\nContent-Length: {left}\r\n\
+                     Content-Range: bytes {from}-{last}/{LENGTH}"
+                ),
+            };
+            say(&mut stream, format!("HTTP/1.1 {head}\r\n{common}\r\n").as_bytes()).await;
+            let to = if asked.before == 0 { BREAK } else { LENGTH };
+            say(&mut stream, &file[from..to]).await;
+        }
+    })
+    .await;
+    let (name, plain) = (unique("asset"), asset("A", &source.url("/a.bin")));
+    run(&service, with(&service, &name, std::slice::from_ref(&plain))).await;
+    assert_eq!(exec(&name, "sha256sum < $A").split(' ').next(), Some(sha256(&file).as_str()));
+    let fresh = pb::Asset { refresh: Some(true), ..plain };
+    let same = run(&service, with(&service, &name, &[fresh])).await;
+    assert_eq!(same.action(), pb::RunAction::Unchanged);
+    let seen = source.seen();
+    let asked = |at: usize, header: &str| seen[at].header(header).to_owned();
+    assert_eq!((seen.len(), seen[1].from(), asked(1, "if-range")), (3, BREAK, DATE.to_owned()));
+    assert_eq!((asked(2, "if-modified-since"), asked(2, "range")), (DATE.into(), String::new()));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_content_that_changed_in_between_is_never_mixed_with_the_old() {
     let service = service().await;

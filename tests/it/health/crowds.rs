@@ -45,6 +45,48 @@ async fn a_hundred_runs_of_one_that_keeps_ending_make_one_container() {
     assert_eq!(names(&service), BTreeSet::from([name]));
 }
 
+/// A number that `make soak` makes larger.
+fn many(variable: &str, few: usize) -> usize {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(few)
+}
+
+/// Containers of somebody else, which are gone with it.
+struct Others(Vec<String>);
+
+impl Others {
+    fn create(count: usize) -> Self {
+        Self((0..count).map(|_| docker(&["create", image(), "true"])).collect())
+    }
+}
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        for some in self.0.chunks(100) {
+            let mut args = vec!["rm", "-f"];
+            args.extend(some.iter().map(String::as_str));
+            docker(&args);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_many_that_keep_ending_is_made_once_and_comes_back() {
+    let others = Others::create(many("SOAK_OTHERS", 10));
+    let service = Service::start().await.synced().await;
+    let all: Vec<String> = (0..many("SOAK_SPECS", 8)).map(|_| unique("each")).collect();
+    let request = |name: &String| watched(script(&service, name, "echo start; sleep 2"));
+    // Each is asked for twice at once.
+    let calls = all.iter().chain(&all).map(|name| run(&service, request(name)));
+    let answers = futures_util::future::join_all(calls).await;
+    let created = answers.iter().filter(|answer| answer.action() == pb::RunAction::Created);
+    assert_eq!(created.count(), all.len());
+    for name in &all {
+        eventually("it comes back", || did(&service, name, pb::EventKind::Restarted)).await;
+    }
+    assert_eq!(names(&service), all.into_iter().collect());
+    assert!(!others.0.is_empty());
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Run(u8),
