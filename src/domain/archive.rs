@@ -1,16 +1,27 @@
 //! Tar archives, checked as they pass: no entry may lead out of the directory into
 //! which the archive is unpacked.
 //!
-//! Only headers are looked at, so any archive takes the same memory. What unpacks
-//! it is locked in too; this tells a caller what is wrong before anything is done.
+//! Only headers are looked at, and of those only links are remembered, so many at most.
+//! What unpacks it is locked in too; this tells a caller what is wrong before anything
+//! is done.
 //!
 //! The same walk through the bytes tells what the entries are, to who unpacks them.
 
+use links::Links;
+
 use super::{Error, Kind, Result};
+
+mod links;
 
 const BLOCK: usize = 512;
 /// What a file of gzip begins with.
 const GZIP: &[u8] = &[0x1f, 0x8b];
+/// The same of bzip2, xz and zstd, which the engine unpacks too.
+const PACKED: [&[u8]; 3] = [b"BZh", b"\xfd7zXZ\0", &[0x28, 0xb5, 0x2f, 0xfd]];
+/// And of what zstd skips, after a byte of 0x50 to 0x5f.
+const SKIPPED: &[u8] = &[0x2a, 0x4d, 0x18];
+/// Why a link is refused.
+const OUTSIDE: &str = "is outside; links must stay inside";
 /// Longest name, or further fields, that an entry may have.
 const LONGEST: u64 = 64 << 10;
 
@@ -24,6 +35,9 @@ pub struct Checker {
     /// What the entry's own extensions say, until its header comes.
     said: Said,
     entries: u64,
+    /// No header has been read yet.
+    first: bool,
+    links: Links,
 }
 
 /// What extensions say of an entry. Those of GNU win over those of POSIX, whichever comes
@@ -104,7 +118,8 @@ impl Checker {
 
     fn with(root: Option<Vec<Vec<u8>>>) -> Self {
         let state = State::Header(Vec::new());
-        Self { root, state, said: Said::default(), entries: 0 }
+        let (said, links) = (Said::default(), Links::default());
+        Self { root, state, said, entries: 0, first: true, links }
     }
 
     /// Takes the next bytes.
@@ -171,7 +186,7 @@ impl Checker {
             State::Header(header) if header.is_empty() && self.entries == 0 => {
                 Err(refused("there is no archive; send a tar"))
             }
-            State::Header(header) if header.starts_with(GZIP) => Err(compressed()),
+            State::Header(header) if self.is_compressed(header) => Err(compressed()),
             _ => Err(refused("the archive is cut short; send all of it")),
         }
     }
@@ -184,9 +199,10 @@ impl Checker {
         if header.iter().all(|byte| *byte == 0) {
             return Ok(State::Ended);
         }
-        if header.starts_with(GZIP) {
+        if self.is_compressed(header) {
             return Err(compressed());
         }
+        self.first = false;
         let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
         let sum = sum - header[148..156].iter().map(|byte| u64::from(*byte)).sum::<u64>() + 8 * 32;
         if number(&header[148..156]) != Some(sum) {
@@ -199,6 +215,13 @@ impl Checker {
                 return Err(refused("an entry's name or further fields are too long"));
             }
             let padded = size.div_ceil(BLOCK as u64) * BLOCK as u64;
+            if kind == b'g' {
+                // What unpacks it takes this for an entry, and what was said for said of it.
+                self.said = Said::default();
+            }
+            if padded == 0 {
+                self.extend(kind, &[])?;
+            }
             return Ok(match padded {
                 0 => State::Header(Vec::new()),
                 padded => State::Extension { kind, size, padded, read: Vec::new() },
@@ -234,28 +257,57 @@ impl Checker {
         })
     }
 
-    fn entry(&self, kind: u8, path: &[u8], target: &[u8]) -> Result<Sort> {
+    /// What begins so the engine takes for compressed, even where it is a tar.
+    fn is_compressed(&self, header: &[u8]) -> bool {
+        let packed = PACKED.iter().any(|magic| header.starts_with(magic));
+        let skipped = || {
+            let (first, rest) = header.split_first()?;
+            (first & 0xf0 == 0x50 && rest.starts_with(SKIPPED)).then_some(())
+        };
+        let by_engine = self.first && self.root.is_some();
+        header.starts_with(GZIP) || by_engine && (packed || skipped().is_some())
+    }
+
+    fn entry(&mut self, kind: u8, path: &[u8], target: &[u8]) -> Result<Sort> {
         let depth = depth(path).map_err(|why| wrong(path, why))?;
         let link = |why: &str| {
             let target = String::from_utf8_lossy(target).into_owned();
             wrong(path, &format!("links to \"{target}\", which {why}"))
         };
-        match kind {
-            0 | b'0' | b'7' => Ok(Sort::File),
-            b'5' => Ok(Sort::Folder),
-            b'6' => Ok(Sort::Fifo),
-            // A hard link names another entry.
-            b'1' => self::depth(target).map(|_| Sort::HardLink).map_err(link),
-            b'2' if self.root.is_none() => Ok(Sort::Symlink),
-            b'2' if target.starts_with(b"/") => match self.is_inside(target) {
-                true => Ok(Sort::Symlink),
-                false => Err(link("is outside; links must stay inside")),
-            },
-            b'2' => follows(depth.saturating_sub(1), target).map(|()| Sort::Symlink).map_err(link),
-            b'3' | b'4' => Err(wrong(path, "is a device; leave it out")),
-            b'S' => Err(wrong(path, "is a sparse file; make the archive without --sparse")),
-            _ => Err(wrong(path, "is of a kind that is not known; leave it out")),
+        if self.links.lead_to(path) {
+            return Err(wrong(path, "is behind a link; name where it really is"));
         }
+        let from = depth.saturating_sub(1);
+        let (sort, ups) = match kind {
+            0 | b'0' => (Sort::File, None),
+            b'7' if self.root.is_none() => (Sort::File, None),
+            b'5' => (Sort::Folder, None),
+            b'6' => (Sort::Fifo, None),
+            // A hard link names another entry. Where that is a link, it is one too.
+            b'1' => {
+                self::depth(target).map_err(link)?;
+                let ups = self.links.ups(target);
+                if self.links.lead_to(target) || ups.is_some_and(|ups| ups > from) {
+                    return Err(link("leads outside; links must stay inside"));
+                }
+                (Sort::HardLink, ups)
+            }
+            b'2' if self.root.is_none() => (Sort::Symlink, None),
+            b'2' if target.starts_with(b"/") => match self.is_inside(target) {
+                true => (Sort::Symlink, Some(0)),
+                false => return Err(link(OUTSIDE)),
+            },
+            b'2' => (Sort::Symlink, Some(goes_up(from, target).map_err(link)?)),
+            b'3' | b'4' => return Err(wrong(path, "is a device; leave it out")),
+            b'S' => {
+                return Err(wrong(path, "is a sparse file; make the archive without --sparse"));
+            }
+            _ => return Err(wrong(path, "is of a kind that is not known; leave it out")),
+        };
+        if !self.links.note(path, ups) {
+            return Err(wrong(path, &format!("is one link too many; at most {} are", links::MOST)));
+        }
+        Ok(sort)
     }
 
     /// True for a whole path that stays below the root.
@@ -267,15 +319,16 @@ impl Checker {
 
     fn extend(&mut self, kind: u8, content: &[u8]) -> Result<()> {
         match kind {
-            b'L' => self.said.gnu_path = Some(text(content).to_vec()),
-            b'K' => self.said.gnu_target = Some(text(content).to_vec()),
+            b'L' => self.said.gnu_path = some(text(content)),
+            b'K' => self.said.gnu_target = some(text(content)),
             b'x' => {
                 let said = &mut self.said;
                 (said.path, said.target, said.size) = (None, None, None);
                 for (key, value) in records(content)? {
                     match key {
-                        b"path" => said.path = Some(value.to_vec()),
-                        b"linkpath" => said.target = Some(value.to_vec()),
+                        b"path" => said.path = some(value),
+                        b"linkpath" => said.target = some(value),
+                        b"size" if value.is_empty() => said.size = None,
                         b"size" => {
                             let size = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
                             let why = || refused("an entry has no size");
@@ -354,13 +407,23 @@ fn depth(path: &[u8]) -> Result<usize, &'static str> {
     Ok(parts(path).count())
 }
 
-/// Follows a relative link from a directory so deep.
-fn follows(from: usize, target: &[u8]) -> Result<(), &'static str> {
-    let end = parts(target).try_fold(from, |depth, part| match part {
-        b".." => depth.checked_sub(1),
-        _ => Some(depth + 1),
-    });
-    end.map(drop).ok_or("is outside; links must stay inside")
+/// How often a relative link goes up from a directory so deep.
+fn goes_up(from: usize, target: &[u8]) -> Result<usize, &'static str> {
+    let is_up = |part: &&[u8]| *part == b"..";
+    let ups = parts(target).take_while(is_up).count();
+    if ups > from {
+        return Err(OUTSIDE);
+    }
+    // A name may be another link, from which the way up is another one.
+    if parts(target).skip(ups).any(|part| is_up(&part)) {
+        return Err("goes up behind a name; links may go up only where they begin");
+    }
+    Ok(ups)
+}
+
+/// What is empty says nothing.
+fn some(value: &[u8]) -> Option<Vec<u8>> {
+    (!value.is_empty()).then(|| value.to_vec())
 }
 
 fn wrong(path: &[u8], why: &str) -> Error {
@@ -368,7 +431,7 @@ fn wrong(path: &[u8], why: &str) -> Error {
 }
 
 fn compressed() -> Error {
-    refused("the archive is compressed; send it as plain tar")
+    refused("the archive is compressed, or begins as if it were; send it as plain tar")
 }
 
 fn refused(why: &str) -> Error {

@@ -59,6 +59,13 @@ fn a_plain_archive_is_fine() {
         entry(b'0', "cut", "", b"data"),
         pax(&[("path", "b/ä"), ("mtime", "1.5")]),
         entry(b'0', "other", "", b"data"),
+        // What takes the place of a link is none.
+        entry(b'2', "turns", "b", b""),
+        entry(b'5', "turns/", "", b""),
+        entry(b'0', "turns/a", "", b""),
+        entry(b'1', "b/same", "b/up", b""),
+        // Only the first bytes say that it is compressed.
+        entry(b'5', "BZhang", "", b""),
     ];
     assert_eq!(check(&archive(&entries)), Ok(()));
 }
@@ -96,6 +103,59 @@ fn what_would_lead_out_is_refused_by_name() {
         (vec![pax(&[("linkpath", "/x")]), entry(b'2', "fine", "fine", b"")], "\"/x\""),
         (vec![pax(&[("GNU.sparse.major", "1")]), entry(b'0', "fine", "", b"")], "sparse"),
         (vec![entry(b'0', "first", "", b"x"), entry(b'0', "../second", "", b"")], "second"),
+        // What is empty leaves what the header says.
+        (vec![pax(&[("linkpath", "")]), entry(b'2', "l", "/etc/shadow", b"")], "/etc/shadow"),
+        (vec![pax(&[("path", "")]), entry(b'0', "../x", "", b"")], "contains \"..\""),
+        (vec![pax(&[("path", "a"), ("path", "")]), entry(b'0', "../x", "", b"")], "\"..\""),
+        (vec![entry(b'L', "l", "", b"\0"), entry(b'0', "../x", "", b"")], "contains \"..\""),
+        // And what has no bytes voids what was said before.
+        (
+            vec![pax(&[("path", "a")]), header(b'x', "p", "", 0), entry(b'0', "../x", "", b"")],
+            "contains \"..\"",
+        ),
+        (
+            vec![
+                entry(b'L', "l", "", b"a"),
+                header(b'L', "l", "", 0),
+                entry(b'0', "../x", "", b""),
+            ],
+            "contains \"..\"",
+        ),
+        // So does what is said of all entries.
+        (
+            vec![
+                pax(&[("path", "a"), ("size", "512")]),
+                entry(b'g', "g", "", b"9 a=bcde\n"),
+                header(b'0', "a", "", 0),
+                entry(b'3', "null", "", b""),
+            ],
+            "is a device",
+        ),
+        (vec![pax(&[("path", "a")]), header(b'g', "g", "", 0), entry(b'0', "/x", "", b"")], "/x"),
+        // By their text these stay inside.
+        (
+            vec![entry(b'2', "t", ".", b""), entry(b'2', "t/t/t/evil", "../../../etc", b"")],
+            "is behind a link",
+        ),
+        (vec![entry(b'2', "t", "a", b""), entry(b'0', "./t/x", "", b"")], "is behind a link"),
+        (
+            vec![entry(b'2', "l", "t/t/../../../etc", b""), entry(b'2', "t", ".", b"")],
+            "goes up behind a name",
+        ),
+        (
+            vec![entry(b'2', "a/b/l", "../../x", b""), entry(b'1', "hard", "a/b/l", b"")],
+            "leads outside",
+        ),
+        (
+            vec![
+                entry(b'2', "a/b/l", "../../x", b""),
+                entry(b'1', "a/b/m", "a/b/l", b""),
+                entry(b'1', "hard", "a/b/m", b""),
+            ],
+            "leads outside",
+        ),
+        (vec![entry(b'2', "t", ".", b""), entry(b'1', "hard", "t/x", b"")], "leads outside"),
+        (vec![entry(b'7', "odd", "", b"")], "is of a kind"),
     ] {
         let refused = check(&archive(&entries)).expect_err(part);
         assert!(refused.contains(part), "{part}: {refused}");
@@ -109,6 +169,11 @@ fn what_is_no_whole_archive_is_refused() {
         (&b""[..], "no archive"),
         (&[0x1f, 0x8b, 8, 0].repeat(200), "compressed"),
         (&[0x1f, 0x8b, 8, 0], "compressed"),
+        (b"BZh9", "compressed"),
+        (&archive(&[entry(b'5', "BZhang", "", b"")]), "compressed"),
+        (b"\xfd7zXZ\0\0", "compressed"),
+        (&[0x28, 0xb5, 0x2f, 0xfd, 0].repeat(200), "compressed"),
+        (&archive(&[entry(b'0', "P*M\x18", "", b"")]), "compressed"),
         (&b"this is text ".repeat(100), "no tar archive"),
         (&whole[..100], "cut short"),
         (&whole[..BLOCK], "cut short"),
@@ -154,4 +219,17 @@ proptest! {
         bytes.splice(0..0, header(b'x', "p", "", bytes.len()));
         let _ = check(&bytes);
     }
+}
+
+#[test]
+fn what_nobody_follows_may_lead_anywhere_and_be_named_anyhow() {
+    let entries = [
+        entry(b'5', "BZhang", "", b""),
+        entry(b'2', "t", "a/../../b", b""),
+        entry(b'0', "t/x", "", b""),
+        entry(b'7', "old", "", b""),
+    ];
+    let mut checker = Checker::of_any_links();
+    checker.feed(&archive(&entries)).expect("it is fine");
+    checker.finish().expect("it is whole");
 }
