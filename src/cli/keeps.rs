@@ -3,7 +3,7 @@
 use std::{
     io::{self, IsTerminal as _},
     os::fd::AsFd as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use futures_util::stream;
@@ -131,15 +131,12 @@ async fn export(args: Export, session: &Session, out: Output) -> Result<(), Fail
     let mut pieces = session.keeps().export_keep(request).await?.into_inner();
     // The first piece comes before the file is made: a refusal leaves no file.
     let mut next = pieces.message().await?;
-    let mut file = match &args.output {
-        Some(path) => Some(std::fs::File::create(path)?),
-        None => None,
-    };
+    let mut file = args.output.as_deref().map(Whole::create).transpose()?;
     let bar = progress(None);
     let written = async {
         while let Some(piece) = next {
             match &mut file {
-                Some(file) => io::Write::write_all(file, &piece.data)?,
+                Some(whole) => io::Write::write_all(&mut whole.file, &piece.data)?,
                 None => out.bytes(Target::Stdout, &piece.data)?,
             }
             bar.inc(piece.data.len() as u64);
@@ -149,11 +146,57 @@ async fn export(args: Export, session: &Session, out: Output) -> Result<(), Fail
     };
     let written: Result<(), Failure> = written.await;
     bar.finish_and_clear();
-    if let (Err(_), Some(path)) = (&written, &args.output) {
-        // Nobody shall take a part for the whole.
-        let _ = std::fs::remove_file(path);
+    match (written, file) {
+        (Ok(()), Some(whole)) => Ok(whole.keep()?),
+        (Err(failure), Some(whole)) => {
+            whole.drop_part();
+            Err(failure)
+        }
+        (written, None) => written,
     }
-    written
+}
+
+/// A file that gets its name when it is whole: until then, nobody shall take a part for
+/// the whole, and what has the name stays.
+struct Whole {
+    file: std::fs::File,
+    /// Its name until then, and its own. A pipe or a device has none of these.
+    names: Option<(PathBuf, PathBuf)>,
+}
+
+impl Whole {
+    fn create(path: &Path) -> io::Result<Self> {
+        let there = std::fs::metadata(path).ok();
+        if there.as_ref().is_some_and(|there| !there.is_file()) {
+            return Ok(Self { file: std::fs::File::create(path)?, names: None });
+        }
+        // Of a link, what it leads to is replaced.
+        let path = there.as_ref().map_or(Ok(path.to_owned()), |_| path.canonicalize())?;
+        let mut part = path.clone().into_os_string();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let file = std::fs::File::create(&part)?;
+        if let Some(there) = there {
+            file.set_permissions(there.permissions())?;
+        }
+        Ok(Self { file, names: Some((part, path)) })
+    }
+
+    fn keep(self) -> io::Result<()> {
+        match self.names {
+            None => Ok(()),
+            Some((part, path)) => {
+                self.file.sync_all()?;
+                std::fs::rename(part, path)
+            }
+        }
+    }
+
+    fn drop_part(self) {
+        if let Some((part, _)) = self.names {
+            let _ = std::fs::remove_file(part);
+        }
+    }
 }
 
 async fn import(args: Import, session: &Session, out: Output) -> Result<(), Failure> {
