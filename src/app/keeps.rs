@@ -104,7 +104,7 @@ impl App {
         .with("volume", &name))
     }
 
-    /// An import that was cut short must come to its end before anybody writes.
+    /// An import that was begun must come to its end before anybody else uses the keep.
     fn refuse_half_imported(&self, owner: &str, path: &str) -> Result<()> {
         let has = |container: &Container, key, value: &str| {
             container.labels.get(key).is_some_and(|have| have == value)
@@ -122,7 +122,7 @@ impl App {
             Kind::Unavailable,
             "KEEP_HALF_IMPORTED",
             format!(
-                "an import into the keep {path} of \"{owner}\" was cut short and is being brought to its end; try again in a moment"
+                "an import into the keep {path} of \"{owner}\" is being brought to its end; try again in a moment"
             ),
         ))
     }
@@ -168,6 +168,7 @@ impl App {
         // No run may take it up in between.
         let _guard = self.locks.take(vec![format!("name:{owner}")]).await;
         let (volume, keep) = self.find_keep(owner, path).await?;
+        self.refuse_half_imported(owner, &keep.path)?;
         self.remove_keep_volume(&keep).await?;
         let what = What::KeepRemoved { path: keep.path, volume: volume.clone() };
         self.store.forget_keep(volume, events::now(Subject::name(owner), what)).await
@@ -235,13 +236,15 @@ fn in_use(keep: &KeepInfo) -> Error {
     )
 }
 
+/// What only reads or fills a volume does not use it.
+fn uses(container: &Container, volume: &str) -> bool {
+    let has = container.volumes.iter().any(|mount| mount.source == volume);
+    has && !container.labels.contains_key(labels::HELPER)
+}
+
 /// `None` for a volume that is no keep.
 fn info(volume: engine::Volume, containers: &[Arc<Container>]) -> Option<KeepInfo> {
-    let holders = containers
-        .iter()
-        .filter(|container| container.volumes.iter().any(|mount| mount.source == volume.name))
-        // What only reads or fills it does not use it.
-        .filter(|container| !container.labels.contains_key(labels::HELPER));
+    let holders = containers.iter().filter(|container| uses(container, &volume.name));
     Some(KeepInfo {
         owner: volume.labels.get(labels::OWNER)?.clone(),
         path: volume.labels.get(labels::PATH)?.clone(),

@@ -1,14 +1,18 @@
 //! The data of a keep as a tar archive.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use tokio::sync::mpsc;
+use jiff::Timestamp;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{App, staging::Helper, stopping};
-use crate::domain::{Error, Result};
+use crate::domain::{Error, Result, container::Container};
 
 /// Most bytes of one piece.
 const PIECE: usize = 256 << 10;
@@ -16,6 +20,16 @@ const PIECE: usize = 256 << 10;
 const WAITING: usize = 4;
 
 type Sender = mpsc::Sender<Result<Bytes>>;
+/// When containers were last started, by id.
+type Starts = BTreeMap<String, Option<Timestamp>>;
+
+/// A keep that is read.
+struct Reading {
+    volume: String,
+    path: String,
+    /// Of the containers with it, before it was read; `None` where any may write.
+    starts: Option<Starts>,
+}
 
 impl App {
     /// Reads a keep. While a container with it runs, what it writes meanwhile may be
@@ -26,32 +40,40 @@ impl App {
         path: &str,
         live: bool,
     ) -> Result<impl Stream<Item = Result<Bytes>> + Send + use<>> {
+        // Nobody may remove it before it is held: the engine would make it anew.
+        let guards = self.locks.take(vec![format!("name:{owner}")]).await;
         let (volume, keep) = self.find_keep(owner, path).await?;
-        let running = self.view.all().into_iter().find(|container| {
-            container.is_running() && container.volumes.iter().any(|m| m.source == volume)
-        });
-        if let Some(running) = running.filter(|_| !live) {
-            return Err(Error::precondition(
-                "KEEP_IN_USE",
-                format!(
-                    "\"{}\" runs with the keep {} and may write to it; stop it first, or set live",
-                    running.name(),
-                    keep.path
-                ),
-            ));
+        self.refuse_half_imported(owner, &keep.path)?;
+        let mut reading = Reading { volume, path: keep.path, starts: None };
+        if !live {
+            let users = self.users(&reading.volume).await?;
+            if let Some(running) = users.iter().find(|user| user.is_running()) {
+                return Err(Error::precondition(
+                    "KEEP_IN_USE",
+                    format!(
+                        "\"{}\" runs with the keep {} and may write to it; stop it first, or set live",
+                        running.name(),
+                        reading.path
+                    ),
+                ));
+            }
+            let starts = users.into_iter().map(|user| (user.id, user.started_at));
+            reading.starts = Some(starts.collect());
         }
         let (send, receive) = mpsc::channel(WAITING);
         let app = self.clone();
         // Not the caller's own: it may leave at any time, and the helper must go.
-        self.tasks.draining(async move { app.export(&volume, send).await });
+        self.tasks.draining(async move { app.export(reading, guards, send).await });
         Ok(ReceiverStream::new(receive))
     }
 
-    async fn export(&self, volume: &str, send: Sender) {
-        let done = match self.hold(volume, HashMap::new()).await {
+    async fn export(&self, reading: Reading, guards: Vec<OwnedMutexGuard<()>>, send: Sender) {
+        let held = self.hold(&reading.volume, HashMap::new()).await;
+        drop(guards);
+        let done = match held {
             Ok(helper) => {
                 let done = tokio::select! {
-                    done = self.send_volume(&helper, &send) => done,
+                    done = self.send_volume(&helper, &reading, &send) => done,
                     () = send.closed() => Ok(()),
                     () = self.tasks.stopped() => Err(stopping()),
                 };
@@ -66,7 +88,7 @@ impl App {
         }
     }
 
-    async fn send_volume(&self, helper: &Helper, send: &Sender) -> Result<()> {
+    async fn send_volume(&self, helper: &Helper, reading: &Reading, send: &Sender) -> Result<()> {
         let mut chunks = self.engine.read_volume(&helper.id).await?;
         while let Some(chunk) = chunks.next().await {
             let mut chunk = chunk?;
@@ -77,6 +99,37 @@ impl App {
                 }
             }
         }
-        Ok(())
+        self.refuse_started(reading).await
+    }
+
+    /// A container that was started meanwhile may have written what is there in part.
+    async fn refuse_started(&self, Reading { volume, path, starts }: &Reading) -> Result<()> {
+        let Some(starts) = starts else {
+            return Ok(());
+        };
+        let users = self.users(volume).await?;
+        let started = users.iter().find(|user| match starts.get(&user.id) {
+            Some(before) => user.started_at != *before,
+            None => user.started_at.is_some(),
+        });
+        match started {
+            None => Ok(()),
+            Some(user) => Err(Error::precondition(
+                "KEEP_IN_USE",
+                format!(
+                    "\"{}\" was started while its keep {path} was read, and may have written to it; stop it and export again, or set live",
+                    user.name()
+                ),
+            )),
+        }
+    }
+
+    /// The containers that have a volume, as the engine describes them now.
+    async fn users(&self, volume: &str) -> Result<Vec<Container>> {
+        let mut users = Vec::new();
+        for user in self.view.all().iter().filter(|container| super::uses(container, volume)) {
+            users.extend(self.refresh(&user.id).await?);
+        }
+        Ok(users)
     }
 }

@@ -42,21 +42,25 @@ type KeepServiceClient interface {
 	// RemoveKeep removes a keep and its data, for good.
 	//
 	// Not idempotent: NOT_FOUND when there is none. FAILED_PRECONDITION while a
-	// container has it, running or not; the message names the container.
+	// container has it, running or not; the message names the container. UNAVAILABLE
+	// while an import into it comes to its end.
 	RemoveKeep(ctx context.Context, in *RemoveKeepRequest, opts ...grpc.CallOption) (*RemoveKeepResponse, error)
 	// ExportKeep sends the data of a keep as a tar archive, in pieces. Names in it are
 	// relative to the path of the keep; owners, modes and times are kept.
 	//
 	// NOT_FOUND when there is no such keep. FAILED_PRECONDITION while a container with
-	// it runs, unless live is set. GET /container-svc/keep/archive gives the archive
-	// itself, with the same fields in its query.
+	// it runs, and at the end of the stream when one was started meanwhile, unless live
+	// is set. UNAVAILABLE while an import into it comes to its end.
+	// GET /container-svc/keep/archive gives the archive itself, with the same fields in
+	// its query.
 	ExportKeep(ctx context.Context, in *ExportKeepRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportKeepResponse], error)
 	// ImportKeep fills a keep from a tar archive that is not compressed, and makes the
 	// keep when there is none. All of the archive is taken, or nothing is changed; a
 	// crash of the service does not change that.
 	//
 	// INVALID_ARGUMENT when the archive is cut short, or an entry is absolute, has
-	// "..", links to the outside, or is a device; the message names the entry.
+	// "..", links to the outside, is put through a link, or is a device; the message
+	// names the entry. A link may go up only where its target begins.
 	// ALREADY_EXISTS when there is such a keep and replace is not set.
 	// FAILED_PRECONDITION while a container has it, running or not.
 	// RESOURCE_EXHAUSTED when the disk is full. PUT /container-svc/keep/archive takes
@@ -139,21 +143,25 @@ type KeepServiceServer interface {
 	// RemoveKeep removes a keep and its data, for good.
 	//
 	// Not idempotent: NOT_FOUND when there is none. FAILED_PRECONDITION while a
-	// container has it, running or not; the message names the container.
+	// container has it, running or not; the message names the container. UNAVAILABLE
+	// while an import into it comes to its end.
 	RemoveKeep(context.Context, *RemoveKeepRequest) (*RemoveKeepResponse, error)
 	// ExportKeep sends the data of a keep as a tar archive, in pieces. Names in it are
 	// relative to the path of the keep; owners, modes and times are kept.
 	//
 	// NOT_FOUND when there is no such keep. FAILED_PRECONDITION while a container with
-	// it runs, unless live is set. GET /container-svc/keep/archive gives the archive
-	// itself, with the same fields in its query.
+	// it runs, and at the end of the stream when one was started meanwhile, unless live
+	// is set. UNAVAILABLE while an import into it comes to its end.
+	// GET /container-svc/keep/archive gives the archive itself, with the same fields in
+	// its query.
 	ExportKeep(*ExportKeepRequest, grpc.ServerStreamingServer[ExportKeepResponse]) error
 	// ImportKeep fills a keep from a tar archive that is not compressed, and makes the
 	// keep when there is none. All of the archive is taken, or nothing is changed; a
 	// crash of the service does not change that.
 	//
 	// INVALID_ARGUMENT when the archive is cut short, or an entry is absolute, has
-	// "..", links to the outside, or is a device; the message names the entry.
+	// "..", links to the outside, is put through a link, or is a device; the message
+	// names the entry. A link may go up only where its target begins.
 	// ALREADY_EXISTS when there is such a keep and replace is not set.
 	// FAILED_PRECONDITION while a container has it, running or not.
 	// RESOURCE_EXHAUSTED when the disk is full. PUT /container-svc/keep/archive takes

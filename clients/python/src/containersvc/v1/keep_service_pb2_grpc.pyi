@@ -44,15 +44,18 @@ class KeepServiceStub:
     """RemoveKeep removes a keep and its data, for good.
 
     Not idempotent: NOT_FOUND when there is none. FAILED_PRECONDITION while a
-    container has it, running or not; the message names the container.
+    container has it, running or not; the message names the container. UNAVAILABLE
+    while an import into it comes to its end.
     """
     ExportKeep: _grpc.UnaryStreamMultiCallable[_keep_service_pb2.ExportKeepRequest, _keep_service_pb2.ExportKeepResponse]
     """ExportKeep sends the data of a keep as a tar archive, in pieces. Names in it are
     relative to the path of the keep; owners, modes and times are kept.
 
     NOT_FOUND when there is no such keep. FAILED_PRECONDITION while a container with
-    it runs, unless live is set. GET /container-svc/keep/archive gives the archive
-    itself, with the same fields in its query.
+    it runs, and at the end of the stream when one was started meanwhile, unless live
+    is set. UNAVAILABLE while an import into it comes to its end.
+    GET /container-svc/keep/archive gives the archive itself, with the same fields in
+    its query.
     """
     ImportKeep: _grpc.StreamUnaryMultiCallable[_keep_service_pb2.ImportKeepRequest, _keep_service_pb2.ImportKeepResponse]
     """ImportKeep fills a keep from a tar archive that is not compressed, and makes the
@@ -60,7 +63,8 @@ class KeepServiceStub:
     crash of the service does not change that.
 
     INVALID_ARGUMENT when the archive is cut short, or an entry is absolute, has
-    "..", links to the outside, or is a device; the message names the entry.
+    "..", links to the outside, is put through a link, or is a device; the message
+    names the entry. A link may go up only where its target begins.
     ALREADY_EXISTS when there is such a keep and replace is not set.
     FAILED_PRECONDITION while a container has it, running or not.
     RESOURCE_EXHAUSTED when the disk is full. PUT /container-svc/keep/archive takes
@@ -83,15 +87,18 @@ class KeepServiceAsyncStub(KeepServiceStub):
     """RemoveKeep removes a keep and its data, for good.
 
     Not idempotent: NOT_FOUND when there is none. FAILED_PRECONDITION while a
-    container has it, running or not; the message names the container.
+    container has it, running or not; the message names the container. UNAVAILABLE
+    while an import into it comes to its end.
     """
     ExportKeep: _aio.UnaryStreamMultiCallable[_keep_service_pb2.ExportKeepRequest, _keep_service_pb2.ExportKeepResponse]  # type: ignore[assignment]
     """ExportKeep sends the data of a keep as a tar archive, in pieces. Names in it are
     relative to the path of the keep; owners, modes and times are kept.
 
     NOT_FOUND when there is no such keep. FAILED_PRECONDITION while a container with
-    it runs, unless live is set. GET /container-svc/keep/archive gives the archive
-    itself, with the same fields in its query.
+    it runs, and at the end of the stream when one was started meanwhile, unless live
+    is set. UNAVAILABLE while an import into it comes to its end.
+    GET /container-svc/keep/archive gives the archive itself, with the same fields in
+    its query.
     """
     ImportKeep: _aio.StreamUnaryMultiCallable[_keep_service_pb2.ImportKeepRequest, _keep_service_pb2.ImportKeepResponse]  # type: ignore[assignment]
     """ImportKeep fills a keep from a tar archive that is not compressed, and makes the
@@ -99,7 +106,8 @@ class KeepServiceAsyncStub(KeepServiceStub):
     crash of the service does not change that.
 
     INVALID_ARGUMENT when the archive is cut short, or an entry is absolute, has
-    "..", links to the outside, or is a device; the message names the entry.
+    "..", links to the outside, is put through a link, or is a device; the message
+    names the entry. A link may go up only where its target begins.
     ALREADY_EXISTS when there is such a keep and replace is not set.
     FAILED_PRECONDITION while a container has it, running or not.
     RESOURCE_EXHAUSTED when the disk is full. PUT /container-svc/keep/archive takes
@@ -131,7 +139,8 @@ class KeepServiceServicer(metaclass=_abc_1.ABCMeta):
         """RemoveKeep removes a keep and its data, for good.
 
         Not idempotent: NOT_FOUND when there is none. FAILED_PRECONDITION while a
-        container has it, running or not; the message names the container.
+        container has it, running or not; the message names the container. UNAVAILABLE
+        while an import into it comes to its end.
         """
 
     @_abc_1.abstractmethod
@@ -144,8 +153,10 @@ class KeepServiceServicer(metaclass=_abc_1.ABCMeta):
         relative to the path of the keep; owners, modes and times are kept.
 
         NOT_FOUND when there is no such keep. FAILED_PRECONDITION while a container with
-        it runs, unless live is set. GET /container-svc/keep/archive gives the archive
-        itself, with the same fields in its query.
+        it runs, and at the end of the stream when one was started meanwhile, unless live
+        is set. UNAVAILABLE while an import into it comes to its end.
+        GET /container-svc/keep/archive gives the archive itself, with the same fields in
+        its query.
         """
 
     @_abc_1.abstractmethod
@@ -159,7 +170,8 @@ class KeepServiceServicer(metaclass=_abc_1.ABCMeta):
         crash of the service does not change that.
 
         INVALID_ARGUMENT when the archive is cut short, or an entry is absolute, has
-        "..", links to the outside, or is a device; the message names the entry.
+        "..", links to the outside, is put through a link, or is a device; the message
+        names the entry. A link may go up only where its target begins.
         ALREADY_EXISTS when there is such a keep and replace is not set.
         FAILED_PRECONDITION while a container has it, running or not.
         RESOURCE_EXHAUSTED when the disk is full. PUT /container-svc/keep/archive takes

@@ -318,7 +318,8 @@ export const KeepService: GenService<{
    * RemoveKeep removes a keep and its data, for good.
    *
    * Not idempotent: NOT_FOUND when there is none. FAILED_PRECONDITION while a
-   * container has it, running or not; the message names the container.
+   * container has it, running or not; the message names the container. UNAVAILABLE
+   * while an import into it comes to its end.
    *
    * @generated from rpc containersvc.v1.KeepService.RemoveKeep
    */
@@ -332,8 +333,10 @@ export const KeepService: GenService<{
    * relative to the path of the keep; owners, modes and times are kept.
    *
    * NOT_FOUND when there is no such keep. FAILED_PRECONDITION while a container with
-   * it runs, unless live is set. GET /container-svc/keep/archive gives the archive
-   * itself, with the same fields in its query.
+   * it runs, and at the end of the stream when one was started meanwhile, unless live
+   * is set. UNAVAILABLE while an import into it comes to its end.
+   * GET /container-svc/keep/archive gives the archive itself, with the same fields in
+   * its query.
    *
    * @generated from rpc containersvc.v1.KeepService.ExportKeep
    */
@@ -348,7 +351,8 @@ export const KeepService: GenService<{
    * crash of the service does not change that.
    *
    * INVALID_ARGUMENT when the archive is cut short, or an entry is absolute, has
-   * "..", links to the outside, or is a device; the message names the entry.
+   * "..", links to the outside, is put through a link, or is a device; the message
+   * names the entry. A link may go up only where its target begins.
    * ALREADY_EXISTS when there is such a keep and replace is not set.
    * FAILED_PRECONDITION while a container has it, running or not.
    * RESOURCE_EXHAUSTED when the disk is full. PUT /container-svc/keep/archive takes
