@@ -64,6 +64,7 @@ pub async fn run(
     tasks.vital("tracker", &app, app::follow);
     tasks.vital("assets", &app, app::assets::clean);
     tasks.vital("uploads", &app, app::builds::expire);
+    tasks.vital("keeps", &app, app::keeps::mend);
     tasks.vital("restarts", &app, app::restart::supervise);
     tasks.vital("probes", &app, app::health::ask_all);
     tasks.vital("probe results", &app, app::health::keep);

@@ -21,8 +21,8 @@ mod import;
 mod staging;
 
 pub use import::Import;
-pub use staging::Helpers;
 use staging::is_helper;
+pub use staging::{Helpers, mend};
 
 /// Reason of an error about a keep that a container has.
 const KEEP_IN_USE: &str = "KEEP_IN_USE";

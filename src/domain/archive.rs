@@ -216,7 +216,7 @@ impl Checker {
             }
             let padded = size.div_ceil(BLOCK as u64) * BLOCK as u64;
             if kind == b'g' {
-                // What unpacks it takes this for an entry, and what was said for said of it.
+                // To what unpacks it this is the entry of which the others spoke.
                 self.said = Said::default();
             }
             if padded == 0 {

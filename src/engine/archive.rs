@@ -3,7 +3,11 @@
 //! The engine reads and writes archives only of containers. The image of ours is
 //! empty, so that nothing must be pulled for it.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use bollard::{
     body_full, body_try_stream,
@@ -14,7 +18,7 @@ use bollard::{
     },
 };
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream};
 
 use super::{Engine, errors};
 use crate::domain::{Error, Kind, Result};
@@ -93,37 +97,82 @@ impl Engine {
         self.within(self.work_limit(), made).await
     }
 
-    /// Reads the volume that a container holds; dropping the stream gives up.
+    /// Reads the volume that a container holds; dropping the stream gives up. An engine
+    /// that sends nothing for too long is given up.
     pub async fn read_volume(
         &self,
         id: &str,
     ) -> Result<impl Stream<Item = Result<Bytes>> + Send + Unpin + use<>> {
         let docker = self.docker().await?;
-        let address = self.address.clone();
+        let (address, limit) = (self.address.clone(), self.work_limit());
         // With the dot, entries are named from within the directory.
         let options = DownloadFromContainerOptions { path: format!("{PLACE}/.") };
-        let stream = docker.download_from_container(id, Some(options));
-        Ok(Box::pin(
-            stream.map(move |chunk| chunk.map_err(|error| errors::convert(&address, error))),
-        ))
+        let pieces = Box::pin(docker.download_from_container(id, Some(options)));
+        Ok(Box::pin(stream::unfold(Some(pieces), move |pieces| {
+            let address = address.clone();
+            async move {
+                let mut pieces = pieces?;
+                match tokio::time::timeout(limit, pieces.next()).await {
+                    Ok(Some(Ok(piece))) => Some((Ok(piece), Some(pieces))),
+                    Ok(Some(Err(error))) => Some((Err(errors::convert(&address, error)), None)),
+                    Ok(None) => None,
+                    Err(_) => Some((Err(errors::timeout(&address, limit)), None)),
+                }
+            }
+        })))
     }
 
     /// Unpacks an archive into the volume that a container holds. An error in the
-    /// stream breaks it off.
+    /// stream breaks it off. An engine that takes nothing for too long is given up.
     pub async fn write_volume(
         &self,
         id: &str,
         archive: impl Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static,
     ) -> Result<()> {
-        let docker = self.docker().await?;
+        let (docker, limit) = (self.docker().await?, self.work_limit());
         let options = UploadToContainerOptions { path: PLACE.to_owned(), ..Default::default() };
+        let turn = Arc::new(Turn(Mutex::new(Some(Instant::now()))));
+        let (asked, mut archive) = (turn.clone(), Box::pin(archive));
+        let archive = stream::poll_fn(move |cx| {
+            asked.set(None);
+            let polled = archive.as_mut().poll_next(cx);
+            if polled.is_ready() {
+                asked.set(Some(Instant::now()));
+            }
+            polled
+        });
         let upload = docker.upload_to_container(id, Some(options), body_try_stream(archive));
-        upload.await.map_err(|error| {
+        let done = tokio::select! {
+            done = upload => done,
+            () = turn.overdue(limit) => return Err(errors::timeout(&self.address, limit)),
+        };
+        done.map_err(|error| {
             let error = self.error(error);
             match error.message().contains("no space left on device") {
                 true => Error::new(Kind::ResourceExhausted, "DISK_FULL", error.message()),
                 false => error,
             }
         })
+    }
+}
+
+/// Since when it is the engine's turn to take something; `None` while it waits for us.
+struct Turn(Mutex<Option<Instant>>);
+
+impl Turn {
+    fn set(&self, since: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// Resolves when the engine has let so much time pass.
+    async fn overdue(&self, limit: Duration) {
+        loop {
+            let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let left = since.map_or(limit, |since| limit.saturating_sub(since.elapsed()));
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
     }
 }

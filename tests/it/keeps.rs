@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::support::{Service, docker, eventually, unique};
 
+mod faults;
 mod hostile;
 mod transfer;
 

@@ -38,6 +38,10 @@ pub(crate) enum Mode {
     Truncate,
     /// Answers 500.
     Status500,
+    /// Answers 500 to the n-th request, from 1, and is as it is for the others.
+    Fail(usize),
+    /// Keeps a request until the mode changes, and does then what it is asked.
+    Late,
     /// Ends its side of the connection without a word.
     HalfClose,
     /// Does what it is asked and keeps the answer until the mode changes.
@@ -69,7 +73,7 @@ pub(crate) struct Proxy {
     dir: TempDir,
     mode: watch::Sender<(Mode, String)>,
     seen: watch::Sender<u64>,
-    /// Requests since the mode was set that change something.
+    /// Requests since the mode was set that count for it.
     changes: Arc<AtomicUsize>,
     stolen: Stolen,
     accepting: JoinHandle<()>,
@@ -184,6 +188,10 @@ async fn serve(
         let cut = changing && changes.fetch_add(1, Ordering::Relaxed) + 1 == step;
         met = if cut { now } else { Mode::Pass };
     }
+    if let Mode::Fail(nth) = now {
+        let fails = changes.fetch_add(1, Ordering::Relaxed) + 1 == nth;
+        met = if fails { Mode::Status500 } else { Mode::Pass };
+    }
     let now = met;
     // What is done first is met when it is done.
     let first = matches!(now, Mode::Cut { done: true, .. });
@@ -205,8 +213,14 @@ async fn serve(
             drop(mode.changed().await);
             return Ok(());
         }
+        Mode::Late => drop(mode.changed().await),
         Mode::Steal(most) => steal(&line, most, &stolen),
-        Mode::Pass | Mode::HangAfterHeaders | Mode::Truncate | Mode::Hold | Mode::Cut { .. } => {}
+        Mode::Pass
+        | Mode::Fail(_)
+        | Mode::HangAfterHeaders
+        | Mode::Truncate
+        | Mode::Hold
+        | Mode::Cut { .. } => {}
     }
 
     let mut engine = UnixStream::connect(real).await?;
@@ -220,7 +234,7 @@ async fn serve(
     };
     let tell = async {
         match now {
-            Mode::Pass | Mode::Steal(_) => {
+            Mode::Pass | Mode::Late | Mode::Steal(_) => {
                 tokio::io::copy(&mut from_engine, &mut to_client).await?;
             }
             Mode::Hold | Mode::Cut { .. } => {

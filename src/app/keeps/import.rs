@@ -3,16 +3,19 @@
 //! ```text
 //! stage:   a volume of its own   <- archive, checked as it comes
 //!            fails, or a crash: removed; the keep is as it was
-//! commit:  a marker holds the staged volume, remove the keep's volume, make it
-//!          anew, copy, remove the marker and the staged volume
+//! commit:  a marker holds the staged volume, remove the keep's volume and older
+//!          markers, make it anew, copy, remove the marker and the staged volume
 //!            a crash: done again by the marker, and until then the keep is not used
 //! ```
+//!
+//! The marker keeps everybody else off the keep, so the lock of the name is held only
+//! until it is there: containers of that name do not wait for the copy.
 
 use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
@@ -214,46 +217,19 @@ impl App {
 
     /// Puts what was staged in the keep's place.
     async fn commit(self: &Arc<Self>, import: &Import, staging: &str, bytes: u64) -> Result<()> {
-        let Import { owner, path, .. } = import;
-        // No run may take the keep up in between.
-        let _guard = self.locks.take(vec![format!("name:{owner}")]).await;
-        if let Err(error) = self.may_import(import).await {
-            self.drop_volume(staging).await;
-            return Err(error);
-        }
-        // One that was cut short is overtaken by this one.
-        let node = &self.settings.node_id;
-        for older in self.view.all().iter().filter_map(|container| Marker::of(container, node)) {
-            if older.owner == *owner && older.path == *path {
-                self.discard(&older.id).await;
-                self.drop_volume(&older.staging).await;
-            }
-        }
-        let own = [
-            (labels::STAGED, staging.to_owned()),
-            (labels::OWNER, owner.clone()),
-            (labels::PATH, path.clone()),
-            (labels::BYTES, bytes.to_string()),
-        ];
-        let own = own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        let helper = match self.hold(staging, own).await {
-            Ok(helper) => helper,
+        let _turn = self.import_turn(&import.owner, &import.path).await;
+        let marker = match self.mark(import, staging, bytes).await {
+            Ok(marker) => marker,
             Err(error) => {
                 self.drop_volume(staging).await;
                 return Err(error);
             }
         };
-        let marker = Marker {
-            owner: owner.clone(),
-            path: path.clone(),
-            bytes,
-            staging: staging.to_owned(),
-            id: helper.id.clone(),
-            name: helper.name.clone(),
+        let done = match self.claim(&marker).await {
+            Ok(Some(own)) => self.roll_forward(&marker, &own).await,
+            Ok(None) => Err(Error::internal("the container that marks the import was removed")),
+            Err(error) => Err(error),
         };
-        // From here on nobody else may use the keep.
-        self.refresh(&marker.id).await.ok();
-        let done = self.roll_forward(&marker).await;
         self.helpers.end(&marker.name);
         match done {
             Err(error) if error.reason() == super::KEEP_IN_USE => {
@@ -268,6 +244,45 @@ impl App {
             }
             Ok(()) => Ok(()),
         }
+    }
+
+    /// One import into a keep after the other.
+    async fn import_turn(&self, owner: &str, path: &str) -> Vec<OwnedMutexGuard<()>> {
+        let volume = keep::volume(&self.settings.node_id, owner, path);
+        self.locks.take(vec![format!("keep:{volume}")]).await
+    }
+
+    /// Marks what is staged as whole. From then on nobody else may use the keep.
+    async fn mark(&self, import: &Import, staging: &str, bytes: u64) -> Result<Marker> {
+        let Import { owner, path, .. } = import;
+        // No run may take the keep up in between.
+        let _guard = self.locks.take(vec![format!("name:{owner}")]).await;
+        self.may_import(import).await?;
+        let own = [
+            (labels::STAGED, staging.to_owned()),
+            (labels::OWNER, owner.clone()),
+            (labels::PATH, path.clone()),
+            (labels::BYTES, bytes.to_string()),
+        ];
+        let own = own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let helper = self.hold(staging, own).await?;
+        // An error is told by the claim.
+        self.refresh(&helper.id).await.ok();
+        Ok(Marker {
+            owner: owner.clone(),
+            path: path.clone(),
+            bytes,
+            staging: staging.to_owned(),
+            id: helper.id,
+            name: helper.name,
+        })
+    }
+
+    /// Takes a marker into the view, so that each run that begins later sees it; `None`
+    /// when it is gone.
+    async fn claim(&self, marker: &Marker) -> Result<Option<Container>> {
+        let _guard = self.locks.take(vec![format!("name:{}", marker.owner)]).await;
+        self.refresh(&marker.id).await
     }
 
     /// Brings an import that was cut short to its end, however often it takes.
@@ -288,22 +303,31 @@ impl App {
     }
 
     async fn try_to_finish(&self, marker: &Marker) -> Result<()> {
-        let _guard = self.locks.take(vec![format!("name:{}", marker.owner)]).await;
+        let _turn = self.import_turn(&marker.owner, &marker.path).await;
         // Another import may have overtaken it.
-        if self.refresh(&marker.id).await?.is_none() {
+        let Some(own) = self.claim(marker).await? else {
+            return Ok(());
+        };
+        let staged = self.engine.volume(&marker.staging).await?;
+        if staged.and_then(|mut staged| staged.labels.remove(labels::IMPORT)).is_none() {
+            // The engine made the marker after we gave it up, with a new volume.
+            self.discard(&marker.id).await;
             return Ok(());
         }
         tracing::info!(name = marker.owner, path = marker.path, "an import is brought to its end");
-        self.roll_forward(marker).await
+        self.roll_forward(marker, &own).await
     }
 
     /// The same again leads to the same end, wherever it was cut short.
-    async fn roll_forward(&self, marker: &Marker) -> Result<()> {
+    async fn roll_forward(&self, marker: &Marker, own: &Container) -> Result<()> {
         let Marker { owner, path, bytes, staging, id, .. } = marker;
         let volume = keep::volume(&self.settings.node_id, owner, path);
-        if let Ok((_, keep)) = self.find_keep(owner, path).await {
-            self.remove_keep_volume(&keep).await?;
+        match self.find_keep(owner, path).await {
+            Ok((_, keep)) => self.remove_keep_volume(&keep).await?,
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error),
         }
+        self.overtake(marker, own).await?;
         self.ensure_keep(owner, path).await?;
         let target = self.hold(&volume, HashMap::new()).await?;
         let copied = async {
@@ -325,7 +349,26 @@ impl App {
         Ok(())
     }
 
-    async fn drop_volume(&self, volume: &str) {
+    /// Removes the markers of older imports that were cut short. Only once this one has
+    /// begun: without any marker, what an older one left would pass for whole.
+    async fn overtake(&self, marker: &Marker, own: &Container) -> Result<()> {
+        for container in self.view.all() {
+            let Some(other) = Marker::of(&container, &self.settings.node_id)
+                .filter(|other| other.id != marker.id)
+            else {
+                continue;
+            };
+            let same = other.owner == marker.owner && other.path == marker.path;
+            if same && container.created_at <= own.created_at {
+                self.engine.remove(&other.id).await?;
+                self.view.remove(&other.id);
+                self.drop_volume(&other.staging).await;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn drop_volume(&self, volume: &str) {
         match self.engine.remove_volume(volume).await {
             Err(error) if error.kind() != Kind::NotFound => {
                 tracing::warn!(?error, volume, "what was staged is left behind for now");

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use super::{App, import};
@@ -24,6 +25,9 @@ pub(super) fn is_helper(container: &Container, node: &str) -> bool {
         && container.name().starts_with(PREFIX)
         && container.state == State::Created
 }
+
+/// How long what could not be removed stays before it is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Names of helpers and volumes that this process works with.
 #[derive(Debug, Default)]
@@ -58,6 +62,16 @@ impl Helpers {
     }
 }
 
+/// Mends what is left over, again and again, until the service stops.
+pub async fn mend(app: Arc<App>) {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        if app.view.freshness().synced {
+            app.mend_keeps().await;
+        }
+    }
+}
+
 impl App {
     /// A name that no helper and no volume has.
     pub(super) fn helper_name() -> Result<String> {
@@ -76,7 +90,10 @@ impl App {
         match self.engine.hold_volume(&name, volume, container::labels::sealed(own)).await {
             Ok(id) => Ok(Helper { id, name }),
             Err(error) => {
-                // It may be there in spite of the error; then the next listing finds it.
+                // It may be there in spite of the error, and a marker would be believed.
+                if let Err(error) = self.engine.remove(&name).await {
+                    tracing::warn!(?error, name, "a helper may be left behind for now");
+                }
                 self.helpers.end(&name);
                 Err(error)
             }
@@ -89,8 +106,8 @@ impl App {
         self.helpers.end(&helper.name);
     }
 
-    /// Removes what a crash left: helpers, and what was half imported. What was
-    /// imported as a whole is brought to its end.
+    /// Removes what a crash or an error of the engine left: helpers, and what was half
+    /// imported. What was imported as a whole is brought to its end.
     pub(in crate::app) async fn mend_keeps(self: &Arc<Self>) {
         let node = &self.settings.node_id;
         for container in self.view.all() {
@@ -115,7 +132,7 @@ impl App {
                     .is_some_and(|marker| marker.staging == volume.name)
             };
             if !self.helpers.has(&volume.name) && !self.view.all().iter().any(marked) {
-                self.engine.remove_volume(&volume.name).await?;
+                self.drop_volume(&volume.name).await;
             }
         }
         Ok(())

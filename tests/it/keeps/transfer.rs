@@ -8,7 +8,7 @@ use crate::proxy::{Mode, Proxy};
 const ARCHIVE: &str = "/container-svc/keep/archive";
 
 /// A tar of what a directory has, made by the usual program.
-fn tar(dir: &Path, more: &[&str]) -> Vec<u8> {
+pub(super) fn tar(dir: &Path, more: &[&str]) -> Vec<u8> {
     let out = Command::new("tar").args(more).arg("-C").arg(dir).args(["-cf", "-", "."]).output();
     out.expect("tar").stdout
 }
@@ -26,7 +26,7 @@ fn untar(archive: &[u8]) -> tempfile::TempDir {
 }
 
 /// Sends a file as the body of an import.
-async fn put(service: &Service, query: &str, archive: &[u8]) -> (u16, Value) {
+pub(super) async fn put(service: &Service, query: &str, archive: &[u8]) -> (u16, Value) {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("body");
     std::fs::write(&file, archive).expect("written");
@@ -38,7 +38,7 @@ async fn put(service: &Service, query: &str, archive: &[u8]) -> (u16, Value) {
 }
 
 /// Fetches an archive; what is refused is text.
-async fn get(service: &Service, query: &str) -> (u16, Vec<u8>) {
+pub(super) async fn get(service: &Service, query: &str) -> (u16, Vec<u8>) {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("body");
     let path = file.display().to_string();
@@ -57,17 +57,17 @@ fn left(service: &Service) -> String {
     helpers + &docker(&["volume", "ls", "-q", "--filter", &label])
 }
 
-async fn nothing_is_left(service: &Service) {
+pub(super) async fn nothing_is_left(service: &Service) {
     eventually("no helper and nothing staged is left", || async { left(service).is_empty() }).await;
 }
 
-async fn stop(service: &Service, name: &str) {
+pub(super) async fn stop(service: &Service, name: &str) {
     let stop = pb::StopContainerRequest { name: name.into(), ..Default::default() };
     service.grpc().await.stop_container(stop).await.expect("stopped");
 }
 
 /// A keep with a file, that nobody has.
-async fn filled(service: &Service, content: &str) -> String {
+pub(super) async fn filled(service: &Service, content: &str) -> String {
     let name = unique("keep");
     run(service, keeping(service, &name, &[("/data", false)])).await;
     docker(&["exec", &name, "sh", "-c", &format!("echo {content} > /data/file")]);
@@ -80,7 +80,7 @@ async fn filled(service: &Service, content: &str) -> String {
 }
 
 /// What the file of a keep says, read by a container with it.
-async fn content(service: &Service, name: &str) -> String {
+pub(super) async fn content(service: &Service, name: &str) -> String {
     run(service, keeping(service, name, &[("/data", false)])).await;
     let content = read(name, "/data/file");
     remove(service, name).await;
