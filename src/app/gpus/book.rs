@@ -29,10 +29,6 @@ use crate::{
     engine::GpuAccess,
 };
 
-/// A run does not fit now, as others have the GPUs or wait for them.
-const GPUS_TAKEN: &str = "GPUS_TAKEN";
-/// A run does not fit now, as GPUs are lost or drained.
-const GPUS_UNUSABLE: &str = "GPUS_UNUSABLE";
 /// MPS is not there that a container was made to be kept by.
 const NO_MPS: &str = "NO_MPS";
 /// There is no GPU, or the driver does not answer.
@@ -118,9 +114,10 @@ impl State {
     }
 }
 
-/// True when a run that waits for its turn may fit later.
+/// True when a run that waits for its turn may fit later: others have the GPUs or wait for
+/// them, or they are lost or drained.
 pub(in crate::app) fn waits_for(refusal: &Error) -> bool {
-    matches!(refusal.reason(), GPUS_TAKEN | GPUS_UNUSABLE)
+    matches!(refusal.reason(), "GPUS_TAKEN" | "GPUS_UNUSABLE")
 }
 
 /// The same for one that waits already: a driver that is away for a while ends no wait.
@@ -380,7 +377,7 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::Never { field, why } => Error::field(format!("gpus.{field}"), why),
         Refusal::Now { units, holders, waiting } if holders.is_empty() && waiting.is_empty() => {
             Error::precondition(
-                GPUS_UNUSABLE,
+                "GPUS_UNUSABLE",
                 format!("no GPUs that fit can be used now: {}", units.join("; ")),
             )
         }
@@ -391,7 +388,7 @@ fn refused(refusal: Refusal) -> Error {
             };
             Error::new(
                 Kind::ResourceExhausted,
-                GPUS_TAKEN,
+                "GPUS_TAKEN",
                 format!("the GPUs are taken: {}; {remedy}", units.join("; ")),
             )
             .with("holders", holders.join(","))
