@@ -204,8 +204,10 @@ impl App {
     /// Leaves what a newer request did as it is, which may be just what was wanted.
     pub(super) async fn give_way(&self, spec: &RunSpec, newer: Newer) -> Result<Outcome> {
         let name = spec.engine_name();
+        // What a newer run of the same began may have ended by now, as it would have for us.
         let same = self.refresh_named(&name).await?.filter(|have| {
-            self.is_ours(have) && have.is_running() && have.spec_hash() == spec.spec_hash()
+            let began = have.is_running() || newer == Newer::Run;
+            self.is_ours(have) && began && have.spec_hash() == spec.spec_hash()
         });
         let same = same.filter(|have| self.store.is_recorded(&spec.key(), &have.id));
         let same = same.map(|have| outcome(Action::Unchanged, spec, &have));

@@ -54,12 +54,17 @@ fn token(args: &ClientArgs) -> Result<Option<String>, Failure> {
 
 /// True for an address of this machine alone.
 fn is_here(address: &str) -> bool {
-    let Ok(url) = Url::parse(address) else { return false };
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => url.scheme() == "unix",
+    let host = match address.split_once("://") {
+        Some(("unix", _)) => return true,
+        Some(("http" | "https" | "tcp", host)) => host,
+        Some(_) => return false,
+        None => address,
+    };
+    match Url::parse(&format!("http://{host}")).as_ref().map(Url::host) {
+        Ok(Some(Host::Domain(name))) => name == "localhost",
+        Ok(Some(Host::Ipv4(ip))) => ip.is_loopback(),
+        Ok(Some(Host::Ipv6(ip))) => ip.is_loopback(),
+        Ok(None) | Err(_) => false,
     }
 }
 
@@ -129,11 +134,14 @@ mod tests {
     #[test]
     fn the_servers_own_token_is_for_this_machine_only() {
         let here = ["http://127.0.0.1:11337", "http://localhost:1", "https://[::1]:1"];
-        for address in here.into_iter().chain(["unix:///run/container-svc.sock"]) {
+        let short = ["127.0.0.1:11337", "tcp://127.0.0.1:1", "unix:///run/container-svc.sock"];
+        for address in here.into_iter().chain(short) {
             assert!(is_here(address), "{address}");
         }
         let other = ["http://192.0.2.1:11337", "https://host:1", "http://localhost.host:1", ""];
-        for address in other.into_iter().chain(["http://127.0.0.1@host:1", "//127.0.0.1"]) {
+        for address in
+            other.into_iter().chain(["127.0.0.1@host:1", "//127.0.0.1", "ftp://127.0.0.1"])
+        {
             assert!(!is_here(address), "{address}");
         }
     }
