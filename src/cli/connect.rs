@@ -1,9 +1,8 @@
 //! Opens the connection to the service, over TCP or a Unix socket, with a token.
 
-use std::{env, fs, path::PathBuf};
+use std::{env, fs, net::IpAddr, path::PathBuf};
 
 use container_svc_client::{Client, ConnectError};
-use url::{Host, Url};
 
 use crate::config::default_data_dir;
 
@@ -60,11 +59,11 @@ fn is_here(address: &str) -> bool {
         Some(_) => return false,
         None => address,
     };
-    match Url::parse(&format!("http://{host}")).as_ref().map(Url::host) {
-        Ok(Some(Host::Domain(name))) => name == "localhost",
-        Ok(Some(Host::Ipv4(ip))) => ip.is_loopback(),
-        Ok(Some(Host::Ipv6(ip))) => ip.is_loopback(),
-        Ok(None) | Err(_) => false,
+    // Read as it is when the connection is made.
+    let Ok(uri) = format!("http://{host}").parse::<http::Uri>() else { return false };
+    match uri.host().unwrap_or_default() {
+        "localhost" => true,
+        host => host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback()),
     }
 }
 
