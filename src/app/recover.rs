@@ -18,7 +18,7 @@ pub(super) async fn recover_all(app: &Arc<App>) {
         .view
         .all()
         .iter()
-        .filter(|container| app.is_ours(container) && is_leftover(container))
+        .filter(|container| app.is_ours(container) && container.is_left_over())
         .map(|container| container.key().to_owned())
         .collect();
     for key in keys {
@@ -33,15 +33,11 @@ pub(super) async fn recover_all(app: &Arc<App>) {
     }
 }
 
-pub(super) fn is_leftover(container: &Container) -> bool {
-    container.plain_name() != container.name()
-}
-
 impl App {
     /// Mends one identity; its lock must be held.
     pub(super) async fn recover_key(&self, key: &str) -> Result<()> {
         let known = self.view.keyed(&self.settings.node_id, key);
-        if !known.iter().any(|container| is_leftover(container)) {
+        if !known.iter().any(|container| container.is_left_over()) {
             return Ok(());
         }
         // What was last heard may be older than what was done: one that runs under its
@@ -50,7 +46,7 @@ impl App {
         for container in &known {
             all.extend(self.refresh(&container.id).await?);
         }
-        if !all.iter().any(is_leftover) {
+        if !all.iter().any(Container::is_left_over) {
             return Ok(());
         }
         let name = all.first().map(|container| container.plain_name().to_owned());

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::has_ended;
 use crate::{
-    app::{App, events, recover},
+    app::{App, events},
     domain::{
         Kind, Result,
         container::{Container, State},
@@ -62,7 +62,7 @@ impl App {
             self.restarts.complaints().remove(id);
             return Ok(None);
         };
-        if recover::is_leftover(&container) {
+        if container.is_left_over() {
             return Ok(None);
         }
         let run = container.started_at;
