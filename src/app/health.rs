@@ -5,11 +5,7 @@
 //! never run at once. Commands in containers, and the checks of images, are run by
 //! the engine itself, which ends those that take too long; what it says is in the view.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use jiff::Timestamp;
@@ -21,14 +17,16 @@ use crate::{
         Result,
         container::{Container, State},
         event::{Subject, What},
-        health::{Health, HealthCheck, Probe, ProbeResult, Status},
+        health::{Health, Probe, ProbeResult, Status},
+        ports::{Protocol, PublishedPort},
     },
     probe,
-    store::Store,
 };
 
+mod known;
 mod prober;
 
+pub use known::Healths;
 use prober::{Prober, Target, Turn};
 
 /// Probes that run at once; those beyond that wait. A container is asked once at a
@@ -36,14 +34,6 @@ use prober::{Prober, Target, Turn};
 const AT_ONCE: usize = 1024;
 /// How often what is well goes to the store; what changes goes at once.
 const KEEP: Duration = Duration::from_secs(5);
-
-/// How containers do by our own probes, by id.
-#[derive(Debug)]
-pub struct Healths {
-    known: Mutex<HashMap<String, Health>>,
-    /// Those that the store does not have as they are.
-    unsaved: Mutex<HashSet<String>>,
-}
 
 /// How a container does, in short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,49 +44,6 @@ pub struct Condition {
     pub streak: u32,
     /// Since when, where that is known.
     pub since: Option<Timestamp>,
-}
-
-impl Healths {
-    /// Reads what was known.
-    pub(super) async fn load(store: &Store) -> Result<Self> {
-        Ok(Self { known: store.healths().await?.into(), unsaved: Mutex::default() })
-    }
-
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Health>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn unsaved(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Begins with a run of a container, unless it was begun with already.
-    fn begin(&self, container: &Container) {
-        let mut known = self.known();
-        let health = known.entry(container.id.clone()).or_default();
-        if health.run != container.started_at || health.since.is_none() {
-            health.begin(container.started_at, Timestamp::now());
-        }
-    }
-
-    /// Takes an answer over, if it is of the run that is known.
-    fn take(
-        &self,
-        container: &Container,
-        check: &HealthCheck,
-        result: ProbeResult,
-    ) -> Option<(Status, Health)> {
-        let mut known = self.known();
-        let health = known.get_mut(&container.id)?;
-        if health.run != container.started_at {
-            return None;
-        }
-        let into = health.run.map(|run| result.at.duration_since(run));
-        let into = into.and_then(|into| into.try_into().ok()).unwrap_or_default();
-        let changed = health.take(&check.timing, result, into);
-        self.unsaved().insert(container.id.clone());
-        changed.map(|status| (status, health.clone()))
-    }
 }
 
 impl App {
@@ -113,8 +60,8 @@ impl App {
         if let Some(health) = &container.engine_health {
             return Some(short(health));
         }
-        let known = self.health.known();
-        known.get(&container.id).filter(|it| it.run == container.started_at).map(short)
+        let of_this_run = |it: &Health| (it.run == container.started_at).then(|| short(it));
+        self.health.of(&container.id, of_this_run)
     }
 
     /// What the last probes of a container answered, newest first.
@@ -124,8 +71,8 @@ impl App {
         match &container.engine_health {
             Some(health) => newest_first(&health.results),
             None => {
-                let known = self.health.known();
-                known.get(&container.id).map(|it| newest_first(&it.results)).unwrap_or_default()
+                let known = self.health.of(&container.id, |it| Some(newest_first(&it.results)));
+                known.unwrap_or_default()
             }
         }
     }
@@ -138,29 +85,6 @@ impl App {
             .map(|status| (status, all.iter().filter(|it| it.status == status).count()))
     }
 
-    /// Where a port of a container is reached from here.
-    fn place(&self, container: &Container, port: u16) -> Result<(String, u16), String> {
-        let published = || container.ports.iter().find(|have| have.internal == port);
-        match self.engine.remote_host() {
-            None if !container.network.ip_address.is_empty() => {
-                Ok((container.network.ip_address.clone(), port))
-            }
-            None => match published() {
-                Some(have) => {
-                    let address = have.address.map(|address| address.to_string());
-                    Ok((address.unwrap_or_else(|| "127.0.0.1".to_owned()), have.host))
-                }
-                None => Err("the container has no address; publish the port".to_owned()),
-            },
-            Some(host) => match published() {
-                Some(have) => Ok((host.to_owned(), have.host)),
-                None => Err(format!(
-                    "the engine is on another machine, and port {port} is not published"
-                )),
-            },
-        }
-    }
-
     /// Asks once and takes the answer over.
     async fn ask(self: Arc<Self>, target: Target) {
         let Target { container, check } = target;
@@ -169,7 +93,7 @@ impl App {
             Probe::Http { port, .. } | Probe::Tcp { port } | Probe::Grpc { port, .. } => *port,
             Probe::Exec { .. } => return,
         };
-        let answer = match self.place(&container, port) {
+        let answer = match place(&container, self.engine.remote_host(), port) {
             Ok(place) => probe::ask(&check.probe, &place, check.timing.timeout).await,
             Err(why) => Err(why),
         };
@@ -184,7 +108,7 @@ impl App {
         let success = answer.is_ok();
         let output = answer.unwrap_or_else(|why| why);
         let result = ProbeResult { at, took: begin.elapsed(), success, output: output.clone() };
-        if let Some((status, health)) = self.health.take(&container, &check, result) {
+        if let Some((status, health)) = self.health.take(&container, &check, result, begin) {
             let healths = vec![(container.id.clone(), health)];
             self.tell_health(&container, status, &output, healths).await;
         }
@@ -209,6 +133,35 @@ impl App {
         }
         // What others do about it comes after it.
         self.view.touch(&container.id);
+    }
+}
+
+/// Where a TCP port of a container is reached from here.
+fn place(
+    container: &Container,
+    remote_host: Option<&str>,
+    port: u16,
+) -> Result<(String, u16), String> {
+    // All that is asked is asked by TCP, and the same number may be published for UDP too.
+    let is_it = |have: &&PublishedPort| have.internal == port && have.protocol == Protocol::Tcp;
+    let published = || container.ports.iter().find(is_it);
+    match remote_host {
+        None if !container.network.ip_address.is_empty() => {
+            Ok((container.network.ip_address.clone(), port))
+        }
+        None => match published() {
+            Some(have) => {
+                let address = have.address.map(|address| address.to_string());
+                Ok((address.unwrap_or_else(|| "127.0.0.1".to_owned()), have.host))
+            }
+            None => Err("the container has no address; publish the port".to_owned()),
+        },
+        Some(host) => match published() {
+            Some(have) => Ok((host.to_owned(), have.host)),
+            None => Err(format!(
+                "the engine is on another machine, and TCP port {port} is not published"
+            )),
+        },
     }
 }
 
@@ -262,26 +215,18 @@ pub async fn keep(app: Arc<App>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let unsaved = std::mem::take(&mut *app.health.unsaved());
-        let gone: Vec<String> = match app.view.freshness().synced {
-            true => app.health.known().keys().filter(|id| !app.view.has(id)).cloned().collect(),
+        let gone = match app.view.freshness().synced {
+            true => app.health.retain(|id| app.view.has(id)),
             false => Vec::new(),
         };
-        let healths: Vec<_> = {
-            let mut known = app.health.known();
-            known.retain(|id, _| !gone.contains(id));
-            unsaved
-                .into_iter()
-                .filter_map(|id| Some((id.clone(), known.get(&id)?.clone())))
-                .collect()
-        };
+        let healths = app.health.unsaved();
         let ids: Vec<String> = healths.iter().map(|(id, _)| id.clone()).collect();
         let kept = match healths.is_empty() {
             true => Ok(()),
             false => app.store.put_healths(healths, Vec::new()).await,
         };
         if kept.is_err() {
-            app.health.unsaved().extend(ids);
+            app.health.save_again(ids);
         }
         let forgotten = match gone.is_empty() {
             true => Ok(()),
@@ -290,5 +235,43 @@ pub async fn keep(app: Arc<App>) {
         if let Err(error) = kept.and(forgotten) {
             tracing::warn!(?error, "how containers do cannot be written down; trying again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::domain::container::{Network, tests::named};
+
+    #[test]
+    fn a_port_is_asked_where_tcp_is_published() {
+        let published = |protocol, host, address| PublishedPort {
+            internal: 53,
+            host,
+            protocol,
+            address,
+            protocol_set: true,
+        };
+        let udp = published(Protocol::Udp, 8053, None);
+        let tcp = published(Protocol::Tcp, 9053, None);
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let at = |ports: &[&PublishedPort], host| {
+            let ports = ports.iter().copied().cloned().collect();
+            place(&Container { ports, ..named("dns") }, host, 53)
+        };
+        for both in [[&udp, &tcp], [&tcp, &udp]] {
+            assert_eq!(at(&both, Some("there")), Ok(("there".to_owned(), 9053)));
+            assert_eq!(at(&both, None), Ok(("127.0.0.1".to_owned(), 9053)));
+        }
+        let bound = published(Protocol::Tcp, 7053, Some(local));
+        assert_eq!(at(&[&udp, &bound], None), Ok((local.to_string(), 7053)));
+        let why = at(&[&udp], Some("there")).expect_err("TCP is not published");
+        assert!(why.contains("TCP port 53 is not published"), "{why}");
+        at(&[&udp], None).expect_err("TCP is not published");
+        let network = Network { ip_address: "10.0.0.2".into(), ..Network::default() };
+        let inside = Container { network, ports: vec![udp.clone()], ..named("dns") };
+        assert_eq!(place(&inside, None, 53), Ok(("10.0.0.2".to_owned(), 53)));
     }
 }
