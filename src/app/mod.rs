@@ -250,14 +250,16 @@ impl App {
             let there = !self.view.keyed(&self.settings.node_id, &record.key).is_empty();
             if !there && !self.locks.is_held(&record.key) {
                 let subject = Subject {
-                    name: record.name,
-                    container_id: record.container_id,
-                    spec_hash: record.spec_hash,
+                    name: record.name.clone(),
+                    container_id: record.container_id.clone(),
+                    spec_hash: record.spec_hash.clone(),
                     ..Subject::default()
                 };
                 let gone = events::now(subject, What::Removed { by_service: false });
-                self.store.delete_record(&record.key, gone).await?;
-                self.restarts.forget(&record.key);
+                // A run may have come to its end since the records were read.
+                if self.store.delete_unchanged(&record, gone).await? {
+                    self.restarts.forget(&record.key);
+                }
             }
         }
         Ok(())

@@ -52,6 +52,14 @@ impl Recorded {
             None => recorded.remove(key),
         };
     }
+
+    /// Forgets an identity, unless another container has it by now.
+    fn note_gone(&self, key: &str, id: &str) {
+        let mut recorded = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if recorded.get(key).is_some_and(|have| have == id) {
+            recorded.remove(key);
+        }
+    }
 }
 
 impl Store {
@@ -150,6 +158,26 @@ impl Store {
         .await?;
         self.recorded.note(key, None);
         Ok(())
+    }
+
+    /// Forgets a record as it was read; one that is of another container by now stays.
+    /// True when it was forgotten.
+    pub async fn delete_unchanged(&self, record: &Record, event: Event) -> Result<bool> {
+        let (key, id) = (record.key.clone(), record.container_id.clone());
+        let deleted = self
+            .with_events(Vec::new(), move |change, events| {
+                let of_it = "DELETE FROM containers WHERE key = ?1 AND container_id = ?2";
+                let deleted = change.execute(of_it, [key, id])? > 0;
+                if deleted {
+                    events.push(event);
+                }
+                Ok(deleted)
+            })
+            .await?;
+        if deleted {
+            self.recorded.note_gone(&record.key, &record.container_id);
+        }
+        Ok(deleted)
     }
 }
 
