@@ -1,8 +1,11 @@
 //! Events: appended with the change that they tell of, read by number.
 
 use std::{
-    collections::HashMap,
-    sync::atomic::{AtomicU64, Ordering},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use jiff::Timestamp;
@@ -121,19 +124,20 @@ impl Store {
     /// Makes a change, which may add events, and appends them, in one transaction.
     pub(super) async fn with_events<T: Send + 'static>(
         &self,
-        mut events: Vec<Event>,
+        events: impl Into<Arc<Vec<Event>>>,
         change: impl FnOnce(&Connection, &mut Vec<Event>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let state = self.events.clone();
+        let (state, events) = (self.events.clone(), events.into());
         self.run(move |db| {
             let transaction = db.transaction()?;
-            let done = change(&transaction, &mut events)?;
-            for event in &events {
+            let mut more = Vec::new();
+            let done = change(&transaction, &mut more)?;
+            for event in events.iter().chain(&more) {
                 append(&transaction, event)?;
             }
             let last = last(&transaction)?;
             transaction.commit()?;
-            events.iter().for_each(|event| state.note(event));
+            events.iter().chain(&more).for_each(|event| state.note(event));
             state.latest.send_if_modified(|latest| std::mem::replace(latest, last) != last);
             Ok(done)
         })
@@ -165,19 +169,19 @@ impl Store {
     }
 
     /// Tells of deaths, notes up to when they were told, and forgets containers
-    /// that are gone.
+    /// that are gone. The caller keeps all of it without a copy, for when it fails.
     pub async fn tell_deaths(
         &self,
-        events: Vec<Event>,
-        ended: Vec<(String, i64)>,
-        gone: Vec<String>,
+        events: Arc<Vec<Event>>,
+        ended: Arc<BTreeMap<String, i64>>,
+        gone: Arc<BTreeSet<String>>,
     ) -> Result<()> {
         self.with_events(events, move |change, _| {
             change.execute("INSERT OR IGNORE INTO meta VALUES ('lives', '')", [])?;
-            for (id, at) in ended {
+            for (id, at) in ended.iter() {
                 change.execute("INSERT OR REPLACE INTO lives VALUES (?1, ?2)", params![id, at])?;
             }
-            for id in gone {
+            for id in gone.iter() {
                 change.execute("DELETE FROM lives WHERE container_id = ?1", [id])?;
             }
             Ok(())

@@ -1,5 +1,7 @@
 //! The store keeps what it was given, and refuses what it cannot read.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::*;
@@ -145,11 +147,29 @@ async fn a_keep_is_new_once_and_deaths_are_noted() {
     let counted: u64 = store.event_counts().map(|(_, count)| count).sum();
     assert_eq!(counted, 1);
     assert_eq!(store.lives().await.expect("lives"), None);
-    let ended = vec![("one".to_owned(), 5), ("two".to_owned(), 6)];
-    store.tell_deaths(Vec::new(), ended, Vec::new()).await.expect("told");
-    store.tell_deaths(Vec::new(), Vec::new(), vec!["two".to_owned()]).await.expect("told");
+    let ended = [("one".to_owned(), 5), ("two".to_owned(), 6)].into();
+    store.tell_deaths(Arc::default(), Arc::new(ended), Arc::default()).await.expect("told");
+    let gone = ["two".to_owned()].into();
+    store.tell_deaths(Arc::default(), Arc::default(), Arc::new(gone)).await.expect("told");
     let lives = store.lives().await.expect("lives").expect("began");
     assert_eq!(lives, [("one".to_owned(), 5)].into());
+}
+
+#[tokio::test]
+async fn a_record_that_is_of_another_container_by_now_is_not_forgotten() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = Store::open(&dir.path().join("db")).expect("open");
+    let gone = record("k");
+    store.put_record(gone.clone(), event(1, "web", What::Created)).await.expect("put");
+    let removed = || event(2, "web", What::Removed { by_service: false });
+    let newer = Record { container_id: "another".into(), ..record("k") };
+    store.put_record(newer.clone(), event(3, "web", What::Created)).await.expect("put");
+    assert!(!store.delete_unchanged(&gone, removed()).await.expect("looked at"));
+    assert_eq!(store.records().await.expect("records"), std::slice::from_ref(&newer));
+    assert_eq!(numbers(&store, all()).await, [1, 2], "and nothing is told");
+    assert!(store.delete_unchanged(&newer, removed()).await.expect("forgotten"));
+    assert_eq!(store.records().await.expect("records"), []);
+    assert_eq!(numbers(&store, all()).await, [1, 2, 3]);
 }
 
 #[tokio::test]

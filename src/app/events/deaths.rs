@@ -12,7 +12,10 @@
 //! Across sessions and processes, the store knows up to when the deaths of each
 //! container were told.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
@@ -27,7 +30,8 @@ use crate::{
     store::nanos,
 };
 
-/// Deaths that wait for a store that fails; more are only logged.
+/// Deaths that wait for a store that fails; more are only logged. Of the containers
+/// that are gone, more are left to the next listing.
 const WAITING: usize = 4096;
 
 /// What is known of one container.
@@ -45,6 +49,9 @@ struct Life {
     out_of_memory: bool,
     /// There is nothing to compare with: what ended before is not ours to tell.
     new_to_us: bool,
+    /// The last death in the stream that waits for the first inspection, which tells
+    /// of it, unless the container is gone by then.
+    unseen: Option<Death>,
 }
 
 /// What is known of all containers while one stream of the engine is read.
@@ -53,9 +60,10 @@ pub(in crate::app) struct Deaths {
     lives: HashMap<String, Life>,
     /// No listing was ever compared.
     first: bool,
-    events: Vec<Event>,
-    ended: BTreeMap<String, i64>,
-    gone: BTreeSet<String>,
+    // Shared with the store while it writes them, so that nothing is copied for it.
+    events: Arc<Vec<Event>>,
+    ended: Arc<BTreeMap<String, i64>>,
+    gone: Arc<BTreeSet<String>>,
 }
 
 impl Deaths {
@@ -73,7 +81,8 @@ impl Deaths {
             (id.clone(), life)
         });
         let lives = lives.collect();
-        Self { lives, first, gone: told.into_keys().collect(), ..Self::default() }
+        let gone = Arc::new(told.into_keys().collect());
+        Self { lives, first, gone, ..Self::default() }
     }
 
     /// Takes what an inspection says of a container that was listed; only the first
@@ -91,8 +100,10 @@ impl Deaths {
             return;
         };
         life.told = Some(nanos(at));
-        self.ended.insert(container.id.clone(), nanos(at));
-        if !life.new_to_us {
+        // What is in the stream ended while we listened.
+        let ours = life.unseen.take().is_some() || !life.new_to_us;
+        self.ended_at(&container.id, nanos(at));
+        if ours {
             // Of a run before the current one, the engine has forgotten the code.
             let oom_killed = container.oom_killed && !runs;
             let what = What::Died { exit_code: container.exit_code, oom_killed };
@@ -122,17 +133,19 @@ impl Deaths {
         let Death { container, at, exit_code } = death;
         let new = || Life { compared: true, alive: true, ..Life::default() };
         let life = self.lives.entry(container.id.clone()).or_insert_with(new);
-        // Its inspection is still to come, and tells this one too.
-        let early = life.listed.is_some_and(|listed| at < listed);
-        if !life.compared || early {
+        if !life.compared {
+            life.unseen = Some(Death { container, at, exit_code });
+            return;
+        }
+        if life.listed.is_some_and(|listed| at < listed) {
             return;
         }
         life.listed = None;
         let alive = std::mem::replace(&mut life.alive, false);
         life.told = life.told.max(Some(nanos(at)));
-        self.ended.insert(container.id.clone(), life.told.unwrap_or_default());
+        let (told, oom_killed) = (life.told, std::mem::take(&mut life.out_of_memory));
+        self.ended_at(&container.id, told.unwrap_or_default());
         if alive {
-            let oom_killed = std::mem::take(&mut life.out_of_memory);
             let what = What::Died { exit_code, oom_killed };
             self.tell(Event { at, subject: Subject::container(&container), what });
         }
@@ -140,9 +153,23 @@ impl Deaths {
 
     /// Takes it that a container is gone.
     pub(in crate::app) fn gone(&mut self, id: &str) {
-        self.lives.remove(id);
-        self.ended.remove(id);
-        self.gone.insert(id.to_owned());
+        let life = self.lives.remove(id);
+        Arc::make_mut(&mut self.ended).remove(id);
+        if self.gone.len() < WAITING {
+            Arc::make_mut(&mut self.gone).insert(id.to_owned());
+        }
+        // Nobody will inspect it any more.
+        if let Some(Life { unseen: Some(death), told, out_of_memory, .. }) = life
+            && told.is_none_or(|told| nanos(death.at) > told)
+        {
+            let Death { container, at, exit_code } = death;
+            let what = What::Died { exit_code, oom_killed: out_of_memory };
+            self.tell(Event { at, subject: Subject::container(&container), what });
+        }
+    }
+
+    fn ended_at(&mut self, id: &str, at: i64) {
+        Arc::make_mut(&mut self.ended).insert(id.to_owned(), at);
     }
 
     /// Writes what is to be told; what the store cannot take is tried again with the
@@ -153,7 +180,7 @@ impl Deaths {
             return;
         }
         self.first = false;
-        for event in &mut self.events {
+        for event in Arc::make_mut(&mut self.events) {
             let Event { subject, what: What::Died { oom_killed, .. }, .. } = event else {
                 continue;
             };
@@ -161,13 +188,11 @@ impl Deaths {
             let now = app.view.identified(&subject.container_id).ok().flatten();
             *oom_killed |= now.is_some_and(|now| !now.is_running() && now.oom_killed);
         }
-        let ended = self.ended.clone().into_iter().collect();
-        let gone = self.gone.iter().cloned().collect();
-        match app.store.tell_deaths(self.events.clone(), ended, gone).await {
+        let (events, ended, gone) = (self.events.clone(), self.ended.clone(), self.gone.clone());
+        match app.store.tell_deaths(events, ended, gone).await {
             Ok(()) => {
-                self.events.clear();
-                self.ended.clear();
-                self.gone.clear();
+                (self.events, self.ended, self.gone) =
+                    (Arc::default(), Arc::default(), Arc::default());
             }
             Err(error) => tracing::warn!(?error, "ends of containers cannot be noted yet"),
         }
@@ -175,7 +200,7 @@ impl Deaths {
 
     fn tell(&mut self, event: Event) {
         if self.events.len() < WAITING {
-            self.events.push(event);
+            Arc::make_mut(&mut self.events).push(event);
         } else {
             tracing::error!(message = event.message(), "an event is lost");
         }

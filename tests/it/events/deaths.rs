@@ -214,3 +214,24 @@ async fn a_container_that_somebody_else_removed_is_told_once() {
     eventually("it is told", || async { removed(&service, &two).await == by_others }).await;
     assert_eq!(removed(&service, &one).await, by_others);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_during_the_listing_is_told_of_one_that_is_gone_when_it_is_asked_about() {
+    let proxy = Proxy::start();
+    let service = Service::with(|config| proxy.under(config)).await.synced().await;
+    let (_foreign, name) = Foreign::run(&[], &["sleep", "1000"]);
+    eventually("it is seen", || is_there(&service, &name)).await;
+    proxy.set(Mode::Refuse);
+    eventually("the loss is seen", || async {
+        service.get("/container-svc/node").await.1["node"]["engine"]["synced"] == false
+    })
+    .await;
+    // It is in the next listing, and gone before the engine tells of it.
+    let id = docker(&["inspect", "-f", "{{.Id}}", &name]);
+    let met = proxy.met_now();
+    proxy.set_for(Mode::Late, &format!("/containers/{id}/json"));
+    met.await;
+    docker(&["rm", "-f", &name]);
+    proxy.set(Mode::Pass);
+    dies(&service, &name, &[(Some(137), false)]).await;
+}

@@ -137,3 +137,52 @@ fn one_that_is_not_inspected_yet_is_told_by_its_inspection() {
     deaths.inspected(&container(Some(1), Some(5)));
     assert_eq!(told(&deaths), [(5, Some(3))]);
 }
+
+#[test]
+fn one_that_is_gone_before_its_first_inspection_is_told_of() {
+    let begin = |told: &[i64]| {
+        let told = told.iter().map(|told| ("id".to_owned(), nanos(at(*told)))).collect();
+        Deaths::new(Some(told), &["id".to_owned()].into())
+    };
+    let mut deaths = begin(&[3]);
+    deaths.out_of_memory("id");
+    deaths.died(death(5));
+    assert_eq!(told(&deaths), []);
+    deaths.gone("id");
+    assert_eq!(told(&deaths), [(5, Some(7))]);
+    assert!(matches!(deaths.events[0].what, What::Died { oom_killed: true, .. }));
+    // What an earlier session told is not told again.
+    let mut deaths = begin(&[5]);
+    deaths.died(death(5));
+    deaths.gone("id");
+    assert_eq!(told(&deaths), []);
+    // Nor what the inspection told.
+    let mut deaths = begin(&[]);
+    deaths.died(death(5));
+    deaths.inspected(&container(Some(1), Some(5)));
+    deaths.gone("id");
+    assert_eq!(told(&deaths), [(5, Some(3))]);
+}
+
+#[test]
+fn what_ends_during_the_first_listing_of_all_is_told() {
+    let mut deaths = Deaths::new(None, &["id".to_owned()].into());
+    deaths.died(death(5));
+    deaths.inspected(&container(Some(1), Some(5)));
+    assert_eq!(told(&deaths), [(5, Some(3))]);
+}
+
+#[test]
+fn a_store_that_fails_for_long_takes_no_more_memory() {
+    let mut deaths = Deaths::new(Some(HashMap::new()), &BTreeSet::new());
+    for second in 0..2 * i64::try_from(WAITING).expect("small") {
+        let id = second.to_string();
+        let mut death = death(second);
+        death.container.id.clone_from(&id);
+        deaths.started(&id, Some(at(second)));
+        deaths.died(death);
+        deaths.gone(&id);
+    }
+    assert_eq!((deaths.events.len(), deaths.gone.len()), (WAITING, WAITING));
+    assert!(deaths.lives.is_empty() && deaths.ended.is_empty());
+}
