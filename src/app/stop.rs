@@ -115,16 +115,21 @@ impl App {
         if self.give_up_runs(selector, allowed, number, newer).await? {
             return Ok(None);
         }
-        let found = self.find(selector, allowed)?;
-        let mut names = vec![format!("name:{}", found.name())];
-        if !found.key().is_empty() {
-            names.push(found.key().to_owned());
+        let mut found = self.find(selector, allowed)?;
+        loop {
+            let names = lock_names(&found);
+            let guards = self.locks.take(names.clone()).await;
+            // It may have been replaced while we waited, or an alias may mean another
+            // one by now, whose locks we do not have.
+            let now = self.find(selector, allowed)?;
+            if lock_names(&now) == names {
+                let fresh = self.refresh(&now.id).await?.ok_or_else(|| unknown("id", &now.id))?;
+                if lock_names(&fresh) == names {
+                    return Ok(Some((fresh, guards)));
+                }
+            }
+            found = now;
         }
-        let guards = self.locks.take(names).await;
-        // It may have been replaced while we waited.
-        let found = self.find(selector, allowed)?;
-        let fresh = self.refresh(&found.id).await?;
-        Ok(Some((fresh.ok_or_else(|| unknown("id", &found.id))?, guards)))
     }
 
     /// Gives up the runs of a name that has no container yet: whoever stops it does not
@@ -169,4 +174,13 @@ impl App {
             None => Ok(()),
         }
     }
+}
+
+/// The locks of those who work on a container.
+fn lock_names(container: &Container) -> Vec<String> {
+    let mut names = vec![format!("name:{}", container.name())];
+    if !container.key().is_empty() {
+        names.push(container.key().to_owned());
+    }
+    names
 }

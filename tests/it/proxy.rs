@@ -109,9 +109,14 @@ impl Proxy {
         Self { dir, mode, seen, changes, stolen, accepting }
     }
 
+    /// Its socket, for another proxy before it.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("sock")
+    }
+
     /// Its address, for a service.
     pub(crate) fn address(&self) -> String {
-        format!("unix://{}", self.dir.path().join("sock").display())
+        format!("unix://{}", self.socket().display())
     }
 
     /// Makes a service use it.

@@ -7,8 +7,11 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 
-use super::{engine_names, is_running, only};
-use crate::support::{Service, docker, eventually, unique};
+use super::{engine_names, is_running, only, run};
+use crate::{
+    proxy::{Mode, Proxy},
+    support::{DEADLINE, Service, docker, eventually, unique},
+};
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
@@ -76,4 +79,66 @@ async fn any_interleaving_leaves_one_container_as_last_asked() {
         assert_eq!(engine_names(&service), only(&name));
         service.grpc().await.remove_container(remove).await.expect("it is stopped");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_those_who_work_on_the_one_that_has_the_alias_by_then() {
+    let removals = Proxy::start();
+    let creations = Proxy::before(removals.socket());
+    let service = Service::with(|config| {
+        creations.under(config);
+        config.engine_timeout = DEADLINE;
+    });
+    let service = service.await.synced().await;
+    let (one, two, alias) = (unique("one"), unique("two"), unique("alias"));
+    let aliased = |name: &str, version| {
+        let mut request = request(&service, name, version);
+        request.names.push(alias.clone());
+        request
+    };
+    run(&service, aliased(&one, 1)).await;
+
+    // A removal has the first one's locks, and a stop by the alias waits for them.
+    removals.set_for(Mode::Late, "/stop");
+    let (begun, begun_too) = (removals.met_now(), removals.met_now());
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let removal = async {
+        let remove =
+            pb::RemoveContainerRequest { name: one.clone(), force: true, ..Default::default() };
+        service.grpc().await.remove_container(remove).await.expect("it is removed");
+        tell.send(()).expect("somebody waits for it");
+    };
+    let stop = async {
+        begun.await;
+        let stop = pb::StopContainerRequest { name: alias.clone(), ..Default::default() };
+        service.grpc().await.stop_container(stop).await.expect("it is stopped");
+    };
+    let rest = async {
+        begun_too.await;
+        for _ in 0..20 {
+            assert!(is_running(&service, &alias).await, "meanwhile the stop comes to its wait");
+        }
+        // The removal goes on, but does not hear that it is done.
+        let met = removals.met_now();
+        removals.set_for(Mode::Hold, "DELETE ");
+        met.await;
+        eventually("nobody has the alias", || async {
+            super::named(&service, &alias).await.0 == 404
+        })
+        .await;
+        run(&service, aliased(&two, 1)).await;
+        // A replacement of the second one has its locks.
+        let met = creations.met_now();
+        creations.set_for(Mode::Late, "/containers/create");
+        let release = async {
+            met.await;
+            removals.set(Mode::Pass);
+            told.await.expect("it is removed");
+            creations.set(Mode::Pass);
+        };
+        tokio::join!(run(&service, aliased(&two, 2)), release).0
+    };
+    let (_, _, replaced) = tokio::join!(removal, stop, rest);
+    assert_eq!(replaced.action(), pb::RunAction::Replaced);
+    eventually("the stop came last", || async { !is_running(&service, &two).await }).await;
 }
