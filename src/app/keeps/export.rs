@@ -6,9 +6,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
-use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{App, staging::Helper, stopping};
@@ -19,7 +19,9 @@ const PIECE: usize = 256 << 10;
 /// Pieces that wait for a slow reader.
 const WAITING: usize = 4;
 
-type Sender = mpsc::Sender<Result<Bytes>>;
+type Sender = mpsc::Sender<Bytes>;
+/// How it ends. It has a way of its own, so that it waits for no reader.
+type End = oneshot::Sender<Result<()>>;
 /// When containers were last started, by id.
 type Starts = BTreeMap<String, Option<Timestamp>>;
 
@@ -60,32 +62,32 @@ impl App {
             let starts = users.into_iter().map(|user| (user.id, user.started_at));
             reading.starts = Some(starts.collect());
         }
-        let (send, receive) = mpsc::channel(WAITING);
+        let (send, end, archive) = pieces();
         let app = self.clone();
         // Not the caller's own: it may leave at any time, and the helper must go.
-        self.tasks.draining(async move { app.export(reading, guards, send).await });
-        Ok(ReceiverStream::new(receive))
+        self.tasks.draining(async move {
+            // Nobody hears it when the caller has left.
+            let _ = end.send(app.export(reading, guards, send).await);
+        });
+        Ok(archive)
     }
 
-    async fn export(&self, reading: Reading, guards: Vec<OwnedMutexGuard<()>>, send: Sender) {
+    async fn export(
+        &self,
+        reading: Reading,
+        guards: Vec<OwnedMutexGuard<()>>,
+        send: Sender,
+    ) -> Result<()> {
         let held = self.hold(&reading.volume, HashMap::new()).await;
         drop(guards);
-        let done = match held {
-            Ok(helper) => {
-                let done = tokio::select! {
-                    done = self.send_volume(&helper, &reading, &send) => done,
-                    () = send.closed() => Ok(()),
-                    () = self.tasks.stopped() => Err(stopping()),
-                };
-                self.release(helper).await;
-                done
-            }
-            Err(error) => Err(error),
+        let helper = held?;
+        let done = tokio::select! {
+            done = self.send_volume(&helper, &reading, &send) => done,
+            () = send.closed() => Ok(()),
+            () = self.tasks.stopped() => Err(stopping()),
         };
-        if let Err(error) = done {
-            // Nobody hears it when the caller has left.
-            let _ = send.send(Err(error)).await;
-        }
+        self.release(helper).await;
+        done
     }
 
     async fn send_volume(&self, helper: &Helper, reading: &Reading, send: &Sender) -> Result<()> {
@@ -94,7 +96,7 @@ impl App {
             let mut chunk = chunk?;
             while !chunk.is_empty() {
                 let piece = chunk.split_to(chunk.len().min(PIECE));
-                if send.send(Ok(piece)).await.is_err() {
+                if send.send(piece).await.is_err() {
                     return Ok(());
                 }
             }
@@ -131,5 +133,37 @@ impl App {
             users.extend(self.refresh(&user.id).await?);
         }
         Ok(users)
+    }
+}
+
+/// A queue of pieces, its end, and the stream of both. What has no good end must not
+/// pass for whole, however little of it was read when it ended.
+fn pieces() -> (Sender, End, impl Stream<Item = Result<Bytes>> + Send + use<>) {
+    let (send, receive) = mpsc::channel(WAITING);
+    let (end, ended) = oneshot::channel();
+    let last = async move { ended.await.unwrap_or_else(|_| Err(stopping())).err().map(Err) };
+    let last = stream::once(last).filter_map(std::future::ready);
+    (send, end, ReceiverStream::new(receive).map(Ok).chain(last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bad_end_waits_for_no_reader_and_is_told_after_what_was_read() {
+        for end in [Some(Err(stopping())), None, Some(Ok(()))] {
+            let bad = !matches!(end, Some(Ok(())));
+            let (send, told, archive) = pieces();
+            while send.try_send(Bytes::from_static(b"piece")).is_ok() {}
+            drop(send);
+            match end {
+                Some(end) => told.send(end).expect("the reader is there"),
+                None => drop(told),
+            }
+            let read: Vec<_> = archive.collect().await;
+            assert_eq!(read.iter().filter(|piece| piece.is_ok()).count(), WAITING);
+            assert_eq!(read.last().is_some_and(Result::is_err), bad, "{read:?}");
+        }
     }
 }
