@@ -160,7 +160,9 @@ impl App {
         archive: mpsc::Receiver<Piece>,
     ) -> Result<u64> {
         let own = [(labels::IMPORT.to_owned(), self.settings.node_id.clone())];
-        self.engine.ensure_volume(staging, own.into()).await?;
+        let made = self.engine.ensure_volume(staging, own.into()).await;
+        // It may be there in spite of the error, and come only when we have looked.
+        made.inspect_err(|_| self.helpers.may_be_left())?;
         let helper = self.hold(staging, HashMap::new()).await?;
         let done = tokio::select! {
             done = self.unpack(&helper, &import.path, archive) => done,
@@ -372,6 +374,7 @@ impl App {
         match self.engine.remove_volume(volume).await {
             Err(error) if error.kind() != Kind::NotFound => {
                 tracing::warn!(?error, volume, "what was staged is left behind for now");
+                self.helpers.may_be_left();
             }
             _ => {}
         }

@@ -3,9 +3,14 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
+
+use tokio::time::Instant;
 
 use super::{App, import};
 use crate::domain::{
@@ -28,10 +33,17 @@ pub(super) fn is_helper(container: &Container, node: &str) -> bool {
 
 /// How long what could not be removed stays before it is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
+/// How often the engine is asked for staged volumes of which no error told us.
+const UNTOLD: Duration = Duration::from_secs(600);
 
-/// Names of helpers and volumes that this process works with.
+/// What this process works with.
 #[derive(Debug, Default)]
-pub struct Helpers(Mutex<BTreeSet<String>>);
+pub struct Helpers {
+    /// Names of helpers and volumes.
+    names: Mutex<BTreeSet<String>>,
+    /// A staged volume may have been left behind.
+    left: AtomicBool,
+}
 
 /// A container that holds a volume.
 #[derive(Debug)]
@@ -44,7 +56,7 @@ pub(super) struct Helper {
 
 impl Helpers {
     fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that a name is ours to work with; false when it was already.
@@ -60,14 +72,26 @@ impl Helpers {
     fn has(&self, name: &str) -> bool {
         self.names().contains(name)
     }
+
+    /// Notes that a staged volume may be left behind.
+    pub(super) fn may_be_left(&self) {
+        self.left.store(true, Ordering::Relaxed);
+    }
 }
 
-/// Mends what is left over, again and again, until the service stops.
+/// Mends what is left over, again and again, until the service stops. Helpers are in
+/// the view; for volumes the engine must be asked, so only an error makes us ask soon.
 pub async fn mend(app: Arc<App>) {
+    let mut asked = Instant::now();
     loop {
         tokio::time::sleep(AGAIN).await;
-        if app.view.freshness().synced {
-            app.mend_keeps().await;
+        if !app.view.freshness().synced {
+            continue;
+        }
+        app.mend_helpers().await;
+        if app.helpers.left.load(Ordering::Relaxed) || asked.elapsed() >= UNTOLD {
+            asked = Instant::now();
+            app.mend_volumes().await;
         }
     }
 }
@@ -109,6 +133,11 @@ impl App {
     /// Removes what a crash or an error of the engine left: helpers, and what was half
     /// imported. What was imported as a whole is brought to its end.
     pub(in crate::app) async fn mend_keeps(self: &Arc<Self>) {
+        self.mend_helpers().await;
+        self.mend_volumes().await;
+    }
+
+    async fn mend_helpers(self: &Arc<Self>) {
         let node = &self.settings.node_id;
         for container in self.view.all() {
             if !is_helper(&container, node) || self.helpers.has(container.name()) {
@@ -119,8 +148,14 @@ impl App {
                 None => self.discard(&container.id).await,
             }
         }
+    }
+
+    async fn mend_volumes(&self) {
+        // What is left while we look is looked for again.
+        self.helpers.left.store(false, Ordering::Relaxed);
         if let Err(error) = self.remove_lost_imports().await {
             tracing::warn!(?error, "what a crash left of an import cannot be removed yet");
+            self.helpers.may_be_left();
         }
     }
 

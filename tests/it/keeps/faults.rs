@@ -231,6 +231,27 @@ async fn a_helper_that_could_not_be_removed_goes_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_engine_is_asked_for_staged_volumes_again_only_after_an_error() {
+    let proxy = Proxy::start();
+    let mut service = behind(&proxy, DEADLINE).await;
+    service.stop().await;
+    // What a crash left, and an engine that does not tell of it at once.
+    let label = format!("container-svc.import={}", service.node);
+    let staged_before = docker(&["volume", "create", "--label", &label]);
+    assert_eq!(staged(&service), [staged_before]);
+    proxy.set_for(Mode::Fail(1), "/volumes?");
+    let met = proxy.met_now();
+    service.resume().await;
+    met.await;
+    nothing_is_left(&service).await;
+    let met = proxy.met_now();
+    proxy.set_for(Mode::Status500, "/volumes?");
+    // Longer than it waited after the error.
+    let idle = tokio::time::timeout(Duration::from_secs(12), met).await;
+    idle.expect_err("there was nothing to ask for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_export_during_which_a_container_was_started_is_told_as_failed() {
     let service = Service::start().await.synced().await;
     let name = unique("keep");
