@@ -11,6 +11,7 @@ use crate::support::{DEADLINE, Service, docker, eventually, image, unique};
 mod bad;
 mod crowds;
 mod engines;
+mod hanging;
 mod probes;
 mod restarts;
 mod stops;

@@ -294,7 +294,8 @@ fn steal(line: &str, most: usize, stolen: &Stolen) {
     }
 }
 
-async fn head(client: &mut UnixStream) -> std::io::Result<String> {
+/// The head of one request.
+pub(crate) async fn head(client: &mut UnixStream) -> std::io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(client.read_u8().await?);
@@ -302,7 +303,12 @@ async fn head(client: &mut UnixStream) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
-async fn answer(mut client: UnixStream, status: &str, body: &str) -> std::io::Result<()> {
+/// Answers a request, and closes.
+pub(crate) async fn answer(
+    mut client: UnixStream,
+    status: &str,
+    body: &str,
+) -> std::io::Result<()> {
     let length = body.len();
     let text = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\

@@ -70,6 +70,37 @@ impl Drop for Others {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_that_are_watched_are_made_once_each_and_come_back() {
+    let others = Others::create(10);
+    let service = Service::start().await.synced().await;
+    let all: Vec<String> = (0..100).map(|_| unique("hundred")).collect();
+    let request = |name: &String| pb::RunContainerRequest {
+        health_check: Some(pb::HealthCheck {
+            probe: Some(pb::health_check::Probe::Tcp(pb::TcpProbe { port: 80 })),
+            interval: ms(1000),
+            ..Default::default()
+        }),
+        restart_policy: pb::RestartPolicy::Always.into(),
+        restart: quick(100, 200, 1000),
+        ..script(&service, name, "exec httpd -f -p 80 -h /www")
+    };
+    let calls = all.iter().map(|name| run(&service, request(name)));
+    let answers = futures_util::future::join_all(calls).await;
+    assert!(answers.iter().all(|answer| answer.action() == pb::RunAction::Created));
+    for name in &all {
+        let well = || async { health(&service, name).await == Some(pb::HealthState::Healthy) };
+        eventually("it is well", well).await;
+    }
+    let ended: Vec<&str> = all.iter().step_by(10).map(String::as_str).collect();
+    docker(&[&["kill"], &ended[..]].concat());
+    for name in ended {
+        eventually("it comes back", || did(&service, name, pb::EventKind::Restarted)).await;
+    }
+    assert_eq!(names(&service), all.into_iter().collect());
+    assert!(!others.0.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_of_many_that_keep_ending_is_made_once_and_comes_back() {
     let others = Others::create(many("SOAK_OTHERS", 10));
     let service = Service::start().await.synced().await;
