@@ -3,7 +3,10 @@
 use container_svc::rpc::pb;
 
 use super::{engine_names, is_running, named, only, port, run};
-use crate::support::{Service, docker, eventually, image, unique};
+use crate::{
+    proxy::{Mode, Proxy},
+    support::{DEADLINE, Service, docker, eventually, image, unique},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_the_service_forgets_nothing() {
@@ -105,4 +108,47 @@ async fn a_crash_before_the_predecessor_is_removed_is_mended() {
         docker(&["start", &new]);
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_that_runs_is_not_removed_for_what_was_last_heard_of_it() {
+    let inspections = Proxy::start();
+    let renames = Proxy::before(inspections.socket());
+    let service = Service::with(|config| {
+        renames.under(config);
+        config.engine_timeout = DEADLINE;
+    });
+    let service = service.await.synced().await;
+    let name = unique("stale");
+    run(&service, service.request(&name)).await;
+    let mut second = service.request(&name);
+    second.envs = vec![pb::EnvVar { key: "VERSION".into(), value: "2".into() }];
+    let ask = async || service.grpc().await.run_container(second.clone()).await;
+
+    renames.set_for(Mode::Late, "/rename");
+    let met = renames.met_now();
+    let successor = format!("{name}__new");
+    let stale = async {
+        met.await;
+        eventually("the successor is known", || async {
+            named(&service, &successor).await.0 == 200
+        })
+        .await;
+        // From here on, nothing is heard of it.
+        let id = docker(&["inspect", "-f", "{{.Id}}", &successor]);
+        inspections.set_for(Mode::Status500, &format!("/containers/{id}/json"));
+        renames.set(Mode::Pass);
+        id
+    };
+    let (first, id) = tokio::join!(ask(), stale);
+    first.expect_err("nobody could see what came of it");
+    let state = || docker(&["inspect", "-f", "{{.Name}} {{.State.Running}}", &id]);
+    assert_eq!(state(), format!("/{name} true"));
+    assert_eq!(named(&service, &successor).await.0, 200, "what was last heard of it");
+    ask().await.expect_err("it cannot be seen yet");
+    assert_eq!(state(), format!("/{name} true"), "it is not taken for a left-over");
+    inspections.set(Mode::Pass);
+    eventually("it is known again", || async { named(&service, &name).await.0 == 200 }).await;
+    assert_eq!(ask().await.expect("it runs").into_inner().id, id);
+    assert_eq!(service.made(), [id]);
 }
