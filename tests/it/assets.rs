@@ -22,6 +22,7 @@ mod patience;
 mod resume;
 pub(crate) mod source;
 mod stream;
+pub(crate) mod tls;
 mod turns;
 
 const RUN: &str = "/container-svc/container";

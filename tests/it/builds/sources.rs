@@ -10,7 +10,7 @@ use tonic::Code;
 
 use super::{Tree, begin, beside_docker::by_docker, build, finished};
 use crate::{
-    assets::{lenient, source},
+    assets::{lenient, source, tls::Secure},
     cli::cli,
     support::{Service, docker, eventually, image, unique},
 };
@@ -235,6 +235,28 @@ async fn a_tarball_is_fetched_checked_and_built() {
         assert_eq!(code, Code::InvalidArgument, "{told}");
         assert!(told.starts_with("source: ") && told.contains("(source)/none"), "{told}");
     }
+    nothing_is_held(&service).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tarball_comes_over_https_from_whom_an_authority_that_is_trusted_vouches_for() {
+    let tree = Tree::new("COPY a /a\n", &[("a", "over https")]);
+    let bytes = packed(&tree, &tree.root().display().to_string(), &["-z", "ctx"]);
+    let server = source::Source::of(bytes, "\"a\"").await;
+    let secure = Secure::before(server.address).await;
+    let service = secure.trusting().await;
+    for host in ["localhost", "127.0.0.1"] {
+        let url = secure.url(host, "/app.tar.gz");
+        finished(&build(&service, of(&tree, tarball(url, "", "ctx"))).await);
+        assert_eq!(docker(&["run", "--rm", tree.name(), "cat", "/a"]), "over https");
+    }
+    let asked = server.seen().len();
+    let stranger = Service::with(lenient).await.synced().await;
+    let url = secure.url("localhost", "/app.tar.gz");
+    let (code, told) = refusal(&stranger, of(&tree, tarball(url, "", "ctx"))).await;
+    assert_eq!(code, Code::FailedPrecondition, "{told}");
+    assert!(told.contains("cannot be reached"), "{told}");
+    assert_eq!(server.seen().len(), asked, "it was not even asked");
     nothing_is_held(&service).await;
 }
 
