@@ -18,8 +18,9 @@ use super::{App, images::Credential};
 use crate::{
     domain::{
         Error, Kind, Result,
+        access::Caller,
         build::{BuildEvent, BuildRequest, BuildSpec, Builder, Built, Failure},
-        dockerfile::{self, base_images, needs_buildkit, undeclared},
+        dockerfile::{self, base_images, undeclared},
         event::{Subject, What},
         image::ImageRef,
         source::Source,
@@ -31,8 +32,10 @@ use crate::{
     },
 };
 
+mod powers;
 mod source;
 
+use powers::{Chosen, choose};
 use source::Scratch;
 pub use source::{SourceSettings, Sources, Uploaded, expire};
 
@@ -75,11 +78,12 @@ impl Drop for Place {
 }
 
 impl App {
-    /// Builds an image and tells how it goes; the last event is `Finished`, or an
-    /// error. Dropping the stream ends the build.
+    /// Builds an image for its caller and tells how it goes; the last event is
+    /// `Finished`, or an error. Dropping the stream ends the build.
     pub async fn build(
         self: &Arc<Self>,
         request: BuildRequest,
+        caller: Arc<Caller>,
     ) -> Result<impl Stream<Item = Result<BuildEvent>> + Send + use<>> {
         let spec = BuildSpec::resolve(request, &self.settings.source_rules)?;
         let place = self.builds.0.enter(MOST).ok_or_else(|| {
@@ -88,7 +92,7 @@ impl App {
         })?;
         // What is wrong with a folder that is here is told before the stream begins.
         let opened = match &spec.source {
-            Source::Path(path) => Some(self.open_path(&spec, path).await?),
+            Source::Path(path) => Some(self.open_path(&spec, path, &caller).await?),
             _ => None,
         };
         let uploaded = self.take_upload(&spec.source)?;
@@ -96,7 +100,7 @@ impl App {
         let app = self.clone();
         self.tasks.background("build", async move {
             let _place = place;
-            let work = app.work(&spec, opened, uploaded, &events);
+            let work = app.work(&spec, &caller, opened, uploaded, &events);
             let end = tokio::select! {
                 end = work => end,
                 () = events.closed() => return,
@@ -122,8 +126,9 @@ impl App {
     pub async fn build_to_end(
         self: &Arc<Self>,
         request: BuildRequest,
+        caller: Arc<Caller>,
     ) -> Result<(Built, Vec<String>)> {
-        let mut events = Box::pin(self.build(request).await?);
+        let mut events = Box::pin(self.build(request, caller).await?);
         let (mut warnings, mut output) = (Vec::new(), Vec::new());
         while let Some(event) = events.next().await {
             match event {
@@ -159,7 +164,12 @@ impl App {
         }
     }
 
-    async fn open_path(&self, spec: &BuildSpec, path: &str) -> Result<(Builder, Context)> {
+    async fn open_path(
+        &self,
+        spec: &BuildSpec,
+        path: &str,
+        caller: &Caller,
+    ) -> Result<(Chosen, Context)> {
         let roots = self.settings.build_roots.clone();
         if roots.is_empty() {
             return Err(Error::precondition(
@@ -168,23 +178,25 @@ impl App {
             ));
         }
         let context = Context::open(roots, path.to_owned(), spec.dockerfile_path.clone()).await?;
-        Ok((choose(spec, &context.dockerfile)?, context))
+        Ok((choose(spec, &context.dockerfile, caller)?, context))
     }
 
     async fn work(
         self: &Arc<Self>,
         spec: &BuildSpec,
-        opened: Option<(Builder, Context)>,
+        caller: &Caller,
+        opened: Option<(Chosen, Context)>,
         uploaded: Option<Arc<Scratch>>,
         events: &Events,
     ) -> Result<BuildEvent> {
-        let (builder, context, _held) = match opened {
-            Some((builder, context)) => (builder, context, None),
+        let (chosen, context, _held) = match opened {
+            Some((chosen, context)) => (chosen, context, None),
             None => {
                 let (context, scratch) = self.open_source(spec, uploaded, events).await?;
-                (choose(spec, &context.dockerfile)?, context, Some(scratch))
+                (choose(spec, &context.dockerfile, caller)?, context, Some(scratch))
             }
         };
+        let Chosen { builder, frontend } = chosen;
         tell(events, BuildEvent::Started(builder)).await;
         let instructions = dockerfile::instructions(&context.dockerfile);
         if builder == Builder::BuildKit {
@@ -194,7 +206,8 @@ impl App {
                 tell(events, BuildEvent::Warning(why)).await;
             }
         }
-        let images = base_images(&instructions, &spec.args);
+        let mut images = base_images(&instructions, &spec.args);
+        images.extend(frontend);
         let credentials = self.credentials(spec, &images).await?;
         let session = match builder {
             Builder::Classic => None,
@@ -347,36 +360,6 @@ impl App {
             }
         }
         Ok(found)
-    }
-}
-
-/// What shall build, or why it cannot: BuildKit where it is needed, else the
-/// classic builder, of which the context is exactly that of the docker command.
-fn choose(spec: &BuildSpec, text: &str) -> Result<Builder> {
-    let cannot = |why: String| Err(Error::precondition("BUILDER_CANNOT", why));
-    let needed = !spec.secrets.is_empty() || needs_buildkit(&dockerfile::instructions(text));
-    let builder = match spec.builder {
-        Some(Builder::Classic) if !spec.secrets.is_empty() => {
-            return cannot("secrets need BuildKit; leave builder out".to_owned());
-        }
-        Some(builder) => builder,
-        None if needed => Builder::BuildKit,
-        None => Builder::Classic,
-    };
-    // BuildKit takes a frontend from there too, before it looks at the Dockerfile.
-    if builder == Builder::BuildKit && spec.args.contains_key("BUILDKIT_SYNTAX") {
-        return cannot(
-            "the build argument BUILDKIT_SYNTAX asks for a frontend, which this service does not run; leave it out"
-                .to_owned(),
-        );
-    }
-    match dockerfile::syntax(text) {
-        // It would be fetched and run with the powers of the builder.
-        Some(frontend) if builder == Builder::BuildKit => cannot(format!(
-            "the Dockerfile asks for the frontend {frontend:?}, which this service does not run; \
-             take its \"# syntax=\" line out"
-        )),
-        _ => Ok(builder),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Permissions, the grant sets that bundle them, and who a caller is.
 
+use super::{Error, Kind};
+
 /// Every permission that an RPC may ask for.
 pub const PERMISSIONS: &[&str] = &[
     "container-svc:container:run",
@@ -8,6 +10,7 @@ pub const PERMISSIONS: &[&str] = &[
     "container-svc:container:view",
     "container-svc:image:pull",
     "container-svc:image:build",
+    BUILD_PRIVILEGED,
     "container-svc:image:view",
     "container-svc:image:remove",
     "container-svc:image:push",
@@ -21,6 +24,10 @@ pub const PERMISSIONS: &[&str] = &[
     "container-svc:keep:import",
     "container-svc:token:manage",
 ];
+
+/// What a build needs beside `container-svc:image:build` where it asks for more than a
+/// plain step may do: a frontend of its own, or an entitlement.
+pub const BUILD_PRIVILEGED: &str = "container-svc:image:build-privileged";
 
 /// The older name of `container-svc:container:run`; either opens it.
 pub const RUN_ALIAS: &str = "container-svc:container:create";
@@ -83,4 +90,25 @@ pub struct Caller {
     pub name: String,
     /// What it may do.
     pub permissions: Vec<String>,
+}
+
+impl Caller {
+    /// True when it has this very permission.
+    pub fn may(&self, permission: &str) -> bool {
+        self.permissions.iter().any(|have| have == permission)
+    }
+
+    /// The refusal of what it may not do: what asks for the permission, where that is
+    /// not the call itself, and what to do beside asking for another token.
+    pub fn lacks(&self, permission: &str, asks: Option<(&str, &str)>) -> Error {
+        let (why, instead) = asks.map_or_else(Default::default, |(what, instead)| {
+            (format!(", which {what} needs"), format!(", or {instead}"))
+        });
+        let told = format!(
+            "{:?} lacks the permission {permission}{why}; ask for a token that has it{instead}",
+            self.name
+        );
+        Error::new(Kind::PermissionDenied, "PERMISSION_MISSING", told)
+            .with("permission", permission)
+    }
 }

@@ -5,6 +5,10 @@
 
 use std::collections::BTreeMap;
 
+mod frontend;
+
+pub use frontend::{Frontend, SYNTAX_ARG, frontend};
+
 /// Longest text of an instruction that is kept.
 const LONGEST: usize = 1024;
 
@@ -179,26 +183,10 @@ pub fn needs_buildkit(instructions: &[Instruction]) -> bool {
         let mut words = instruction.text.split_whitespace();
         let keyword = words.next().unwrap_or_default().to_ascii_uppercase();
         let options = words.take_while(|word| word.starts_with("--"));
-        let own = ["--mount=", "--network=", "--chmod=", "--link"];
+        let own = ["--mount=", "--network=", "--security=", "--chmod=", "--link"];
         let mut asked = options.filter(|word| own.iter().any(|own| word.starts_with(own)));
         let can = ["RUN", "COPY", "ADD"].contains(&keyword.as_str());
         (can && asked.next().is_some()) || !heredocs(&instruction.text).is_empty()
-    })
-}
-
-/// The frontend that a Dockerfile asks for, in any of the ways in which BuildKit
-/// looks for one: a `# syntax=` or `// syntax=` line, also below a `#!` line, or JSON.
-/// Source: `DetectSyntax` in BuildKit's `frontend/dockerfile/parser/directives.go`.
-pub fn syntax(dockerfile: &str) -> Option<&str> {
-    let text = dockerfile.trim_start_matches('\u{feff}');
-    let below = match text.strip_prefix("#!") {
-        Some(rest) => rest.split_once('\n').map_or("", |(_, below)| below),
-        None => text,
-    };
-    let asked = ["#", "//"].into_iter().find_map(|mark| marked(below, mark, "syntax"));
-    asked.filter(|value| !value.is_empty()).or_else(|| {
-        let json = text.trim_start();
-        json.starts_with('{').then(|| json.lines().next().unwrap_or_default())
     })
 }
 
@@ -211,14 +199,8 @@ fn escape_of(dockerfile: &str) -> char {
 
 /// A directive stands in a comment above everything else.
 fn directive<'a>(dockerfile: &'a str, wanted: &str) -> Option<&'a str> {
-    marked(dockerfile.trim_start_matches('\u{feff}'), "#", wanted)
-}
-
-fn marked<'a>(text: &'a str, mark: &str, wanted: &str) -> Option<&'a str> {
-    let comments = text.lines().map_while(|line| line.trim().strip_prefix(mark));
-    let mut directives = comments.map_while(|comment| comment.split_once('='));
-    let found = directives.find(|(key, _)| key.trim().eq_ignore_ascii_case(wanted));
-    found.map(|(_, value)| value.trim())
+    let mut all = frontend::directives(dockerfile.trim_start_matches('\u{feff}'), "#");
+    all.find(|(_, key, _)| key.eq_ignore_ascii_case(wanted)).map(|(.., value)| value)
 }
 
 fn add(to: &mut String, text: &str) {
@@ -252,20 +234,6 @@ mod tests {
 
     fn lines(dockerfile: &str) -> Vec<(usize, String)> {
         instructions(dockerfile).into_iter().map(|found| (found.line, found.text)).collect()
-    }
-
-    #[test]
-    fn no_way_to_ask_for_a_frontend_is_overlooked() {
-        for text in [
-            "# syntax=evil/x\nFROM a",
-            "#!/usr/bin/env x\n#syntax = evil/x\nFROM a",
-            "// syntax=evil/x\nFROM a",
-            "# escape=`\n# Syntax=evil/x\nFROM a",
-        ] {
-            assert_eq!(syntax(text), Some("evil/x"), "{text}");
-        }
-        assert!(syntax(" {\"syntax\":\"evil/x\"}").is_some());
-        assert_eq!(syntax("FROM a\n# syntax=evil/x\n"), None);
     }
 
     #[test]
@@ -320,20 +288,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_frontend_is_asked_for_above_everything_else_only() {
-        assert_eq!(syntax("# syntax = docker/dockerfile:1\nFROM a"), Some("docker/dockerfile:1"));
-        assert_eq!(syntax("# a comment\n# syntax=x\nFROM a"), None);
-        assert_eq!(syntax("FROM a\n# syntax=x"), None);
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
         #[test]
         fn no_text_makes_it_panic(text in "\\PC*|([A-Z]{0,4} ?[a<\\\\#`=\"-]{0,6}\n){0,8}") {
             base_images(&instructions(&text), &BTreeMap::from([("a".into(), text.clone())]));
-            syntax(&text);
+            frontend(&text);
         }
     }
 }

@@ -131,18 +131,19 @@ impl Auth {
             };
         };
         if !required.granted_by(&caller.permissions) {
-            return Err(Error::new(
-                Kind::PermissionDenied,
-                "PERMISSION_MISSING",
-                format!(
-                    "\"{}\" lacks the permission {}; ask for a token that has it",
-                    caller.name, required.permission
-                ),
-            )
-            .with("permission", &required.permission));
+            return Err(caller.lacks(&required.permission, None));
         }
         Ok(Some(caller))
     }
+}
+
+/// Who the guard let in with this request; a call that it did not see is nobody's.
+pub(super) fn caller_of<T>(request: &tonic::Request<T>) -> Result<Arc<Caller>> {
+    request
+        .extensions()
+        .get()
+        .cloned()
+        .ok_or_else(|| Error::internal("a call that asks who its caller is came without the guard"))
 }
 
 impl<S> Layer<S> for Auth {

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Service,
+    auth::caller_of,
     convert::{signed, timestamp},
     pb::{
         self, build_image_stream_response::Event, build_service_server::BuildService,
@@ -28,7 +29,8 @@ impl BuildService for Service {
         &self,
         request: Request<pb::BuildImageRequest>,
     ) -> Result<Response<pb::BuildImageResponse>, Status> {
-        let (built, warnings) = self.0.build_to_end(request.into_inner().into()).await?;
+        let caller = caller_of(&request)?;
+        let (built, warnings) = self.0.build_to_end(request.into_inner().into(), caller).await?;
         Ok(Response::new(pb::BuildImageResponse { warnings, ..built.into() }))
     }
 
@@ -39,7 +41,8 @@ impl BuildService for Service {
         &self,
         request: Request<pb::BuildImageStreamRequest>,
     ) -> Result<Response<Self::BuildImageStreamStream>, Status> {
-        let events = self.0.build(request.into_inner().into()).await?;
+        let caller = caller_of(&request)?;
+        let events = self.0.build(request.into_inner().into(), caller).await?;
         Ok(Response::new(Box::pin(events.map(|event| Ok(event?.into())))))
     }
 

@@ -43,7 +43,7 @@ fn paths() -> Vec<(String, String)> {
 }
 
 /// What a token sends that may do this alone.
-async fn weak(service: &Service, may: &str) -> String {
+pub(crate) async fn weak(service: &Service, may: &str) -> String {
     let create =
         json!({"name": may.replace(':', "-"), "permissions": [format!("container-svc:{may}")]});
     let (status, made) = service.rest("POST", "/container-svc/token", &create.to_string()).await;
@@ -119,7 +119,7 @@ async fn no_rpc_opens_without_a_token_or_with_a_wrong_one_or_a_weak_one() {
 async fn the_named_sets_grant_what_is_documented() {
     let service = Service::start().await;
     let may = |set: &str| {
-        let create = json!({"name": set, "grantSet": set}).to_string();
+        let create = json!({"name": format!("of-{set}"), "grantSet": set}).to_string();
         let service = &service;
         async move {
             let (_, made) = service.rest("POST", "/container-svc/token", &create).await;
@@ -137,6 +137,11 @@ async fn the_named_sets_grant_what_is_documented() {
     }
     assert!(deploy.contains(&"container-svc:image:build".to_owned()));
     assert!(!model.contains(&"container-svc:image:build".to_owned()));
+    let privileged = "container-svc:image:build-privileged".to_owned();
+    assert!(may("admin").await.contains(&privileged));
+    for set in [model, deploy, may("viewer").await] {
+        assert!(!set.is_empty() && !set.contains(&privileged), "{set:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

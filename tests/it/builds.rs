@@ -19,6 +19,7 @@ mod buildkit;
 mod ends;
 mod git;
 mod hostile;
+mod powers;
 mod sources;
 mod tells;
 

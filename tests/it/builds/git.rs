@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// A program that ends with the test.
-struct Server(Child);
+pub(super) struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -39,13 +39,13 @@ fn sh(folder: &Path, script: &str) -> String {
 }
 
 /// A repository `app.git` with a tag and a later commit.
-struct Repository {
+pub(super) struct Repository {
     dir: TempDir,
     first: String,
 }
 
 impl Repository {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let script = format!(
             "export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a \
@@ -63,8 +63,18 @@ impl Repository {
         Self { dir, first }
     }
 
+    /// Adds a file to its default branch.
+    pub(super) fn commit(&self, path: &str, text: &str) {
+        let at = self.dir.path().join("work").join(path);
+        fs::create_dir_all(at.parent().expect("a folder")).expect("a folder");
+        fs::write(at, text).expect("a file");
+        let script = "cd work; export HOME=/nonexistent; git add -A
+            git -c user.name=a -c user.email=a@b commit -qm more; git push -q ../app.git main";
+        sh(self.dir.path(), script);
+    }
+
     /// Serves it by git's own daemon; answers with its URL.
-    async fn daemon(&self) -> (Server, String) {
+    pub(super) async fn daemon(&self) -> (Server, String) {
         let address = free_address();
         let mut daemon = Command::new("git");
         daemon.args(["daemon", "--reuseaddr", "--export-all", "--listen=127.0.0.1"]);

@@ -207,7 +207,7 @@ async fn the_command_line_builds_a_folder_here_as_the_docker_command_does() {
     assert!(refused.err.contains("build_roots"), "{refused:?}");
 }
 
-fn tarball(url: String, sha256: &str, subdirectory: &str) -> From {
+pub(super) fn tarball(url: String, sha256: &str, subdirectory: &str) -> From {
     let (sha256, subdirectory) = (sha256.to_owned(), subdirectory.to_owned());
     From::Tarball(pb::TarballSource { url, sha256, subdirectory })
 }

@@ -32,11 +32,14 @@ type BuilderKind int32
 const (
 	// The service chooses.
 	BuilderKind_BUILDER_KIND_UNSPECIFIED BuilderKind = 0
-	// The engine's older builder, step by step.
+	// The engine's older builder, step by step. A "# syntax=" line is a comment to it, so
+	// it needs no permission.
 	BuilderKind_BUILDER_KIND_CLASSIC BuilderKind = 1
-	// BuildKit. FAILED_PRECONDITION for a Dockerfile with a "# syntax=" line, since
-	// the service runs no foreign frontends. A Dockerfile that a list excludes can be
-	// copied by its steps all the same.
+	// BuildKit. It runs the frontend that a "# syntax=" or "// syntax=" line, JSON, or
+	// the build argument BUILDKIT_SYNTAX asks for, when the caller has the permission
+	// container-svc:image:build-privileged; else PERMISSION_DENIED, which names the line
+	// or the field, before anything is fetched or run. A Dockerfile that a list excludes
+	// can be copied by its steps all the same.
 	BuilderKind_BUILDER_KIND_BUILDKIT BuilderKind = 2
 )
 
@@ -115,14 +118,15 @@ type BuildImageRequest struct {
 	Secrets []*BuildSecret `protobuf:"bytes,11,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	// Images whose layers may be taken in place of building them; at most 256.
 	CacheFrom []string `protobuf:"bytes,12,rep,name=cache_from,json=cacheFrom,proto3" json:"cache_from,omitempty"`
-	// What shall build. Default: BuildKit when there are secrets, or when the
-	// Dockerfile has mounts or heredocs, else the classic builder; the answer says
-	// which.
+	// What shall build. Default: BuildKit when there are secrets, when the Dockerfile has
+	// mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
+	// "# syntax=" line of a caller who may have one; else the classic builder. The answer
+	// says which.
 	Builder BuilderKind `protobuf:"varint,13,opt,name=builder,proto3,enum=containersvc.v1.BuilderKind" json:"builder,omitempty"`
 	// Where the folder comes from, in place of context_path. Default: the node.
 	Source *BuildSource `protobuf:"bytes,14,opt,name=source,proto3,oneof" json:"source,omitempty"`
-	// Credentials for the registries of base images and of other images that are copied
-	// from, at most 256, one for each registry. Default: the node's Docker config file.
+	// Credentials for the registries of base images, of other images that are copied
+	// from, and of a frontend, at most 256, one for each registry. Default: the node's Docker config file.
 	Credentials   []*BuildCredential `protobuf:"bytes,15,rep,name=credentials,proto3" json:"credentials,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -865,14 +869,15 @@ type BuildImageStreamRequest struct {
 	Secrets []*BuildSecret `protobuf:"bytes,11,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	// Images whose layers may be taken in place of building them; at most 256.
 	CacheFrom []string `protobuf:"bytes,12,rep,name=cache_from,json=cacheFrom,proto3" json:"cache_from,omitempty"`
-	// What shall build. Default: BuildKit when there are secrets, or when the
-	// Dockerfile has mounts or heredocs, else the classic builder; the answer says
-	// which.
+	// What shall build. Default: BuildKit when there are secrets, when the Dockerfile has
+	// mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
+	// "# syntax=" line of a caller who may have one; else the classic builder. The answer
+	// says which.
 	Builder BuilderKind `protobuf:"varint,13,opt,name=builder,proto3,enum=containersvc.v1.BuilderKind" json:"builder,omitempty"`
 	// Where the folder comes from, in place of context_path. Default: the node.
 	Source *BuildSource `protobuf:"bytes,14,opt,name=source,proto3,oneof" json:"source,omitempty"`
-	// Credentials for the registries of base images and of other images that are copied
-	// from, at most 256, one for each registry. Default: the node's Docker config file.
+	// Credentials for the registries of base images, of other images that are copied
+	// from, and of a frontend, at most 256, one for each registry. Default: the node's Docker config file.
 	Credentials   []*BuildCredential `protobuf:"bytes,15,rep,name=credentials,proto3" json:"credentials,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -33,11 +33,15 @@ class _BuilderKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BuilderKi
     BUILDER_KIND_UNSPECIFIED: _BuilderKind.ValueType  # 0
     """The service chooses."""
     BUILDER_KIND_CLASSIC: _BuilderKind.ValueType  # 1
-    """The engine's older builder, step by step."""
+    """The engine's older builder, step by step. A "# syntax=" line is a comment to it, so
+    it needs no permission.
+    """
     BUILDER_KIND_BUILDKIT: _BuilderKind.ValueType  # 2
-    """BuildKit. FAILED_PRECONDITION for a Dockerfile with a "# syntax=" line, since
-    the service runs no foreign frontends. A Dockerfile that a list excludes can be
-    copied by its steps all the same.
+    """BuildKit. It runs the frontend that a "# syntax=" or "// syntax=" line, JSON, or
+    the build argument BUILDKIT_SYNTAX asks for, when the caller has the permission
+    container-svc:image:build-privileged; else PERMISSION_DENIED, which names the line
+    or the field, before anything is fetched or run. A Dockerfile that a list excludes
+    can be copied by its steps all the same.
     """
 
 class BuilderKind(_BuilderKind, metaclass=_BuilderKindEnumTypeWrapper):
@@ -46,11 +50,15 @@ class BuilderKind(_BuilderKind, metaclass=_BuilderKindEnumTypeWrapper):
 BUILDER_KIND_UNSPECIFIED: BuilderKind.ValueType  # 0
 """The service chooses."""
 BUILDER_KIND_CLASSIC: BuilderKind.ValueType  # 1
-"""The engine's older builder, step by step."""
+"""The engine's older builder, step by step. A "# syntax=" line is a comment to it, so
+it needs no permission.
+"""
 BUILDER_KIND_BUILDKIT: BuilderKind.ValueType  # 2
-"""BuildKit. FAILED_PRECONDITION for a Dockerfile with a "# syntax=" line, since
-the service runs no foreign frontends. A Dockerfile that a list excludes can be
-copied by its steps all the same.
+"""BuildKit. It runs the frontend that a "# syntax=" or "// syntax=" line, JSON, or
+the build argument BUILDKIT_SYNTAX asks for, when the caller has the permission
+container-svc:image:build-privileged; else PERMISSION_DENIED, which names the line
+or the field, before anything is fetched or run. A Dockerfile that a list excludes
+can be copied by its steps all the same.
 """
 Global___BuilderKind: _TypeAlias = BuilderKind  # noqa: Y015
 
@@ -98,9 +106,10 @@ class BuildImageRequest(_message.Message):
     pull: _builtins.bool
     """Asks the registries for newer base images."""
     builder: Global___BuilderKind.ValueType
-    """What shall build. Default: BuildKit when there are secrets, or when the
-    Dockerfile has mounts or heredocs, else the classic builder; the answer says
-    which.
+    """What shall build. Default: BuildKit when there are secrets, when the Dockerfile has
+    mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
+    "# syntax=" line of a caller who may have one; else the classic builder. The answer
+    says which.
     """
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -132,8 +141,8 @@ class BuildImageRequest(_message.Message):
 
     @_builtins.property
     def credentials(self) -> _containers.RepeatedCompositeFieldContainer[Global___BuildCredential]:
-        """Credentials for the registries of base images and of other images that are copied
-        from, at most 256, one for each registry. Default: the node's Docker config file.
+        """Credentials for the registries of base images, of other images that are copied
+        from, and of a frontend, at most 256, one for each registry. Default: the node's Docker config file.
         """
 
     def __init__(
@@ -480,9 +489,10 @@ class BuildImageStreamRequest(_message.Message):
     pull: _builtins.bool
     """Asks the registries for newer base images."""
     builder: Global___BuilderKind.ValueType
-    """What shall build. Default: BuildKit when there are secrets, or when the
-    Dockerfile has mounts or heredocs, else the classic builder; the answer says
-    which.
+    """What shall build. Default: BuildKit when there are secrets, when the Dockerfile has
+    mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
+    "# syntax=" line of a caller who may have one; else the classic builder. The answer
+    says which.
     """
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -514,8 +524,8 @@ class BuildImageStreamRequest(_message.Message):
 
     @_builtins.property
     def credentials(self) -> _containers.RepeatedCompositeFieldContainer[Global___BuildCredential]:
-        """Credentials for the registries of base images and of other images that are copied
-        from, at most 256, one for each registry. Default: the node's Docker config file.
+        """Credentials for the registries of base images, of other images that are copied
+        from, and of a frontend, at most 256, one for each registry. Default: the node's Docker config file.
         """
 
     def __init__(

@@ -31,6 +31,9 @@ class BuildServiceStub:
 
     Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE while
     the engine cannot be reached, or goes away during the build.
+
+    A build that asks for a frontend of its own needs the permission
+    container-svc:image:build-privileged beside container-svc:image:build.
     """
 
     def __init__(self, channel):
@@ -62,6 +65,9 @@ class BuildServiceServicer:
 
     Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE while
     the engine cannot be reached, or goes away during the build.
+
+    A build that asks for a frontend of its own needs the permission
+    container-svc:image:build-privileged beside container-svc:image:build.
     """
 
     def BuildImage(self, request, context):
@@ -140,6 +146,9 @@ class BuildService:
 
     Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE while
     the engine cannot be reached, or goes away during the build.
+
+    A build that asks for a frontend of its own needs the permission
+    container-svc:image:build-privileged beside container-svc:image:build.
     """
 
     @staticmethod

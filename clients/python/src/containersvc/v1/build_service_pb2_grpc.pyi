@@ -32,6 +32,9 @@ class BuildServiceStub:
 
     Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE while
     the engine cannot be reached, or goes away during the build.
+
+    A build that asks for a frontend of its own needs the permission
+    container-svc:image:build-privileged beside container-svc:image:build.
     """
 
     @_typing.overload
@@ -78,6 +81,9 @@ class BuildServiceAsyncStub(BuildServiceStub):
 
     Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE while
     the engine cannot be reached, or goes away during the build.
+
+    A build that asks for a frontend of its own needs the permission
+    container-svc:image:build-privileged beside container-svc:image:build.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -120,6 +126,9 @@ class BuildServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE while
     the engine cannot be reached, or goes away during the build.
+
+    A build that asks for a frontend of its own needs the permission
+    container-svc:image:build-privileged beside container-svc:image:build.
     """
 
     @_abc_1.abstractmethod

@@ -122,9 +122,10 @@ export type BuildImageRequest = Message<"containersvc.v1.BuildImageRequest"> & {
   cacheFrom: string[];
 
   /**
-   * What shall build. Default: BuildKit when there are secrets, or when the
-   * Dockerfile has mounts or heredocs, else the classic builder; the answer says
-   * which.
+   * What shall build. Default: BuildKit when there are secrets, when the Dockerfile has
+   * mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
+   * "# syntax=" line of a caller who may have one; else the classic builder. The answer
+   * says which.
    *
    * @generated from field: containersvc.v1.BuilderKind builder = 13;
    */
@@ -138,8 +139,8 @@ export type BuildImageRequest = Message<"containersvc.v1.BuildImageRequest"> & {
   source?: BuildSource | undefined;
 
   /**
-   * Credentials for the registries of base images and of other images that are copied
-   * from, at most 256, one for each registry. Default: the node's Docker config file.
+   * Credentials for the registries of base images, of other images that are copied
+   * from, and of a frontend, at most 256, one for each registry. Default: the node's Docker config file.
    *
    * @generated from field: repeated containersvc.v1.BuildCredential credentials = 15;
    */
@@ -555,9 +556,10 @@ export type BuildImageStreamRequest = Message<"containersvc.v1.BuildImageStreamR
   cacheFrom: string[];
 
   /**
-   * What shall build. Default: BuildKit when there are secrets, or when the
-   * Dockerfile has mounts or heredocs, else the classic builder; the answer says
-   * which.
+   * What shall build. Default: BuildKit when there are secrets, when the Dockerfile has
+   * mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
+   * "# syntax=" line of a caller who may have one; else the classic builder. The answer
+   * says which.
    *
    * @generated from field: containersvc.v1.BuilderKind builder = 13;
    */
@@ -571,8 +573,8 @@ export type BuildImageStreamRequest = Message<"containersvc.v1.BuildImageStreamR
   source?: BuildSource | undefined;
 
   /**
-   * Credentials for the registries of base images and of other images that are copied
-   * from, at most 256, one for each registry. Default: the node's Docker config file.
+   * Credentials for the registries of base images, of other images that are copied
+   * from, and of a frontend, at most 256, one for each registry. Default: the node's Docker config file.
    *
    * @generated from field: repeated containersvc.v1.BuildCredential credentials = 15;
    */
@@ -912,16 +914,19 @@ export enum BuilderKind {
   UNSPECIFIED = 0,
 
   /**
-   * The engine's older builder, step by step.
+   * The engine's older builder, step by step. A "# syntax=" line is a comment to it, so
+   * it needs no permission.
    *
    * @generated from enum value: BUILDER_KIND_CLASSIC = 1;
    */
   CLASSIC = 1,
 
   /**
-   * BuildKit. FAILED_PRECONDITION for a Dockerfile with a "# syntax=" line, since
-   * the service runs no foreign frontends. A Dockerfile that a list excludes can be
-   * copied by its steps all the same.
+   * BuildKit. It runs the frontend that a "# syntax=" or "// syntax=" line, JSON, or
+   * the build argument BUILDKIT_SYNTAX asks for, when the caller has the permission
+   * container-svc:image:build-privileged; else PERMISSION_DENIED, which names the line
+   * or the field, before anything is fetched or run. A Dockerfile that a list excludes
+   * can be copied by its steps all the same.
    *
    * @generated from enum value: BUILDER_KIND_BUILDKIT = 2;
    */
@@ -940,6 +945,9 @@ export const BuilderKindSchema: GenEnum<BuilderKind> = /*@__PURE__*/
  *
  * Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE while
  * the engine cannot be reached, or goes away during the build.
+ *
+ * A build that asks for a frontend of its own needs the permission
+ * container-svc:image:build-privileged beside container-svc:image:build.
  *
  * @generated from service containersvc.v1.BuildService
  */

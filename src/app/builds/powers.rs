@@ -1,0 +1,130 @@
+//! What shall build, and whether its caller may have what the build asks for.
+
+use crate::domain::{
+    Error, Result,
+    access::{BUILD_PRIVILEGED, Caller},
+    build::{BuildSpec, Builder},
+    dockerfile::{self, Frontend, SYNTAX_ARG, frontend, needs_buildkit},
+};
+
+/// What was decided for a build.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    /// What builds.
+    pub(super) builder: Builder,
+    /// The frontend that BuildKit will run, as an image.
+    pub(super) frontend: Option<String>,
+}
+
+/// What shall build, or why it cannot: BuildKit where it is needed, else the
+/// classic builder, of which the context is exactly that of the docker command.
+///
+/// A frontend is an image that BuildKit runs with powers of its own, so it is not for
+/// everybody. The classic builder takes the line for a comment, as it always did.
+pub(super) fn choose(spec: &BuildSpec, text: &str, caller: &Caller) -> Result<Chosen> {
+    let cannot = |why: &str| Err(Error::precondition("BUILDER_CANNOT", why));
+    let may = caller.may(BUILD_PRIVILEGED);
+    let in_arg = spec.args.get(SYNTAX_ARG);
+    let in_file = frontend(text);
+    let needed = !spec.secrets.is_empty()
+        || in_arg.is_some()
+        || (in_file.is_some() && may)
+        || needs_buildkit(&dockerfile::instructions(text));
+    let builder = match spec.builder {
+        Some(Builder::Classic) if !spec.secrets.is_empty() => {
+            return cannot("secrets need BuildKit; leave builder out");
+        }
+        Some(builder) => builder,
+        None if needed => Builder::BuildKit,
+        None => Builder::Classic,
+    };
+    if builder == Builder::Classic {
+        return Ok(Chosen { builder, frontend: None });
+    }
+    if !may {
+        if let Some(image) = in_arg {
+            return Err(refused_arg(caller, image));
+        }
+        if let Some(found) = &in_file {
+            return Err(refused_line(caller, found));
+        }
+    }
+    let asked = in_arg.cloned().or(in_file.map(|found| found.asked));
+    let frontend = asked.and_then(|asked| asked.split_whitespace().next().map(str::to_owned));
+    Ok(Chosen { builder, frontend })
+}
+
+fn refused_arg(caller: &Caller, image: &str) -> Error {
+    let asks = format!("the build argument {SYNTAX_ARG} for its frontend {image:?}");
+    let error = caller.lacks(BUILD_PRIVILEGED, Some((&asks, "leave the argument out")));
+    error.with("field", "buildArgs")
+}
+
+fn refused_line(caller: &Caller, found: &Frontend) -> Error {
+    let Frontend { line, asked } = found;
+    let asks = format!("line {line} of the Dockerfile for its frontend {asked:?}");
+    let instead =
+        "take the line out, or let the classic builder build, which takes it for a comment";
+    let error = caller.lacks(BUILD_PRIVILEGED, Some((&asks, instead)));
+    error.with("line", line.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Kind, build::BuildRequest, source::Rules};
+
+    fn chosen(file: &str, arg: bool, builder: Option<Builder>, may: bool) -> Result<Chosen> {
+        let request = BuildRequest {
+            name: "a".into(),
+            context_path: "/a".into(),
+            args: arg.then(|| (SYNTAX_ARG.to_owned(), "x/y z".to_owned())).into_iter().collect(),
+            builder,
+            ..Default::default()
+        };
+        let spec = BuildSpec::resolve(request, &Rules::default()).unwrap();
+        let build = "container-svc:image:build".to_owned();
+        let also = may.then(|| BUILD_PRIVILEGED.to_owned());
+        let permissions = [build].into_iter().chain(also).collect();
+        choose(&spec, file, &Caller { name: "who".into(), permissions })
+    }
+
+    #[test]
+    fn a_frontend_is_for_those_who_may_and_a_comment_for_the_classic_builder() {
+        const LINE: &str = "# syntax=x/y z\nFROM a\n";
+        let mount = format!("{LINE}RUN --mount=type=tmpfs,target=/a b\n");
+        let (classic, kit) = (Some(Builder::Classic), Some(Builder::BuildKit));
+        // Who may not, of each way: it is refused, or built without one.
+        for (file, arg, builder, refused) in [
+            (LINE, false, None, false),
+            (LINE, false, classic, false),
+            ("FROM a", true, classic, false),
+            (LINE, false, kit, true),
+            (&mount, false, None, true),
+            ("FROM a", true, None, true),
+            ("FROM a", true, kit, true),
+            ("{\"syntax\":\"x/y\"}", false, kit, true),
+        ] {
+            let told = chosen(file, arg, builder, false);
+            match &told {
+                Ok(chosen) => {
+                    assert_eq!((chosen.builder, &chosen.frontend), (Builder::Classic, &None));
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), Kind::PermissionDenied);
+                    assert!(error.message().contains(BUILD_PRIVILEGED), "{error}");
+                    let names = ["line 1 of the Dockerfile", "build argument BUILDKIT_SYNTAX"];
+                    assert!(error.message().contains(names[usize::from(arg)]), "{error}");
+                }
+            }
+            assert_eq!(told.is_err(), refused, "{file} {arg} {builder:?}");
+            let may = chosen(file, arg, builder, true).unwrap();
+            let expected = match builder {
+                Some(Builder::Classic) => (Builder::Classic, None),
+                _ => (Builder::BuildKit, Some("x/y".to_owned())),
+            };
+            assert_eq!((may.builder, may.frontend), expected, "{file} {arg} {builder:?}");
+        }
+        assert_eq!(chosen("FROM a", false, None, true).unwrap().builder, Builder::Classic);
+    }
+}
