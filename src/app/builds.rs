@@ -86,6 +86,7 @@ impl App {
         caller: Arc<Caller>,
     ) -> Result<impl Stream<Item = Result<BuildEvent>> + Send + use<>> {
         let spec = BuildSpec::resolve(request, &self.settings.source_rules)?;
+        powers::entitle(&spec, &caller)?;
         let place = self.builds.0.enter(MOST).ok_or_else(|| {
             let told = format!("{MOST} builds are under way; try again when one has ended");
             Error::new(Kind::ResourceExhausted, "TOO_MANY_BUILDS", told)

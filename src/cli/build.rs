@@ -71,6 +71,10 @@ pub(super) struct Args {
     /// Image whose layers may be taken; repeatable
     #[arg(long, value_name = "IMAGE")]
     cache_from: Vec<String>,
+    /// What steps may do beyond plain ones; repeatable, and only for tokens with
+    /// image:build-privileged
+    #[arg(long, value_name = "ENTITLEMENT")]
+    allow: Vec<Allow>,
     /// What shall build
     #[arg(long, default_value = "auto")]
     builder: Kind,
@@ -88,6 +92,17 @@ enum Kind {
     Classic,
     /// BuildKit
     Buildkit,
+}
+
+/// What steps may do.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Allow {
+    /// The network of the node
+    #[value(name = "network.host")]
+    NetworkHost,
+    /// No sandbox, which the engine's build API cannot grant
+    #[value(name = "security.insecure")]
+    SecurityInsecure,
 }
 
 pub(super) async fn build(args: Args, session: Session, out: Output) -> Result<(), Failure> {
@@ -149,7 +164,15 @@ fn request(args: &Args) -> pb::BuildImageStreamRequest {
         secrets: args.secrets.clone(),
         cache_from: args.cache_from.clone(),
         builder: builder.into(),
+        entitlements: args.allow.iter().map(|allow| entitlement(*allow).into()).collect(),
         ..Default::default()
+    }
+}
+
+fn entitlement(allow: Allow) -> pb::BuildEntitlement {
+    match allow {
+        Allow::NetworkHost => pb::BuildEntitlement::NetworkHost,
+        Allow::SecurityInsecure => pb::BuildEntitlement::SecurityInsecure,
     }
 }
 

@@ -1,6 +1,10 @@
 //! A build: what may be asked for, and what is told while it goes on.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use super::{
     Error, Result,
@@ -31,6 +35,24 @@ impl fmt::Display for Builder {
         f.write_str(match self {
             Self::Classic => "classic",
             Self::BuildKit => "BuildKit",
+        })
+    }
+}
+
+/// A power that a plain step of a build does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Entitlement {
+    /// The network of the node.
+    NetworkHost,
+    /// No sandbox.
+    SecurityInsecure,
+}
+
+impl fmt::Display for Entitlement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NetworkHost => "NETWORK_HOST",
+            Self::SecurityInsecure => "SECURITY_INSECURE",
         })
     }
 }
@@ -78,6 +100,8 @@ pub struct BuildRequest {
     pub builder: Option<Builder>,
     /// What opens the registries of its images, by their hosts.
     pub logins: Vec<(String, Login)>,
+    /// What its steps may do beyond plain ones; `None` is one that nobody knows.
+    pub entitlements: Vec<Option<Entitlement>>,
 }
 
 /// A build whose request makes sense.
@@ -109,6 +133,8 @@ pub struct BuildSpec {
     pub builder: Option<Builder>,
     /// What opens registries, by their hosts as images name them.
     pub logins: BTreeMap<String, Login>,
+    /// What its steps may do beyond plain ones.
+    pub entitlements: BTreeSet<Entitlement>,
 }
 
 /// Something that happens in a build.
@@ -261,9 +287,16 @@ impl BuildSpec {
                 wrong.add("secrets", format!("{id:?} has more than 512 KiB"));
             }
         }
-        for (field, count) in
-            [("tags", request.tags.len()), ("cacheFrom", request.cache_from.len())]
-        {
+        let entitlements = &request.entitlements;
+        if let Some(at) = entitlements.iter().position(Option::is_none) {
+            let why = "is none that is known; write NETWORK_HOST or SECURITY_INSECURE";
+            wrong.add(&format!("entitlements[{at}]"), why);
+        }
+        for (field, count) in [
+            ("tags", request.tags.len()),
+            ("cacheFrom", request.cache_from.len()),
+            ("entitlements", entitlements.len()),
+        ] {
             if count > MOST {
                 wrong.add(field, format!("has {count} entries; at most {MOST}"));
             }
@@ -285,6 +318,7 @@ impl BuildSpec {
             cache_from,
             builder: request.builder,
             logins,
+            entitlements: request.entitlements.into_iter().flatten().collect(),
         };
         spec.check_question()?;
         Ok(spec)

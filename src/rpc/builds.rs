@@ -18,7 +18,7 @@ use super::{
 use crate::{
     app::builds::Uploaded,
     domain::{
-        build::{BuildEvent, BuildRequest, Builder, Built, Failure, Secret, Step},
+        build::{BuildEvent, BuildRequest, Builder, Built, Entitlement, Failure, Secret, Step},
         source::{Given, Login},
     },
 };
@@ -73,6 +73,7 @@ macro_rules! build_from {
                 };
                 let (args, labels) = (request.build_args.into_iter(), request.labels.into_iter());
                 let secrets = request.secrets.into_iter();
+                let entitlements = request.entitlements.into_iter().map(entitlement);
                 Self {
                     name: request.name,
                     context_path: request.context_path,
@@ -89,6 +90,7 @@ macro_rules! build_from {
                     builder,
                     source: request.source.map(given),
                     logins: request.credentials.into_iter().map(login).collect(),
+                    entitlements: entitlements.collect(),
                 }
             }
         }
@@ -113,6 +115,15 @@ fn given(source: pb::BuildSource) -> Given {
         },
         Some(Source::UploadId(id)) => Given::Upload(id),
         None => Given::Upload(String::new()),
+    }
+}
+
+/// `None` for what this version does not know.
+fn entitlement(given: i32) -> Option<Entitlement> {
+    match pb::BuildEntitlement::try_from(given).ok()? {
+        pb::BuildEntitlement::Unspecified => None,
+        pb::BuildEntitlement::NetworkHost => Some(Entitlement::NetworkHost),
+        pb::BuildEntitlement::SecurityInsecure => Some(Entitlement::SecurityInsecure),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::domain::{
     Error, Result,
     access::{BUILD_PRIVILEGED, Caller},
-    build::{BuildSpec, Builder},
+    build::{BuildSpec, Builder, Entitlement},
     dockerfile::{self, Frontend, SYNTAX_ARG, frontend, needs_buildkit},
 };
 
@@ -27,6 +27,7 @@ pub(super) fn choose(spec: &BuildSpec, text: &str, caller: &Caller) -> Result<Ch
     let in_arg = spec.args.get(SYNTAX_ARG);
     let in_file = frontend(text);
     let needed = !spec.secrets.is_empty()
+        || !spec.entitlements.is_empty()
         || in_arg.is_some()
         || (in_file.is_some() && may)
         || needs_buildkit(&dockerfile::instructions(text));
@@ -52,6 +53,27 @@ pub(super) fn choose(spec: &BuildSpec, text: &str, caller: &Caller) -> Result<Ch
     let asked = in_arg.cloned().or(in_file.map(|found| found.asked));
     let frontend = asked.and_then(|asked| asked.split_whitespace().next().map(str::to_owned));
     Ok(Chosen { builder, frontend })
+}
+
+/// Refuses entitlements to who may not have them, and those that cannot be given.
+pub(super) fn entitle(spec: &BuildSpec, caller: &Caller) -> Result<()> {
+    let cannot = |why: &str| Err(Error::precondition("BUILDER_CANNOT", why));
+    let Some(first) = spec.entitlements.first() else { return Ok(()) };
+    if !caller.may(BUILD_PRIVILEGED) {
+        let asks = format!("{first} in the field entitlements");
+        let error = caller.lacks(BUILD_PRIVILEGED, Some((&asks, "leave it out")));
+        return Err(error.with("field", "entitlements"));
+    }
+    if spec.builder == Some(Builder::Classic) {
+        return cannot("entitlements need BuildKit; leave builder out");
+    }
+    if spec.entitlements.contains(&Entitlement::SecurityInsecure) {
+        return cannot(
+            "the engine's build API cannot grant SECURITY_INSECURE; leave it out of entitlements, \
+             or build with a BuildKit that allows security.insecure, push the image, and pull it here",
+        );
+    }
+    Ok(())
 }
 
 fn refused_arg(caller: &Caller, image: &str) -> Error {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::domain::{
     Error, Kind, Result,
-    build::{BuildEvent, BuildSpec, Failure},
+    build::{BuildEvent, BuildSpec, Entitlement, Failure},
     dockerfile::Instruction,
     image::ImageRef,
     spec::hex,
@@ -209,6 +209,11 @@ pub fn build_error(failure: &Failure) -> Error {
     };
     let message = format!("the build failed {}{told}", at.unwrap_or_default());
     let mut error = Error::new(kind, reason, message);
+    if told.contains("network.host is not allowed") {
+        error = error.and("ask for NETWORK_HOST in entitlements, and let the engine's setting builder.entitlements allow it");
+    } else if told.contains("security.insecure is not allowed") {
+        error = error.and("no build gets it by this engine's build API");
+    }
     if let Some(step) = &failure.step {
         error = error.with("step", step.number.to_string()).with("line", step.line.to_string());
     }
@@ -258,6 +263,9 @@ fn query(new: &NewBuild<'_>) -> String {
     set("platform", Some(spec.platform.clone()).filter(|platform| !platform.is_empty()));
     set("buildargs", (!spec.args.is_empty()).then(|| json(json!(spec.args))));
     set("labels", (!spec.labels.is_empty()).then(|| json(json!(spec.labels))));
+    // Grants network.host, and makes it what steps have that say nothing of it.
+    let network = spec.entitlements.contains(&Entitlement::NetworkHost);
+    set("networkmode", network.then(|| "host".to_owned()));
     let images: Vec<_> = spec.cache_from.iter().map(ImageRef::familiar).collect();
     set("cachefrom", (!images.is_empty()).then(|| json(json!(images))));
     let pair = |(key, value): &(&str, String)| {

@@ -1,4 +1,4 @@
-//! Frontends of a build's own run for those who may, and for nobody else.
+//! Frontends of a build's own and entitlements: for those who may, and for nobody else.
 
 use std::{
     fs,
@@ -257,4 +257,104 @@ async fn a_frontend_of_a_closed_registry_is_fetched_with_the_credentials_of_the_
     let request = pb::BuildImageRequest { credentials: vec![login], ..tree.request() };
     finished(&build(&service, request).await);
     assert_eq!(docker(&["run", "--rm", tree.name(), "cat", "/made"]), "by the frontend");
+}
+
+/// A step that calls what listens on the loopback of the node, and goes on either way.
+fn call(flag: &str, host: &str) -> String {
+    let port = host.rsplit(':').next().expect("a port");
+    format!("RUN {flag} busybox nc -w 2 127.0.0.1 {port} < /dev/null || true\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_gets_into_the_network_of_the_node_by_an_entitlement_alone() {
+    let (host, called) = nobodys_registry();
+    let calls = || called.load(Ordering::Relaxed);
+    let tree = Tree::new("", &[]);
+    let service = service(&tree).await;
+    let entitlements = vec![pb::BuildEntitlement::NetworkHost.into()];
+    let entitled = pb::BuildImageRequest { entitlements, no_cache: true, ..tree.request() };
+    let request = pb::BuildImageRequest { no_cache: true, builder: 2, ..tree.request() };
+    let base = image();
+
+    // By the engine's own frontend, and a step that says nothing of its network.
+    tree.write("ctx/Dockerfile", &format!("FROM {base}\n{}", call("", &host)));
+    finished(&build(&service, request.clone()).await);
+    assert_eq!(calls(), 0, "a plain step does not get there");
+    let told = build(&service, entitled.clone()).await;
+    assert_eq!(finished(&told).builder(), BuilderKind::Buildkit, "chosen by itself");
+    assert_eq!(calls(), 1);
+
+    // By a frontend that knows the flag.
+    let text = format!("# syntax={}\nFROM {base}\n{}", frontend(), call("--network=host", &host));
+    tree.write("ctx/Dockerfile", &text);
+    let refused = build(&service, request).await.1.expect("the flag alone is nothing");
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    for part in ["network.host is not allowed", "NETWORK_HOST in entitlements"] {
+        assert!(refused.message().contains(part), "{part} in {refused:?}");
+    }
+    assert_eq!(calls(), 1);
+    finished(&build(&service, entitled).await);
+    assert_eq!(calls(), 2);
+    let line = ["build", "-q", "-t", tree.name(), "--no-cache", "--allow", "network.host"];
+    cli(&service, &[&line[..], &[&tree.path("ctx")]].concat()).await.done();
+    assert_eq!(calls(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entitlements_are_refused_to_who_lacks_their_permission_before_anything_is_fetched() {
+    let (host, called) = nobodys_registry();
+    let tree = Tree::new("", &[]);
+    tree.write("ctx/Dockerfile", &format!("FROM {}\n{}", image(), call("", &host)));
+    let service = plain(service(&tree).await).await;
+    let network = vec![pb::BuildEntitlement::NetworkHost.into()];
+    let git = pb::GitSource { url: format!("git://{host}/app.git"), ..Default::default() };
+    for request in [tree.request(), of(&tree, From::Git(git))] {
+        let request = pb::BuildImageRequest { entitlements: network.clone(), ..request };
+        let refused = build(&service, request).await.1.expect("it is refused");
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+        for part in [PERMISSION, "NETWORK_HOST", "entitlements"] {
+            assert!(refused.message().contains(part), "{part} in {refused:?}");
+        }
+    }
+    for (method, path) in [("PUT", "/container-svc/image"), ("POST", "/container-svc/image/build")]
+    {
+        let body = json!({"name": tree.name(), "contextPath": tree.path("ctx"),
+            "entitlements": ["BUILD_ENTITLEMENT_SECURITY_INSECURE"]});
+        let (status, told) = service.rest(method, path, &body.to_string()).await;
+        assert_eq!((status, told["code"].as_i64()), (403, Some(7)), "{told}");
+        let expected = json!({"permission": PERMISSION, "field": "entitlements"});
+        assert_eq!(told["details"][0]["metadata"], expected, "{told}");
+    }
+    let line = ["build", "-t", tree.name(), "--allow", "network.host", &tree.path("ctx")];
+    let told = cli(&service, &line).await;
+    assert!(told.code != Some(0) && told.err.contains(PERMISSION), "{told:?}");
+    assert_eq!(called.load(Ordering::Relaxed), 0, "nothing was fetched and nothing ran");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_builder_cannot_grant_is_said_and_no_step_loses_its_sandbox() {
+    let tree = Tree::new("", &[]);
+    let service = service(&tree).await;
+    let (network, insecure) =
+        (pb::BuildEntitlement::NetworkHost.into(), pb::BuildEntitlement::SecurityInsecure.into());
+    for (entitlements, builder, code, words) in [
+        (vec![insecure], 0, Code::FailedPrecondition, "cannot grant SECURITY_INSECURE"),
+        (vec![network, insecure], 2, Code::FailedPrecondition, "leave it out"),
+        (vec![network], 1, Code::FailedPrecondition, "need BuildKit"),
+        (vec![network, 0], 0, Code::InvalidArgument, "entitlements[1]"),
+        (vec![7], 0, Code::InvalidArgument, "entitlements[0]"),
+        (vec![network; 257], 0, Code::InvalidArgument, "at most 256"),
+    ] {
+        let request = pb::BuildImageRequest { entitlements, builder, ..tree.request() };
+        let (events, refused) = build(&service, request).await;
+        let refused = refused.expect("it is refused");
+        assert_eq!((refused.code(), events.len()), (code, 0), "{words}: {refused:?}");
+        assert!(refused.message().contains(words), "{words} in {refused:?}");
+    }
+    // What the engine itself says of a step that asks for it.
+    let lines = format!("# syntax={}\nFROM {}\n", frontend(), image());
+    tree.write("ctx/Dockerfile", &format!("{lines}RUN --security=insecure touch /made\n"));
+    let refused = build(&service, tree.request()).await.1.expect("it is refused");
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains("security.insecure is not allowed"), "{refused:?}");
 }

@@ -26,6 +26,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// BuildEntitlement is a power that a plain step of a build does not have.
+type BuildEntitlement int32
+
+const (
+	// None; INVALID_ARGUMENT in a request.
+	BuildEntitlement_BUILD_ENTITLEMENT_UNSPECIFIED BuildEntitlement = 0
+	// The network of the node, with all that listens there on loopback. "RUN
+	// --network=host" has it where the frontend knows that flag, and so has each RUN that
+	// says nothing of its network, as with "docker build --network=host". The engine may
+	// forbid it by its setting builder.entitlements.
+	BuildEntitlement_BUILD_ENTITLEMENT_NETWORK_HOST BuildEntitlement = 1
+	// Steps without their sandbox, as in "RUN --security=insecure". Always
+	// FAILED_PRECONDITION: the engine's build API cannot grant it.
+	BuildEntitlement_BUILD_ENTITLEMENT_SECURITY_INSECURE BuildEntitlement = 2
+)
+
+// Enum value maps for BuildEntitlement.
+var (
+	BuildEntitlement_name = map[int32]string{
+		0: "BUILD_ENTITLEMENT_UNSPECIFIED",
+		1: "BUILD_ENTITLEMENT_NETWORK_HOST",
+		2: "BUILD_ENTITLEMENT_SECURITY_INSECURE",
+	}
+	BuildEntitlement_value = map[string]int32{
+		"BUILD_ENTITLEMENT_UNSPECIFIED":       0,
+		"BUILD_ENTITLEMENT_NETWORK_HOST":      1,
+		"BUILD_ENTITLEMENT_SECURITY_INSECURE": 2,
+	}
+)
+
+func (x BuildEntitlement) Enum() *BuildEntitlement {
+	p := new(BuildEntitlement)
+	*p = x
+	return p
+}
+
+func (x BuildEntitlement) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (BuildEntitlement) Descriptor() protoreflect.EnumDescriptor {
+	return file_containersvc_v1_build_service_proto_enumTypes[0].Descriptor()
+}
+
+func (BuildEntitlement) Type() protoreflect.EnumType {
+	return &file_containersvc_v1_build_service_proto_enumTypes[0]
+}
+
+func (x BuildEntitlement) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use BuildEntitlement.Descriptor instead.
+func (BuildEntitlement) EnumDescriptor() ([]byte, []int) {
+	return file_containersvc_v1_build_service_proto_rawDescGZIP(), []int{0}
+}
+
 // BuilderKind is what builds.
 type BuilderKind int32
 
@@ -68,11 +125,11 @@ func (x BuilderKind) String() string {
 }
 
 func (BuilderKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_containersvc_v1_build_service_proto_enumTypes[0].Descriptor()
+	return file_containersvc_v1_build_service_proto_enumTypes[1].Descriptor()
 }
 
 func (BuilderKind) Type() protoreflect.EnumType {
-	return &file_containersvc_v1_build_service_proto_enumTypes[0]
+	return &file_containersvc_v1_build_service_proto_enumTypes[1]
 }
 
 func (x BuilderKind) Number() protoreflect.EnumNumber {
@@ -81,7 +138,7 @@ func (x BuilderKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use BuilderKind.Descriptor instead.
 func (BuilderKind) EnumDescriptor() ([]byte, []int) {
-	return file_containersvc_v1_build_service_proto_rawDescGZIP(), []int{0}
+	return file_containersvc_v1_build_service_proto_rawDescGZIP(), []int{1}
 }
 
 // BuildImageRequest describes a build.
@@ -118,8 +175,8 @@ type BuildImageRequest struct {
 	Secrets []*BuildSecret `protobuf:"bytes,11,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	// Images whose layers may be taken in place of building them; at most 256.
 	CacheFrom []string `protobuf:"bytes,12,rep,name=cache_from,json=cacheFrom,proto3" json:"cache_from,omitempty"`
-	// What shall build. Default: BuildKit when there are secrets, when the Dockerfile has
-	// mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
+	// What shall build. Default: BuildKit when there are secrets or entitlements, when the
+	// Dockerfile has mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
 	// "# syntax=" line of a caller who may have one; else the classic builder. The answer
 	// says which.
 	Builder BuilderKind `protobuf:"varint,13,opt,name=builder,proto3,enum=containersvc.v1.BuilderKind" json:"builder,omitempty"`
@@ -127,7 +184,12 @@ type BuildImageRequest struct {
 	Source *BuildSource `protobuf:"bytes,14,opt,name=source,proto3,oneof" json:"source,omitempty"`
 	// Credentials for the registries of base images, of other images that are copied
 	// from, and of a frontend, at most 256, one for each registry. Default: the node's Docker config file.
-	Credentials   []*BuildCredential `protobuf:"bytes,15,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	Credentials []*BuildCredential `protobuf:"bytes,15,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	// What its steps may do beyond a plain step; BuildKit builds then. Needs the
+	// permission container-svc:image:build-privileged, else PERMISSION_DENIED before
+	// anything is fetched or run. FAILED_PRECONDITION for the classic builder, and for
+	// what the engine's build API cannot grant. Default: nothing.
+	Entitlements  []BuildEntitlement `protobuf:"varint,16,rep,packed,name=entitlements,proto3,enum=containersvc.v1.BuildEntitlement" json:"entitlements,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -263,6 +325,13 @@ func (x *BuildImageRequest) GetSource() *BuildSource {
 func (x *BuildImageRequest) GetCredentials() []*BuildCredential {
 	if x != nil {
 		return x.Credentials
+	}
+	return nil
+}
+
+func (x *BuildImageRequest) GetEntitlements() []BuildEntitlement {
+	if x != nil {
+		return x.Entitlements
 	}
 	return nil
 }
@@ -869,8 +938,8 @@ type BuildImageStreamRequest struct {
 	Secrets []*BuildSecret `protobuf:"bytes,11,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	// Images whose layers may be taken in place of building them; at most 256.
 	CacheFrom []string `protobuf:"bytes,12,rep,name=cache_from,json=cacheFrom,proto3" json:"cache_from,omitempty"`
-	// What shall build. Default: BuildKit when there are secrets, when the Dockerfile has
-	// mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
+	// What shall build. Default: BuildKit when there are secrets or entitlements, when the
+	// Dockerfile has mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
 	// "# syntax=" line of a caller who may have one; else the classic builder. The answer
 	// says which.
 	Builder BuilderKind `protobuf:"varint,13,opt,name=builder,proto3,enum=containersvc.v1.BuilderKind" json:"builder,omitempty"`
@@ -878,7 +947,12 @@ type BuildImageStreamRequest struct {
 	Source *BuildSource `protobuf:"bytes,14,opt,name=source,proto3,oneof" json:"source,omitempty"`
 	// Credentials for the registries of base images, of other images that are copied
 	// from, and of a frontend, at most 256, one for each registry. Default: the node's Docker config file.
-	Credentials   []*BuildCredential `protobuf:"bytes,15,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	Credentials []*BuildCredential `protobuf:"bytes,15,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	// What its steps may do beyond a plain step; BuildKit builds then. Needs the
+	// permission container-svc:image:build-privileged, else PERMISSION_DENIED before
+	// anything is fetched or run. FAILED_PRECONDITION for the classic builder, and for
+	// what the engine's build API cannot grant. Default: nothing.
+	Entitlements  []BuildEntitlement `protobuf:"varint,16,rep,packed,name=entitlements,proto3,enum=containersvc.v1.BuildEntitlement" json:"entitlements,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1014,6 +1088,13 @@ func (x *BuildImageStreamRequest) GetSource() *BuildSource {
 func (x *BuildImageStreamRequest) GetCredentials() []*BuildCredential {
 	if x != nil {
 		return x.Credentials
+	}
+	return nil
+}
+
+func (x *BuildImageStreamRequest) GetEntitlements() []BuildEntitlement {
+	if x != nil {
+		return x.Entitlements
 	}
 	return nil
 }
@@ -1635,7 +1716,7 @@ var File_containersvc_v1_build_service_proto protoreflect.FileDescriptor
 
 const file_containersvc_v1_build_service_proto_rawDesc = "" +
 	"\n" +
-	"#containersvc/v1/build_service.proto\x12\x0fcontainersvc.v1\x1a\x1ccontainersvc/v1/access.proto\x1a\x1fcontainersvc/v1/container.proto\x1a#containersvc/v1/image_service.proto\x1a\x19containersvc/v1/log.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xeb\x04\n" +
+	"#containersvc/v1/build_service.proto\x12\x0fcontainersvc.v1\x1a\x1ccontainersvc/v1/access.proto\x1a\x1fcontainersvc/v1/container.proto\x1a#containersvc/v1/image_service.proto\x1a\x19containersvc/v1/log.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x05\n" +
 	"\x11BuildImageRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fcontext_path\x18\x02 \x01(\tR\vcontextPath\x12'\n" +
@@ -1654,7 +1735,8 @@ const file_containersvc_v1_build_service_proto_rawDesc = "" +
 	"cache_from\x18\f \x03(\tR\tcacheFrom\x126\n" +
 	"\abuilder\x18\r \x01(\x0e2\x1c.containersvc.v1.BuilderKindR\abuilder\x129\n" +
 	"\x06source\x18\x0e \x01(\v2\x1c.containersvc.v1.BuildSourceH\x00R\x06source\x88\x01\x01\x12B\n" +
-	"\vcredentials\x18\x0f \x03(\v2 .containersvc.v1.BuildCredentialR\vcredentialsB\t\n" +
+	"\vcredentials\x18\x0f \x03(\v2 .containersvc.v1.BuildCredentialR\vcredentials\x12E\n" +
+	"\fentitlements\x18\x10 \x03(\x0e2!.containersvc.v1.BuildEntitlementR\fentitlementsB\t\n" +
 	"\a_source\"\xa2\x01\n" +
 	"\vBuildSource\x12.\n" +
 	"\x03git\x18\x01 \x01(\v2\x1a.containersvc.v1.GitSourceH\x00R\x03git\x12:\n" +
@@ -1693,7 +1775,7 @@ const file_containersvc_v1_build_service_proto_rawDesc = "" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x125\n" +
 	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration\x126\n" +
 	"\abuilder\x18\x05 \x01(\x0e2\x1c.containersvc.v1.BuilderKindR\abuilder\x12\x1a\n" +
-	"\bwarnings\x18\x06 \x03(\tR\bwarnings\"\xf1\x04\n" +
+	"\bwarnings\x18\x06 \x03(\tR\bwarnings\"\xb8\x05\n" +
 	"\x17BuildImageStreamRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fcontext_path\x18\x02 \x01(\tR\vcontextPath\x12'\n" +
@@ -1712,7 +1794,8 @@ const file_containersvc_v1_build_service_proto_rawDesc = "" +
 	"cache_from\x18\f \x03(\tR\tcacheFrom\x126\n" +
 	"\abuilder\x18\r \x01(\x0e2\x1c.containersvc.v1.BuilderKindR\abuilder\x129\n" +
 	"\x06source\x18\x0e \x01(\v2\x1c.containersvc.v1.BuildSourceH\x00R\x06source\x88\x01\x01\x12B\n" +
-	"\vcredentials\x18\x0f \x03(\v2 .containersvc.v1.BuildCredentialR\vcredentialsB\t\n" +
+	"\vcredentials\x18\x0f \x03(\v2 .containersvc.v1.BuildCredentialR\vcredentials\x12E\n" +
+	"\fentitlements\x18\x10 \x03(\x0e2!.containersvc.v1.BuildEntitlementR\fentitlementsB\t\n" +
 	"\a_source\"\xeb\x03\n" +
 	"\x18BuildImageStreamResponse\x129\n" +
 	"\astarted\x18\x01 \x01(\v2\x1d.containersvc.v1.BuildStartedH\x00R\astarted\x120\n" +
@@ -1752,7 +1835,11 @@ const file_containersvc_v1_build_service_proto_rawDesc = "" +
 	"\texit_code\x18\x03 \x01(\x05H\x01R\bexitCode\x88\x01\x01B\a\n" +
 	"\x05_stepB\f\n" +
 	"\n" +
-	"_exit_code*`\n" +
+	"_exit_code*\x82\x01\n" +
+	"\x10BuildEntitlement\x12!\n" +
+	"\x1dBUILD_ENTITLEMENT_UNSPECIFIED\x10\x00\x12\"\n" +
+	"\x1eBUILD_ENTITLEMENT_NETWORK_HOST\x10\x01\x12'\n" +
+	"#BUILD_ENTITLEMENT_SECURITY_INSECURE\x10\x02*`\n" +
 	"\vBuilderKind\x12\x1c\n" +
 	"\x18BUILDER_KIND_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14BUILDER_KIND_CLASSIC\x10\x01\x12\x19\n" +
@@ -1779,76 +1866,79 @@ func file_containersvc_v1_build_service_proto_rawDescGZIP() []byte {
 	return file_containersvc_v1_build_service_proto_rawDescData
 }
 
-var file_containersvc_v1_build_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_containersvc_v1_build_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_containersvc_v1_build_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_containersvc_v1_build_service_proto_goTypes = []any{
-	(BuilderKind)(0),                   // 0: containersvc.v1.BuilderKind
-	(*BuildImageRequest)(nil),          // 1: containersvc.v1.BuildImageRequest
-	(*BuildSource)(nil),                // 2: containersvc.v1.BuildSource
-	(*GitSource)(nil),                  // 3: containersvc.v1.GitSource
-	(*TarballSource)(nil),              // 4: containersvc.v1.TarballSource
-	(*BuildCredential)(nil),            // 5: containersvc.v1.BuildCredential
-	(*UploadBuildContextRequest)(nil),  // 6: containersvc.v1.UploadBuildContextRequest
-	(*UploadBuildContextResponse)(nil), // 7: containersvc.v1.UploadBuildContextResponse
-	(*BuildSecret)(nil),                // 8: containersvc.v1.BuildSecret
-	(*BuildImageResponse)(nil),         // 9: containersvc.v1.BuildImageResponse
-	(*BuildImageStreamRequest)(nil),    // 10: containersvc.v1.BuildImageStreamRequest
-	(*BuildImageStreamResponse)(nil),   // 11: containersvc.v1.BuildImageStreamResponse
-	(*BuildStarted)(nil),               // 12: containersvc.v1.BuildStarted
-	(*BuildStep)(nil),                  // 13: containersvc.v1.BuildStep
-	(*BuildCached)(nil),                // 14: containersvc.v1.BuildCached
-	(*BuildLog)(nil),                   // 15: containersvc.v1.BuildLog
-	(*BuildProgress)(nil),              // 16: containersvc.v1.BuildProgress
-	(*BuildWarning)(nil),               // 17: containersvc.v1.BuildWarning
-	(*BuildFailed)(nil),                // 18: containersvc.v1.BuildFailed
-	(*EnvVar)(nil),                     // 19: containersvc.v1.EnvVar
-	(*Label)(nil),                      // 20: containersvc.v1.Label
-	(*RegistryCredential)(nil),         // 21: containersvc.v1.RegistryCredential
-	(*timestamppb.Timestamp)(nil),      // 22: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 23: google.protobuf.Duration
-	(LogStream)(0),                     // 24: containersvc.v1.LogStream
+	(BuildEntitlement)(0),              // 0: containersvc.v1.BuildEntitlement
+	(BuilderKind)(0),                   // 1: containersvc.v1.BuilderKind
+	(*BuildImageRequest)(nil),          // 2: containersvc.v1.BuildImageRequest
+	(*BuildSource)(nil),                // 3: containersvc.v1.BuildSource
+	(*GitSource)(nil),                  // 4: containersvc.v1.GitSource
+	(*TarballSource)(nil),              // 5: containersvc.v1.TarballSource
+	(*BuildCredential)(nil),            // 6: containersvc.v1.BuildCredential
+	(*UploadBuildContextRequest)(nil),  // 7: containersvc.v1.UploadBuildContextRequest
+	(*UploadBuildContextResponse)(nil), // 8: containersvc.v1.UploadBuildContextResponse
+	(*BuildSecret)(nil),                // 9: containersvc.v1.BuildSecret
+	(*BuildImageResponse)(nil),         // 10: containersvc.v1.BuildImageResponse
+	(*BuildImageStreamRequest)(nil),    // 11: containersvc.v1.BuildImageStreamRequest
+	(*BuildImageStreamResponse)(nil),   // 12: containersvc.v1.BuildImageStreamResponse
+	(*BuildStarted)(nil),               // 13: containersvc.v1.BuildStarted
+	(*BuildStep)(nil),                  // 14: containersvc.v1.BuildStep
+	(*BuildCached)(nil),                // 15: containersvc.v1.BuildCached
+	(*BuildLog)(nil),                   // 16: containersvc.v1.BuildLog
+	(*BuildProgress)(nil),              // 17: containersvc.v1.BuildProgress
+	(*BuildWarning)(nil),               // 18: containersvc.v1.BuildWarning
+	(*BuildFailed)(nil),                // 19: containersvc.v1.BuildFailed
+	(*EnvVar)(nil),                     // 20: containersvc.v1.EnvVar
+	(*Label)(nil),                      // 21: containersvc.v1.Label
+	(*RegistryCredential)(nil),         // 22: containersvc.v1.RegistryCredential
+	(*timestamppb.Timestamp)(nil),      // 23: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 24: google.protobuf.Duration
+	(LogStream)(0),                     // 25: containersvc.v1.LogStream
 }
 var file_containersvc_v1_build_service_proto_depIdxs = []int32{
-	19, // 0: containersvc.v1.BuildImageRequest.build_args:type_name -> containersvc.v1.EnvVar
-	20, // 1: containersvc.v1.BuildImageRequest.labels:type_name -> containersvc.v1.Label
-	8,  // 2: containersvc.v1.BuildImageRequest.secrets:type_name -> containersvc.v1.BuildSecret
-	0,  // 3: containersvc.v1.BuildImageRequest.builder:type_name -> containersvc.v1.BuilderKind
-	2,  // 4: containersvc.v1.BuildImageRequest.source:type_name -> containersvc.v1.BuildSource
-	5,  // 5: containersvc.v1.BuildImageRequest.credentials:type_name -> containersvc.v1.BuildCredential
-	3,  // 6: containersvc.v1.BuildSource.git:type_name -> containersvc.v1.GitSource
-	4,  // 7: containersvc.v1.BuildSource.tarball:type_name -> containersvc.v1.TarballSource
-	21, // 8: containersvc.v1.GitSource.credential:type_name -> containersvc.v1.RegistryCredential
-	22, // 9: containersvc.v1.UploadBuildContextResponse.expires_at:type_name -> google.protobuf.Timestamp
-	23, // 10: containersvc.v1.BuildImageResponse.duration:type_name -> google.protobuf.Duration
-	0,  // 11: containersvc.v1.BuildImageResponse.builder:type_name -> containersvc.v1.BuilderKind
-	19, // 12: containersvc.v1.BuildImageStreamRequest.build_args:type_name -> containersvc.v1.EnvVar
-	20, // 13: containersvc.v1.BuildImageStreamRequest.labels:type_name -> containersvc.v1.Label
-	8,  // 14: containersvc.v1.BuildImageStreamRequest.secrets:type_name -> containersvc.v1.BuildSecret
-	0,  // 15: containersvc.v1.BuildImageStreamRequest.builder:type_name -> containersvc.v1.BuilderKind
-	2,  // 16: containersvc.v1.BuildImageStreamRequest.source:type_name -> containersvc.v1.BuildSource
-	5,  // 17: containersvc.v1.BuildImageStreamRequest.credentials:type_name -> containersvc.v1.BuildCredential
-	12, // 18: containersvc.v1.BuildImageStreamResponse.started:type_name -> containersvc.v1.BuildStarted
-	13, // 19: containersvc.v1.BuildImageStreamResponse.step:type_name -> containersvc.v1.BuildStep
-	14, // 20: containersvc.v1.BuildImageStreamResponse.cached:type_name -> containersvc.v1.BuildCached
-	15, // 21: containersvc.v1.BuildImageStreamResponse.log:type_name -> containersvc.v1.BuildLog
-	16, // 22: containersvc.v1.BuildImageStreamResponse.progress:type_name -> containersvc.v1.BuildProgress
-	17, // 23: containersvc.v1.BuildImageStreamResponse.warning:type_name -> containersvc.v1.BuildWarning
-	18, // 24: containersvc.v1.BuildImageStreamResponse.failed:type_name -> containersvc.v1.BuildFailed
-	9,  // 25: containersvc.v1.BuildImageStreamResponse.finished:type_name -> containersvc.v1.BuildImageResponse
-	0,  // 26: containersvc.v1.BuildStarted.builder:type_name -> containersvc.v1.BuilderKind
-	24, // 27: containersvc.v1.BuildLog.stream:type_name -> containersvc.v1.LogStream
-	13, // 28: containersvc.v1.BuildFailed.step:type_name -> containersvc.v1.BuildStep
-	1,  // 29: containersvc.v1.BuildService.BuildImage:input_type -> containersvc.v1.BuildImageRequest
-	10, // 30: containersvc.v1.BuildService.BuildImageStream:input_type -> containersvc.v1.BuildImageStreamRequest
-	6,  // 31: containersvc.v1.BuildService.UploadBuildContext:input_type -> containersvc.v1.UploadBuildContextRequest
-	9,  // 32: containersvc.v1.BuildService.BuildImage:output_type -> containersvc.v1.BuildImageResponse
-	11, // 33: containersvc.v1.BuildService.BuildImageStream:output_type -> containersvc.v1.BuildImageStreamResponse
-	7,  // 34: containersvc.v1.BuildService.UploadBuildContext:output_type -> containersvc.v1.UploadBuildContextResponse
-	32, // [32:35] is the sub-list for method output_type
-	29, // [29:32] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	20, // 0: containersvc.v1.BuildImageRequest.build_args:type_name -> containersvc.v1.EnvVar
+	21, // 1: containersvc.v1.BuildImageRequest.labels:type_name -> containersvc.v1.Label
+	9,  // 2: containersvc.v1.BuildImageRequest.secrets:type_name -> containersvc.v1.BuildSecret
+	1,  // 3: containersvc.v1.BuildImageRequest.builder:type_name -> containersvc.v1.BuilderKind
+	3,  // 4: containersvc.v1.BuildImageRequest.source:type_name -> containersvc.v1.BuildSource
+	6,  // 5: containersvc.v1.BuildImageRequest.credentials:type_name -> containersvc.v1.BuildCredential
+	0,  // 6: containersvc.v1.BuildImageRequest.entitlements:type_name -> containersvc.v1.BuildEntitlement
+	4,  // 7: containersvc.v1.BuildSource.git:type_name -> containersvc.v1.GitSource
+	5,  // 8: containersvc.v1.BuildSource.tarball:type_name -> containersvc.v1.TarballSource
+	22, // 9: containersvc.v1.GitSource.credential:type_name -> containersvc.v1.RegistryCredential
+	23, // 10: containersvc.v1.UploadBuildContextResponse.expires_at:type_name -> google.protobuf.Timestamp
+	24, // 11: containersvc.v1.BuildImageResponse.duration:type_name -> google.protobuf.Duration
+	1,  // 12: containersvc.v1.BuildImageResponse.builder:type_name -> containersvc.v1.BuilderKind
+	20, // 13: containersvc.v1.BuildImageStreamRequest.build_args:type_name -> containersvc.v1.EnvVar
+	21, // 14: containersvc.v1.BuildImageStreamRequest.labels:type_name -> containersvc.v1.Label
+	9,  // 15: containersvc.v1.BuildImageStreamRequest.secrets:type_name -> containersvc.v1.BuildSecret
+	1,  // 16: containersvc.v1.BuildImageStreamRequest.builder:type_name -> containersvc.v1.BuilderKind
+	3,  // 17: containersvc.v1.BuildImageStreamRequest.source:type_name -> containersvc.v1.BuildSource
+	6,  // 18: containersvc.v1.BuildImageStreamRequest.credentials:type_name -> containersvc.v1.BuildCredential
+	0,  // 19: containersvc.v1.BuildImageStreamRequest.entitlements:type_name -> containersvc.v1.BuildEntitlement
+	13, // 20: containersvc.v1.BuildImageStreamResponse.started:type_name -> containersvc.v1.BuildStarted
+	14, // 21: containersvc.v1.BuildImageStreamResponse.step:type_name -> containersvc.v1.BuildStep
+	15, // 22: containersvc.v1.BuildImageStreamResponse.cached:type_name -> containersvc.v1.BuildCached
+	16, // 23: containersvc.v1.BuildImageStreamResponse.log:type_name -> containersvc.v1.BuildLog
+	17, // 24: containersvc.v1.BuildImageStreamResponse.progress:type_name -> containersvc.v1.BuildProgress
+	18, // 25: containersvc.v1.BuildImageStreamResponse.warning:type_name -> containersvc.v1.BuildWarning
+	19, // 26: containersvc.v1.BuildImageStreamResponse.failed:type_name -> containersvc.v1.BuildFailed
+	10, // 27: containersvc.v1.BuildImageStreamResponse.finished:type_name -> containersvc.v1.BuildImageResponse
+	1,  // 28: containersvc.v1.BuildStarted.builder:type_name -> containersvc.v1.BuilderKind
+	25, // 29: containersvc.v1.BuildLog.stream:type_name -> containersvc.v1.LogStream
+	14, // 30: containersvc.v1.BuildFailed.step:type_name -> containersvc.v1.BuildStep
+	2,  // 31: containersvc.v1.BuildService.BuildImage:input_type -> containersvc.v1.BuildImageRequest
+	11, // 32: containersvc.v1.BuildService.BuildImageStream:input_type -> containersvc.v1.BuildImageStreamRequest
+	7,  // 33: containersvc.v1.BuildService.UploadBuildContext:input_type -> containersvc.v1.UploadBuildContextRequest
+	10, // 34: containersvc.v1.BuildService.BuildImage:output_type -> containersvc.v1.BuildImageResponse
+	12, // 35: containersvc.v1.BuildService.BuildImageStream:output_type -> containersvc.v1.BuildImageStreamResponse
+	8,  // 36: containersvc.v1.BuildService.UploadBuildContext:output_type -> containersvc.v1.UploadBuildContextResponse
+	34, // [34:37] is the sub-list for method output_type
+	31, // [31:34] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_containersvc_v1_build_service_proto_init() }
@@ -1884,7 +1974,7 @@ func file_containersvc_v1_build_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_containersvc_v1_build_service_proto_rawDesc), len(file_containersvc_v1_build_service_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,

@@ -36,7 +36,7 @@ const (
 // Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE while
 // the engine cannot be reached, or goes away during the build.
 //
-// A build that asks for a frontend of its own needs the permission
+// A build that asks for a frontend of its own or for entitlements needs the permission
 // container-svc:image:build-privileged beside container-svc:image:build.
 type BuildServiceClient interface {
 	// BuildImage builds an image and answers when it is there. Ending the call ends
@@ -130,7 +130,7 @@ type BuildService_UploadBuildContextClient = grpc.ClientStreamingClient[UploadBu
 // Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE while
 // the engine cannot be reached, or goes away during the build.
 //
-// A build that asks for a frontend of its own needs the permission
+// A build that asks for a frontend of its own or for entitlements needs the permission
 // container-svc:image:build-privileged beside container-svc:image:build.
 type BuildServiceServer interface {
 	// BuildImage builds an image and answers when it is there. Ending the call ends

@@ -24,6 +24,42 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _BuildEntitlement:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BuildEntitlementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BuildEntitlement.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUILD_ENTITLEMENT_UNSPECIFIED: _BuildEntitlement.ValueType  # 0
+    """None; INVALID_ARGUMENT in a request."""
+    BUILD_ENTITLEMENT_NETWORK_HOST: _BuildEntitlement.ValueType  # 1
+    """The network of the node, with all that listens there on loopback. "RUN
+    --network=host" has it where the frontend knows that flag, and so has each RUN that
+    says nothing of its network, as with "docker build --network=host". The engine may
+    forbid it by its setting builder.entitlements.
+    """
+    BUILD_ENTITLEMENT_SECURITY_INSECURE: _BuildEntitlement.ValueType  # 2
+    """Steps without their sandbox, as in "RUN --security=insecure". Always
+    FAILED_PRECONDITION: the engine's build API cannot grant it.
+    """
+
+class BuildEntitlement(_BuildEntitlement, metaclass=_BuildEntitlementEnumTypeWrapper):
+    """BuildEntitlement is a power that a plain step of a build does not have."""
+
+BUILD_ENTITLEMENT_UNSPECIFIED: BuildEntitlement.ValueType  # 0
+"""None; INVALID_ARGUMENT in a request."""
+BUILD_ENTITLEMENT_NETWORK_HOST: BuildEntitlement.ValueType  # 1
+"""The network of the node, with all that listens there on loopback. "RUN
+--network=host" has it where the frontend knows that flag, and so has each RUN that
+says nothing of its network, as with "docker build --network=host". The engine may
+forbid it by its setting builder.entitlements.
+"""
+BUILD_ENTITLEMENT_SECURITY_INSECURE: BuildEntitlement.ValueType  # 2
+"""Steps without their sandbox, as in "RUN --security=insecure". Always
+FAILED_PRECONDITION: the engine's build API cannot grant it.
+"""
+Global___BuildEntitlement: _TypeAlias = BuildEntitlement  # noqa: Y015
+
 class _BuilderKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -83,6 +119,7 @@ class BuildImageRequest(_message.Message):
     BUILDER_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     CREDENTIALS_FIELD_NUMBER: _builtins.int
+    ENTITLEMENTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the image, as in "app" or "localhost:5000/team/app:1". Required.
     Without a tag it is "latest"; a digest is refused.
@@ -106,8 +143,8 @@ class BuildImageRequest(_message.Message):
     pull: _builtins.bool
     """Asks the registries for newer base images."""
     builder: Global___BuilderKind.ValueType
-    """What shall build. Default: BuildKit when there are secrets, when the Dockerfile has
-    mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
+    """What shall build. Default: BuildKit when there are secrets or entitlements, when the
+    Dockerfile has mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
     "# syntax=" line of a caller who may have one; else the classic builder. The answer
     says which.
     """
@@ -145,6 +182,14 @@ class BuildImageRequest(_message.Message):
         from, and of a frontend, at most 256, one for each registry. Default: the node's Docker config file.
         """
 
+    @_builtins.property
+    def entitlements(self) -> _containers.RepeatedScalarFieldContainer[Global___BuildEntitlement.ValueType]:
+        """What its steps may do beyond a plain step; BuildKit builds then. Needs the
+        permission container-svc:image:build-privileged, else PERMISSION_DENIED before
+        anything is fetched or run. FAILED_PRECONDITION for the classic builder, and for
+        what the engine's build API cannot grant. Default: nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -163,10 +208,11 @@ class BuildImageRequest(_message.Message):
         builder: Global___BuilderKind.ValueType = ...,
         source: Global___BuildSource | None = ...,
         credentials: _abc.Iterable[Global___BuildCredential] | None = ...,
+        entitlements: _abc.Iterable[Global___BuildEntitlement.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_source", b"_source", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_source", b"_source", "build_args", b"build_args", "builder", b"builder", "cache_from", b"cache_from", "context_path", b"context_path", "credentials", b"credentials", "dockerfile_path", b"dockerfile_path", "labels", b"labels", "name", b"name", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "secrets", b"secrets", "source", b"source", "tags", b"tags", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_source", b"_source", "build_args", b"build_args", "builder", b"builder", "cache_from", b"cache_from", "context_path", b"context_path", "credentials", b"credentials", "dockerfile_path", b"dockerfile_path", "entitlements", b"entitlements", "labels", b"labels", "name", b"name", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "secrets", b"secrets", "source", b"source", "tags", b"tags", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__source: _TypeAlias = _typing.Literal["source"]  # noqa: Y015
     _WhichOneofArgType__source: _TypeAlias = _typing.Literal["_source", b"_source"]  # noqa: Y015
@@ -466,6 +512,7 @@ class BuildImageStreamRequest(_message.Message):
     BUILDER_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     CREDENTIALS_FIELD_NUMBER: _builtins.int
+    ENTITLEMENTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the image, as in "app" or "localhost:5000/team/app:1". Required.
     Without a tag it is "latest"; a digest is refused.
@@ -489,8 +536,8 @@ class BuildImageStreamRequest(_message.Message):
     pull: _builtins.bool
     """Asks the registries for newer base images."""
     builder: Global___BuilderKind.ValueType
-    """What shall build. Default: BuildKit when there are secrets, when the Dockerfile has
-    mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
+    """What shall build. Default: BuildKit when there are secrets or entitlements, when the
+    Dockerfile has mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
     "# syntax=" line of a caller who may have one; else the classic builder. The answer
     says which.
     """
@@ -528,6 +575,14 @@ class BuildImageStreamRequest(_message.Message):
         from, and of a frontend, at most 256, one for each registry. Default: the node's Docker config file.
         """
 
+    @_builtins.property
+    def entitlements(self) -> _containers.RepeatedScalarFieldContainer[Global___BuildEntitlement.ValueType]:
+        """What its steps may do beyond a plain step; BuildKit builds then. Needs the
+        permission container-svc:image:build-privileged, else PERMISSION_DENIED before
+        anything is fetched or run. FAILED_PRECONDITION for the classic builder, and for
+        what the engine's build API cannot grant. Default: nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -546,10 +601,11 @@ class BuildImageStreamRequest(_message.Message):
         builder: Global___BuilderKind.ValueType = ...,
         source: Global___BuildSource | None = ...,
         credentials: _abc.Iterable[Global___BuildCredential] | None = ...,
+        entitlements: _abc.Iterable[Global___BuildEntitlement.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_source", b"_source", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_source", b"_source", "build_args", b"build_args", "builder", b"builder", "cache_from", b"cache_from", "context_path", b"context_path", "credentials", b"credentials", "dockerfile_path", b"dockerfile_path", "labels", b"labels", "name", b"name", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "secrets", b"secrets", "source", b"source", "tags", b"tags", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_source", b"_source", "build_args", b"build_args", "builder", b"builder", "cache_from", b"cache_from", "context_path", b"context_path", "credentials", b"credentials", "dockerfile_path", b"dockerfile_path", "entitlements", b"entitlements", "labels", b"labels", "name", b"name", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "secrets", b"secrets", "source", b"source", "tags", b"tags", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__source: _TypeAlias = _typing.Literal["source"]  # noqa: Y015
     _WhichOneofArgType__source: _TypeAlias = _typing.Literal["_source", b"_source"]  # noqa: Y015

@@ -32,7 +32,7 @@ class BuildServiceStub:
     Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE while
     the engine cannot be reached, or goes away during the build.
 
-    A build that asks for a frontend of its own needs the permission
+    A build that asks for a frontend of its own or for entitlements needs the permission
     container-svc:image:build-privileged beside container-svc:image:build.
     """
 
@@ -66,7 +66,7 @@ class BuildServiceServicer:
     Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE while
     the engine cannot be reached, or goes away during the build.
 
-    A build that asks for a frontend of its own needs the permission
+    A build that asks for a frontend of its own or for entitlements needs the permission
     container-svc:image:build-privileged beside container-svc:image:build.
     """
 
@@ -147,7 +147,7 @@ class BuildService:
     Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE while
     the engine cannot be reached, or goes away during the build.
 
-    A build that asks for a frontend of its own needs the permission
+    A build that asks for a frontend of its own or for entitlements needs the permission
     container-svc:image:build-privileged beside container-svc:image:build.
     """
 

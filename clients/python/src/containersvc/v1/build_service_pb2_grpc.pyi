@@ -33,7 +33,7 @@ class BuildServiceStub:
     Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE while
     the engine cannot be reached, or goes away during the build.
 
-    A build that asks for a frontend of its own needs the permission
+    A build that asks for a frontend of its own or for entitlements needs the permission
     container-svc:image:build-privileged beside container-svc:image:build.
     """
 
@@ -82,7 +82,7 @@ class BuildServiceAsyncStub(BuildServiceStub):
     Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE while
     the engine cannot be reached, or goes away during the build.
 
-    A build that asks for a frontend of its own needs the permission
+    A build that asks for a frontend of its own or for entitlements needs the permission
     container-svc:image:build-privileged beside container-svc:image:build.
     """
 
@@ -127,7 +127,7 @@ class BuildServiceServicer(metaclass=_abc_1.ABCMeta):
     Every RPC may answer UNAUTHENTICATED, PERMISSION_DENIED, and UNAVAILABLE while
     the engine cannot be reached, or goes away during the build.
 
-    A build that asks for a frontend of its own needs the permission
+    A build that asks for a frontend of its own or for entitlements needs the permission
     container-svc:image:build-privileged beside container-svc:image:build.
     """
 
