@@ -27,8 +27,8 @@ use crate::{
     },
     engine::{
         ENGINE_UNREACHABLE,
-        builds::{Building, NewBuild, Next, build_error, refused},
-        context::{Context, Sending, State},
+        builds::{Building, Given, NewBuild, Next, build_error, refused},
+        context::{Context, Sending, Sharing, State},
     },
 };
 
@@ -210,57 +210,67 @@ impl App {
         let mut images = base_images(&instructions, &spec.args);
         images.extend(frontend);
         let credentials = self.credentials(spec, &images).await?;
-        let session = match builder {
-            Builder::Classic => None,
-            Builder::BuildKit => Some(self.engine.build_session(spec, &credentials).await?),
-        };
-        let (session, served) = session.map(|session| (session.id, session.served)).unzip();
-        let new = NewBuild {
+        let text = context.dockerfile.clone();
+        let new = |dockerfile_path| NewBuild {
             spec,
-            dockerfile_path: &context.dockerfile_path.clone(),
+            dockerfile_path,
             instructions,
             credentials: &credentials,
-            session: session.as_ref(),
         };
+        if builder == Builder::Classic {
+            let path = context.dockerfile_path.clone();
+            let Sending { archive, warnings, state } = context.send();
+            let sends = Sends { text, warnings, state };
+            return self.build_with(new(&path), Given::Archive(archive), sends, events).await;
+        }
+        let Sharing { shared, dockerfile_name, warnings, state } = context.share();
+        let session = self.engine.build_session(spec, &credentials, shared).await?;
+        let (given, sends) = (Given::Session(session.id), Sends { text, warnings, state });
         // However slowly the caller reads: the engine waits for no answer of the session.
         tokio::select! {
-            end = self.build_with(new, builder, context, events) => end,
-            never = async {
-                match served {
-                    Some(served) => served.await,
-                    None => pending().await,
-                }
-            } => match never {},
+            end = self.build_with(new(&dockerfile_name), given, sends, events) => end,
+            never = session.served => match never {},
         }
     }
 
     async fn build_with(
         self: &Arc<Self>,
         new: NewBuild<'_>,
-        builder: Builder,
-        context: Context,
+        given: Given,
+        mut sends: Sends,
         events: &Events,
     ) -> Result<BuildEvent> {
         // Before the engine makes anything: what is older is none of this build.
         let (began, since) = (Instant::now(), Timestamp::now());
-        let text = context.dockerfile.clone();
-        let Sending { archive, mut warnings, state } = context.send(builder);
-        let building = tokio::select! {
-            building = self.engine.build(new, archive) => building,
-            never = sending(events, &mut warnings, &state) => match never {},
+        let builder = match &given {
+            Given::Archive(_) => Builder::Classic,
+            Given::Session(_) => Builder::BuildKit,
         };
-        // What is wrong with the context explains what the engine says of it.
-        let mut building = building.map_err(|error| match state.failure() {
-            Some(failure) => failure,
-            None => refused(error, &text),
-        })?;
-        while let Ok(warning) = warnings.try_recv() {
-            tell(events, BuildEvent::Warning(warning)).await;
-        }
-        let sent = state.sent();
-        tell(events, context_progress(sent, sent)).await;
-        let followed = self.follow_build(&mut building, since, events).await;
-        let image_id = followed.map_err(|error| refused(error, &text))?;
+        let building = tokio::select! {
+            building = self.engine.build(new, given) => building,
+            never = sends.tell(events) => match never {},
+        };
+        let mut building = building.map_err(|error| sends.explain(error))?;
+        let state = sends.state.clone();
+        let followed = match builder {
+            Builder::Classic => {
+                // It has all before it begins.
+                sends.tell_end(events).await;
+                self.follow_build(&mut building, since, &state, events).await
+            }
+            Builder::BuildKit => {
+                let followed = tokio::select! {
+                    followed = self.follow_build(&mut building, since, &state, events) => followed,
+                    never = sends.tell(events) => match never {},
+                };
+                // A failure comes last of all that is told.
+                if followed.is_ok() {
+                    sends.tell_end(events).await;
+                }
+                followed
+            }
+        };
+        let image_id = followed.map_err(|error| sends.explain(error))?;
         let found = self.engine.image_by_id(&image_id).await?;
         self.images.forget_names();
         Ok(BuildEvent::Finished(Built {
@@ -277,6 +287,7 @@ impl App {
         self: &Arc<Self>,
         building: &mut Building,
         since: Timestamp,
+        state: &State,
         events: &Events,
     ) -> Result<String> {
         loop {
@@ -284,6 +295,9 @@ impl App {
                 Ok(Some(Next::Event(event))) => tell(events, event).await,
                 Ok(Some(Next::Made(id))) => return Ok(id),
                 Ok(Some(Next::Failed(failure))) => {
+                    if let Some(failure) = state.failure() {
+                        return Err(failure);
+                    }
                     tell(events, BuildEvent::Failed(failure.clone())).await;
                     return Err(build_error(&failure));
                 }
@@ -369,28 +383,48 @@ async fn tell(events: &Events, event: BuildEvent) {
     let _ = events.send(Ok(event)).await;
 }
 
-/// Tells how the sending goes; never resolves.
-async fn sending(
-    events: &Events,
-    warnings: &mut mpsc::Receiver<String>,
-    state: &State,
-) -> Infallible {
-    let mut ticks = tokio::time::interval(TELL);
-    let mut before = 0;
-    loop {
-        tokio::select! {
-            warning = warnings.recv() => match warning {
-                Some(warning) => tell(events, BuildEvent::Warning(warning)).await,
-                None => return pending().await,
-            },
-            _ = ticks.tick() => {
-                let sent = state.sent();
-                if sent > before {
-                    before = sent;
-                    tell(events, context_progress(sent, 0)).await;
+/// A context on its way.
+struct Sends {
+    /// The Dockerfile.
+    text: String,
+    warnings: mpsc::Receiver<String>,
+    state: Arc<State>,
+}
+
+impl Sends {
+    /// Tells how it goes; never resolves.
+    async fn tell(&mut self, events: &Events) -> Infallible {
+        let mut ticks = tokio::time::interval(TELL);
+        let mut before = 0;
+        loop {
+            tokio::select! {
+                warning = self.warnings.recv() => match warning {
+                    Some(warning) => tell(events, BuildEvent::Warning(warning)).await,
+                    None => return pending().await,
+                },
+                _ = ticks.tick() => {
+                    let sent = self.state.sent();
+                    if sent > before {
+                        before = sent;
+                        tell(events, context_progress(sent, 0)).await;
+                    }
                 }
             }
         }
+    }
+
+    /// Tells what is left to tell.
+    async fn tell_end(&mut self, events: &Events) {
+        while let Ok(warning) = self.warnings.try_recv() {
+            tell(events, BuildEvent::Warning(warning)).await;
+        }
+        let sent = self.state.sent();
+        tell(events, context_progress(sent, sent)).await;
+    }
+
+    /// What is wrong with the context explains what the engine says of it.
+    fn explain(&self, error: Error) -> Error {
+        self.state.failure().unwrap_or_else(|| refused(error, &self.text))
     }
 }
 

@@ -17,6 +17,7 @@ mod bad_input;
 mod beside_docker;
 mod buildkit;
 mod ends;
+mod file_sync;
 mod git;
 mod hostile;
 mod powers;

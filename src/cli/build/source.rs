@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, stream};
 use super::Args;
 use crate::{
     cli::{Failure, Session, output::warn},
-    domain::{self, build::Builder},
+    domain,
     engine::context::{Context, Sending},
     rpc::pb::{self, build_source::Source},
 };
@@ -58,7 +58,7 @@ pub(super) async fn upload(
     let context = context.map_err(|error| here(&error))?;
     request.dockerfile_path = context.dockerfile_path.clone();
     // With the list, which the service needs to leave out the same.
-    let Sending { archive, mut warnings, state } = context.send(Builder::Classic);
+    let Sending { archive, mut warnings, state } = context.send();
     let whole = archive.take_while(|piece| std::future::ready(piece.is_ok()));
     let pieces = whole.filter_map(|piece| {
         let data = piece.ok().map(Into::into);

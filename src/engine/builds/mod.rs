@@ -1,19 +1,19 @@
-//! Builds: a context goes to the engine, what happens comes back as events.
+//! Builds: the engine gets a context, what happens comes back as events.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use futures_util::{FutureExt as _, TryStreamExt as _, future::BoxFuture};
 use http::{Request, header};
 use http_body::Frame;
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::{BodyExt as _, Empty, StreamBody};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
 use super::{
     Credential, Engine,
     body::Body,
-    context::Archived,
+    context::{Archived, Shared},
     errors,
     lines::{Lines, Message},
 };
@@ -50,7 +50,7 @@ enum Reader {
     BuildKit(Box<Trace>),
 }
 
-/// Where BuildKit asks for credentials and secrets.
+/// Where BuildKit asks for the context, credentials and secrets.
 pub struct Session {
     /// Its name.
     pub id: SessionId,
@@ -63,14 +63,20 @@ pub struct Session {
 pub struct NewBuild<'a> {
     /// What was asked for.
     pub spec: &'a BuildSpec,
-    /// Where the Dockerfile is in the archive.
+    /// Where the Dockerfile is in what is sent.
     pub dockerfile_path: &'a str,
     /// Its instructions.
     pub instructions: Vec<Instruction>,
     /// For the registries of its images.
     pub credentials: &'a [(ImageRef, Credential)],
-    /// The session that was opened for it, where BuildKit builds.
-    pub session: Option<&'a SessionId>,
+}
+
+/// How the engine gets the context.
+pub enum Given {
+    /// As an archive: the classic builder builds.
+    Archive(Archived),
+    /// By the session that was opened for it: BuildKit builds.
+    Session(SessionId),
 }
 
 /// Names a session in the engine.
@@ -94,9 +100,11 @@ impl Engine {
         &self,
         spec: &BuildSpec,
         credentials: &[(ImageRef, Credential)],
+        context: Arc<Shared>,
     ) -> Result<Session> {
         let id = session_id()?;
-        let answers = Answers { credentials: credentials.to_vec(), secrets: spec.secrets.clone() };
+        let (credentials, secrets) = (credentials.to_vec(), spec.secrets.clone());
+        let answers = Answers { credentials, secrets, context };
         let version = self.build_version().await?;
         let served = session::open(&self.address, &version, &id, answers).await?;
         let served = async move {
@@ -107,24 +115,26 @@ impl Engine {
     }
 
     /// Builds; dropping the answer, or this call, ends the build.
-    pub async fn build(&self, new: NewBuild<'_>, archive: Archived) -> Result<Building> {
+    pub async fn build(&self, new: NewBuild<'_>, given: Given) -> Result<Building> {
         let version = self.build_version().await?;
         let mut query = query(&new);
-        if let Some(SessionId(id)) = new.session {
-            query.push_str(&format!("&version=2&session={id}"));
-        }
+        let (reader, sent) = match given {
+            Given::Archive(archive) => {
+                let sent = StreamBody::new(archive.map_ok(Frame::data)).boxed_unsync();
+                (Reader::Classic(Classic::new(new.instructions)), sent)
+            }
+            Given::Session(SessionId(id)) => {
+                query.push_str(&format!("&version=2&remote=client-session&session={id}"));
+                let nothing = Empty::new().map_err(|never| match never {}).boxed_unsync();
+                (Reader::BuildKit(Box::new(Trace::new(new.instructions))), nothing)
+            }
+        };
         let question = Request::builder()
             .uri(format!("/{version}/build?{query}"))
             .header(header::CONTENT_TYPE, "application/x-tar")
             .header("X-Registry-Config", registries(new.credentials));
-        let sent = StreamBody::new(archive.map_ok(Frame::data)).boxed_unsync();
         let body = Body::post(self.address.clone(), question, sent).await?;
-        let lines = Lines::new(self.address.clone(), body);
-        let reader = match new.session {
-            None => Reader::Classic(Classic::new(new.instructions)),
-            Some(_) => Reader::BuildKit(Box::new(Trace::new(new.instructions))),
-        };
-        Ok(Building { lines, reader })
+        Ok(Building { lines: Lines::new(self.address.clone(), body), reader })
     }
 
     async fn build_version(&self) -> Result<String> {

@@ -1,5 +1,5 @@
 //! The session of a BuildKit build: the engine asks, over a connection that we
-//! open, for credentials and secrets.
+//! open, for the context, credentials and secrets.
 
 use std::{collections::BTreeMap, convert::Infallible, future::Future, sync::Arc};
 
@@ -14,22 +14,38 @@ use prost::Message as _;
 
 use crate::{
     domain::{Result, build::Secret, image::ImageRef},
-    engine::{Credential, body},
+    engine::{Credential, body, context::Shared},
 };
 
+mod copy;
+
 /// What the engine may ask for.
-const METHODS: [&str; 2] =
-    ["/moby.filesync.v1.Auth/Credentials", "/moby.buildkit.secrets.v1.Secrets/GetSecret"];
+const METHODS: [&str; 3] = [
+    "/moby.filesync.v1.Auth/Credentials",
+    "/moby.buildkit.secrets.v1.Secrets/GetSecret",
+    "/moby.filesync.v1.FileSync/DiffCopy",
+];
 /// Longest question.
 const LONGEST: usize = 64 << 10;
-/// `grpc-status` of what is not there, and of what cannot be asked.
+/// Longest head of one. It repeats all of a `.dockerignore`, each pattern as a header.
+const LONGEST_HEAD: u32 = 4 << 20;
+/// Most questions at once.
+const AT_ONCE: u32 = 32;
+/// Bytes that wait to be read, of one question and of all. The engine asks for each file by
+/// a few bytes in a frame of its own, and half of the latter bounds what such frames take:
+/// they must fit for some questions, or the connection is given up.
+const WINDOW: u32 = 64 << 10;
+const WINDOW_OF_ALL: u32 = 16 << 20;
+/// `grpc-status` of what is not there, of what cannot be asked, and of what failed.
 const NOT_FOUND: &str = "5";
 const UNIMPLEMENTED: &str = "12";
+const UNKNOWN: &str = "2";
 
 /// What is answered with.
 pub(super) struct Answers {
     pub(super) credentials: Vec<(ImageRef, Credential)>,
     pub(super) secrets: BTreeMap<String, Secret>,
+    pub(super) context: Arc<Shared>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -70,7 +86,7 @@ pub(super) async fn open(
         .header(header::UPGRADE, "h2c")
         .header("X-Docker-Expose-Session-Uuid", id)
         .header("X-Docker-Expose-Session-Name", "container-svc")
-        .header("X-Docker-Expose-Session-Sharedkey", "");
+        .header("X-Docker-Expose-Session-Sharedkey", &answers.context.key);
     for method in METHODS {
         question = question.header("X-Docker-Expose-Session-Grpc-Method", method);
     }
@@ -80,7 +96,12 @@ pub(super) async fn open(
         let answers = answers.clone();
         async move { Ok::<_, Infallible>(answer(&answers, question).await) }
     });
-    let served = http2::Builder::new(TokioExecutor::new()).serve_connection(upgraded, service);
+    let served = http2::Builder::new(TokioExecutor::new())
+        .max_header_list_size(LONGEST_HEAD)
+        .max_concurrent_streams(AT_ONCE)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW_OF_ALL)
+        .serve_connection(upgraded, service);
     Ok(async move {
         // The engine ends it with the build.
         if let Err(error) = served.await {
@@ -93,6 +114,9 @@ type Answered = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 async fn answer(answers: &Answers, question: Request<Incoming>) -> Answered {
     let path = question.uri().path().to_owned();
+    if path == METHODS[2] {
+        return copy::diff_copy(answers.context.clone(), question);
+    }
     let body = Limited::new(question.into_body(), LONGEST).collect().await;
     let body = body.map(|body| body.to_bytes()).unwrap_or_default();
     // One message, behind five bytes that say its length.

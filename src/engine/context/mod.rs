@@ -20,19 +20,26 @@ use futures_util::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use crate::domain::{Error, Result, build::Builder, ignore::Ignore, spec::hex};
+use crate::domain::{Error, Result, ignore::Ignore, spec::hex};
 
+mod archive;
 mod beneath;
+mod only;
+mod pieces;
+mod sync;
 mod tar;
 #[cfg(test)]
 mod tests;
 mod unpack;
 mod walk;
 
+pub use sync::{Part, Request, Shared};
 pub use unpack::{UnpackLimits, unpack};
 
+use archive::Archive;
 use beneath::{Place, Roots, Unusable};
-use walk::{Archive, Stop};
+use pieces::Pieces;
+use walk::{Stop, Wanted};
 
 const DOCKERFILE: &str = "Dockerfile";
 const IGNORE: &str = ".dockerignore";
@@ -47,27 +54,43 @@ const WARNINGS: usize = 64;
 #[derive(Debug)]
 pub struct Context {
     folder: OwnedFd,
-    /// What is left out, but for the Dockerfile.
+    /// What is left out.
     ignore: Ignore,
-    /// The same, but for the list itself too, which the classic builder needs.
-    classic: Ignore,
+    /// The same, but for what an archive must hold: the Dockerfile and the list.
+    archived: Ignore,
     /// The Dockerfile's text.
     pub dockerfile: String,
-    /// Where the Dockerfile is found in what is sent.
+    /// Where the Dockerfile is found in the archive.
     pub dockerfile_path: String,
+    /// How the Dockerfile is called.
+    name: String,
     /// The Dockerfile is not sent from the folder but beside it: it lies outside,
     /// or has a list of its own that the engine would not know of.
     beside: bool,
-    /// The Dockerfile is none of what the tree and its list say that steps may copy.
-    apart: bool,
     /// The folder's own `.dockerignore`.
     listed: Option<Vec<u8>>,
+    /// That of the Dockerfile alone.
+    own: Option<Vec<u8>>,
+    /// Names the folder in the engine.
+    key: String,
 }
 
 /// A context on its way.
 pub struct Sending {
     /// The archive; it ends in an error when it is not whole.
     pub archive: Archived,
+    /// What should be told.
+    pub warnings: mpsc::Receiver<String>,
+    /// How far it is.
+    pub state: Arc<State>,
+}
+
+/// A context that is asked for.
+pub struct Sharing {
+    /// What answers.
+    pub shared: Arc<Shared>,
+    /// How the Dockerfile is called.
+    pub dockerfile_name: String,
     /// What should be told.
     pub warnings: mpsc::Receiver<String>,
     /// How far it is.
@@ -98,8 +121,8 @@ impl Context {
         opening.await.map_err(|error| Error::internal("a context was not opened").because(error))?
     }
 
-    /// Begins to read it, on a thread of its own, as its builder wants it.
-    pub fn send(self, builder: Builder) -> Sending {
+    /// Begins to read it as an archive, on a thread of its own.
+    pub fn send(self) -> Sending {
         let (pieces, taken) = mpsc::channel(AHEAD);
         let (warnings, told) = mpsc::channel(WARNINGS);
         let state = Arc::new(State::default());
@@ -111,34 +134,39 @@ impl Context {
             };
             let mut tell = |warning| drop(warnings.try_send(warning));
             let wanted = || !pieces.is_closed();
-            if builder == Builder::BuildKit && self.apart {
-                tell(format!(
-                    "BuildKit finds its Dockerfile only in what is sent, so it is sent as {:?} \
-                     though it would stay out: a COPY of the whole context takes it along",
-                    self.dockerfile_path
-                ));
-            }
-            match self.write(builder, Archive::new(&mut take, &mut tell, &wanted)) {
+            match self.write(Archive(Pieces::new(&mut take, &mut tell, &wanted))) {
                 Ok(()) => drop(pieces.blocking_send(Piece::End)),
                 Err(Stop::Unread) => {}
-                Err(Stop::Failed(error)) => {
-                    let mut failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner);
-                    *failure = Some(error);
-                }
+                Err(Stop::Failed(error)) => shared.fail(error),
             }
         });
         Sending { archive: body(taken).boxed(), warnings: told, state }
     }
 
-    fn write(self, builder: Builder, mut archive: Archive<'_>) -> Result<(), Stop> {
-        // BuildKit reads no list in an archive, and takes nothing out of it.
-        let (ignore, listed) = match builder {
-            Builder::Classic => (&self.classic, self.beside),
-            Builder::BuildKit => (&self.ignore, false),
+    /// Makes it ready for BuildKit, which asks for what it lacks.
+    pub fn share(self) -> Sharing {
+        let (warnings, told) = mpsc::channel(WARNINGS);
+        let state = Arc::new(State::default());
+        let mut definition = vec![(self.name.clone(), self.dockerfile.into_bytes())];
+        definition.extend(self.own.map(|own| (format!("{}{IGNORE}", self.name), own)));
+        let shared = Shared {
+            folder: self.folder,
+            ignore: self.ignore,
+            definition,
+            key: self.key,
+            warnings,
+            state: state.clone(),
+            places: Shared::places(),
         };
-        let apart = listed.then_some(IGNORE);
-        let there = walk::write(self.folder, ignore, apart, &mut archive)?;
-        if listed {
+        let (shared, dockerfile_name) = (Arc::new(shared), self.name);
+        Sharing { shared, dockerfile_name, warnings: told, state }
+    }
+
+    fn write(self, mut archive: Archive<'_>) -> Result<(), Stop> {
+        let apart = self.beside.then_some(IGNORE);
+        let wanted = Wanted { ignore: &self.archived, only: None, apart };
+        let there = walk::walk(self.folder, wanted, &mut archive)?;
+        if self.beside {
             // The engine takes out what this file lists of the two, and no more.
             let name = &self.dockerfile_path;
             let list = match self.listed.filter(|_| there) {
@@ -148,10 +176,8 @@ impl Context {
                 }
                 None => format!("{IGNORE}\n{name}\n").into_bytes(),
             };
-            archive.file(IGNORE, &list)?;
-        }
-        if self.beside {
-            archive.file(&self.dockerfile_path, self.dockerfile.as_bytes())?;
+            archive.file_of(IGNORE, &list)?;
+            archive.file_of(&self.dockerfile_path, self.dockerfile.as_bytes())?;
         }
         archive.end()
     }
@@ -173,6 +199,11 @@ impl State {
     /// Bytes that were read and sent.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Takes down why it cannot be sent; what comes first explains the rest.
+    fn fail(&self, error: Error) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 
     /// Why it could not be sent as a whole.
@@ -198,32 +229,33 @@ fn open(roots: &Roots, folder: &str, dockerfile: &str) -> Result<Context> {
         Error::precondition("DOCKERIGNORE", format!("{name} cannot be used: {why}"))
     };
     let bytes = patterns.map(Vec::as_slice).unwrap_or_default();
-    let mut ignore = Ignore::parse(bytes).map_err(wrong)?;
+    let ignore = Ignore::parse(bytes).map_err(wrong)?;
     let inside = named.path.strip_prefix(&place.path).ok().and_then(Path::to_str);
-    let (beside, apart, dockerfile_path) = match inside {
+    let mut archived = ignore.clone();
+    let (beside, dockerfile_path) = match inside {
         Some(path) if own.is_none() => {
-            let apart = ignore.verdict(path, None).ignored;
-            // The engine needs it; the classic builder takes it out itself where it is
-            // listed.
-            ignore.always(path).map_err(wrong)?;
-            (false, apart, path.to_owned())
+            // The engine needs both, and takes out itself what is listed.
+            archived.always(path).map_err(wrong)?;
+            archived.always(IGNORE).map_err(wrong)?;
+            (false, path.to_owned())
         }
-        _ => (true, true, format!(".dockerfile.{}", &hex(&Sha256::digest(&text))[..20])),
+        _ => (true, format!(".dockerfile.{}", &hex(&Sha256::digest(&text))[..20])),
     };
-    let mut classic = ignore.clone();
-    if !beside {
-        classic.always(IGNORE).map_err(wrong)?;
-    }
-    let dockerfile = text;
+    // As the engine's steps tell it, and as it can name it in a header.
+    let name = given.file_name().and_then(|name| name.to_str());
+    let name = name.filter(|name| name.bytes().all(|byte| byte.is_ascii_graphic()));
+    let name = name.unwrap_or(DOCKERFILE).to_owned();
     Ok(Context {
+        key: sync::key(&opened, &place.path),
         folder: opened,
         ignore,
-        classic,
-        dockerfile,
+        archived,
+        dockerfile: text,
         dockerfile_path,
+        name,
         beside,
-        apart,
         listed,
+        own,
     })
 }
 

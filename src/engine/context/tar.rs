@@ -3,6 +3,8 @@
 //! Owner and group are 0 and unnamed. What the old header cannot hold stands in an
 //! extended one before it (POSIX.1-2001, pax), which the engine reads.
 
+use super::walk::{Entry, Sort};
+
 /// Archives are made of blocks.
 const BLOCK: usize = 512;
 /// What the eleven octal digits of a size hold.
@@ -12,72 +14,42 @@ const NAME: usize = 100;
 /// The two empty blocks that end an archive.
 pub(super) const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
-/// What sort of thing an entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sort {
-    File,
-    /// The same file as an earlier entry.
-    HardLink,
-    Symlink,
-    Folder,
-    Fifo,
-}
-
-/// One entry.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Entry<'a> {
-    pub(super) sort: Sort,
-    /// From the root of the archive, without a slash at its ends.
-    pub(super) path: &'a [u8],
-    /// Target of a link.
-    pub(super) link: &'a [u8],
-    /// Permissions.
-    pub(super) mode: u32,
-    /// Bytes of a file.
-    pub(super) size: u64,
-    /// Seconds since 1970.
-    pub(super) mtime: i64,
-    /// What a program may do beyond its user, as the kernel keeps it; empty is nothing.
-    pub(super) capability: &'a [u8],
-}
-
-impl Entry<'_> {
-    /// Writes the header.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
-        let mut path = self.path.to_vec();
-        if self.sort == Sort::Folder {
-            path.push(b'/');
-        }
-        let mut more = Vec::new();
-        if path.len() > NAME {
-            record(&mut more, "path", &path);
-        }
-        if self.link.len() > NAME {
-            record(&mut more, "linkpath", self.link);
-        }
-        if self.size > LARGEST {
-            record(&mut more, "size", self.size.to_string().as_bytes());
-        }
-        if !self.capability.is_empty() {
-            record(&mut more, "SCHILY.xattr.security.capability", self.capability);
-        }
-        if !more.is_empty() {
-            let size = more.len() as u64;
-            block(out, b"pax", b"", b'x', 0o644, size, 0);
-            out.extend_from_slice(&more);
-            pad(out, size);
-        }
-        let sort = match self.sort {
-            Sort::File => b'0',
-            Sort::HardLink => b'1',
-            Sort::Symlink => b'2',
-            Sort::Folder => b'5',
-            Sort::Fifo => b'6',
-        };
-        // Times before 1970 have no octal digits.
-        let mtime = u64::try_from(self.mtime).unwrap_or(0).min(LARGEST);
-        block(out, &path, self.link, sort, self.mode & 0o7777, self.size, mtime);
+/// Writes the header of an entry.
+pub(super) fn header(entry: &Entry<'_>, out: &mut Vec<u8>) {
+    let mut path = entry.path.to_vec();
+    if entry.sort == Sort::Folder {
+        path.push(b'/');
     }
+    let size = if entry.sort == Sort::File { entry.size } else { 0 };
+    let mut more = Vec::new();
+    if path.len() > NAME {
+        record(&mut more, "path", &path);
+    }
+    if entry.link.len() > NAME {
+        record(&mut more, "linkpath", entry.link);
+    }
+    if size > LARGEST {
+        record(&mut more, "size", size.to_string().as_bytes());
+    }
+    if !entry.capability.is_empty() {
+        record(&mut more, "SCHILY.xattr.security.capability", entry.capability);
+    }
+    if !more.is_empty() {
+        let size = more.len() as u64;
+        block(out, b"pax", b"", b'x', 0o644, size, 0);
+        out.extend_from_slice(&more);
+        pad(out, size);
+    }
+    let sort = match entry.sort {
+        Sort::File => b'0',
+        Sort::HardLink => b'1',
+        Sort::Symlink => b'2',
+        Sort::Folder => b'5',
+        Sort::Fifo => b'6',
+    };
+    // Times before 1970 have no octal digits.
+    let mtime = u64::try_from(entry.mtime).unwrap_or(0).min(LARGEST);
+    block(out, &path, entry.link, sort, entry.mode & 0o7777, size, mtime);
 }
 
 /// Fills the last block of so many bytes.
@@ -159,9 +131,10 @@ mod tests {
                 mode: 0o120_777,
                 size: 0,
                 mtime: -1,
+                nanos: 0,
                 capability: b"",
             };
-            entry.write(&mut out);
+            header(&entry, &mut out);
             assert_eq!(out.len() % BLOCK, 0);
             assert_eq!(out.len() > BLOCK, length > 100);
             let last = &out[out.len() - BLOCK..];

@@ -26,7 +26,7 @@ async fn opened(root: &Path, folder: &Path, dockerfile: &str) -> Result<Context>
 
 /// What is sent, as GNU tar reads it, and the warnings.
 async fn sent(context: Context) -> Result<(Vec<u8>, Vec<String>)> {
-    let Sending { mut archive, mut warnings, state } = context.send(Builder::Classic);
+    let Sending { mut archive, mut warnings, state } = context.send();
     let mut bytes = Vec::new();
     while let Some(piece) = archive.next().await {
         match piece {
@@ -117,23 +117,6 @@ async fn a_list_of_the_dockerfiles_own_wins_and_its_dockerfile_comes_beside() {
 }
 
 #[tokio::test]
-async fn buildkit_gets_no_list_that_lists_itself_and_of_the_rest_only_the_dockerfile() {
-    let dir = tree(&[
-        ("Dockerfile", "FROM a"),
-        (".dockerignore", ".dockerignore\nDockerfile\nb"),
-        ("a", ""),
-        ("b", ""),
-    ]);
-    let context = opened(dir.path(), dir.path(), "").await.unwrap();
-    let mut archive = context.send(Builder::BuildKit).archive;
-    let mut bytes = Vec::new();
-    while let Some(piece) = archive.next().await {
-        bytes.extend_from_slice(&piece.unwrap());
-    }
-    assert_eq!(tar(&bytes, &["-t"]), "Dockerfile\na\n");
-}
-
-#[tokio::test]
 async fn a_list_of_the_dockerfiles_own_goes_by_the_name_that_was_given() {
     let dir = tree(&[
         ("Real", "FROM a"),
@@ -175,8 +158,7 @@ async fn a_deep_tree_is_sent_whole_and_few_of_its_folders_are_open_at_once() {
     for depth in (1..=190).rev() {
         expected.push(format!("{}z", "d/".repeat(depth)));
     }
-    let Sending { mut archive, .. } =
-        opened(dir.path(), dir.path(), "").await.unwrap().send(Builder::Classic);
+    let Sending { mut archive, .. } = opened(dir.path(), dir.path(), "").await.unwrap().send();
     // It stands in the middle of the large file, the deepest of all.
     let mut bytes = archive.next().await.unwrap().unwrap().to_vec();
     let open = held(&dir);
@@ -195,7 +177,7 @@ async fn a_folder_that_was_exchanged_while_it_was_closed_is_not_read() {
     fs::write(deep.join("large"), vec![b'x'; 8 << 20]).unwrap();
     fs::write(dir.path().join("d/d/d/z"), "its own").unwrap();
     let Sending { mut archive, mut warnings, .. } =
-        opened(dir.path(), dir.path(), "").await.unwrap().send(Builder::Classic);
+        opened(dir.path(), dir.path(), "").await.unwrap().send();
     let mut bytes = archive.next().await.unwrap().unwrap().to_vec();
     fs::rename(dir.path().join("d/d/d"), dir.path().join("away")).unwrap();
     std::os::unix::fs::symlink(dir.path().join("other"), dir.path().join("d/d/d")).unwrap();
@@ -224,7 +206,7 @@ async fn a_walk_that_nobody_wants_ends_though_it_has_nothing_to_send() {
         asked.get() < 100
     };
     let (mut take, mut tell) = (|_| panic!("nothing is sent"), |_| {});
-    let end = context.write(Builder::Classic, Archive::new(&mut take, &mut tell, &wanted));
+    let end = context.write(Archive(Pieces::new(&mut take, &mut tell, &wanted)));
     assert!(matches!(end, Err(Stop::Unread)));
     assert_eq!(asked.get(), 100);
 }
@@ -296,7 +278,7 @@ async fn a_file_that_shrinks_while_it_is_read_fails_and_one_that_grows_does_not(
     // Nobody reads on until the file is short: the pieces that wait are bounded.
     fs::write(&path, vec![b'x'; 8 << 20]).unwrap();
     let Sending { mut archive, state, .. } =
-        opened(dir.path(), dir.path(), "").await.unwrap().send(Builder::Classic);
+        opened(dir.path(), dir.path(), "").await.unwrap().send();
     archive.next().await.unwrap().unwrap();
     fs::write(&path, "short").unwrap();
     while archive.next().await.is_some() {}
@@ -311,7 +293,7 @@ async fn a_sparse_file_of_two_gibibytes_is_sent_whole_and_few_pieces_of_it_wait(
     let dir = tree(&[("Dockerfile", "FROM a")]);
     fs::File::create(dir.path().join("sparse")).unwrap().set_len(SIZE).unwrap();
     let Sending { mut archive, state, .. } =
-        opened(dir.path(), dir.path(), "").await.unwrap().send(Builder::Classic);
+        opened(dir.path(), dir.path(), "").await.unwrap().send();
     let mut taken = 0;
     while let Some(piece) = archive.next().await {
         taken += piece.unwrap().len() as u64;

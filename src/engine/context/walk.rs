@@ -1,4 +1,4 @@
-//! Walks a build context and writes it as a tar archive, piece by piece.
+//! Walks a build context and says what is in it, entry by entry.
 //!
 //! Every folder is opened from the one that it is in, and nothing is followed. So
 //! whatever happens to the tree meanwhile, nothing outside of it is read.
@@ -6,25 +6,22 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::Read,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     os::{fd::OwnedFd, unix::ffi::OsStringExt as _},
     vec::IntoIter,
 };
 
-use bytes::Bytes;
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat},
     io::Errno,
 };
 
-use super::tar::{self, Entry, Sort};
+use super::only::{Only, Way};
 use crate::domain::{
     Error,
     ignore::{Ignore, Verdict},
 };
 
-/// Bytes of one piece.
-const PIECE: usize = 256 << 10;
 /// Most folders inside each other.
 const DEEPEST: usize = 200;
 /// Most of these that are held open; one further up is opened again when its turn comes.
@@ -44,25 +41,69 @@ pub(super) enum Stop {
     Failed(Error),
 }
 
-type Result<T, E = Stop> = std::result::Result<T, E>;
+pub(super) type Result<T, E = Stop> = std::result::Result<T, E>;
 
-/// Where a walk writes to.
-pub(super) struct Archive<'a> {
-    buffer: Vec<u8>,
-    /// Takes a piece; false when nobody wants it.
-    take: &'a mut dyn FnMut(Bytes) -> bool,
-    /// Takes what should be told.
-    tell: &'a mut dyn FnMut(String),
-    /// False when nobody wants the archive any more.
-    wanted: &'a dyn Fn() -> bool,
+/// What sort of thing an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sort {
+    File,
+    /// The same file as an earlier entry.
+    HardLink,
+    Symlink,
+    Folder,
+    Fifo,
 }
 
-struct Walk<'a, 'b> {
-    ignore: &'a Ignore,
-    /// Path that is written by somebody else, and whether it was met.
-    apart: Option<&'a str>,
+/// One entry.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry<'a> {
+    pub(super) sort: Sort,
+    /// From the context, without a slash at its ends.
+    pub(super) path: &'a [u8],
+    /// Target of a link.
+    pub(super) link: &'a [u8],
+    /// Permissions, and the bits of the kind.
+    pub(super) mode: u32,
+    /// Bytes of a file, and of one with several names under each of these.
+    pub(super) size: u64,
+    /// When it changed: seconds since 1970.
+    pub(super) mtime: i64,
+    /// And what comes on top of these.
+    pub(super) nanos: u32,
+    /// What a program may do beyond its user, as the kernel keeps it; empty is nothing.
+    pub(super) capability: &'a [u8],
+}
+
+/// What takes the entries, in the order of their paths, part by part.
+pub(super) trait Sink {
+    /// Fails when nobody wants more.
+    fn go_on(&self) -> Result<()>;
+    /// Takes what should be told.
+    fn tell(&mut self, warning: String);
+    /// A folder; one that is not kept may have entries below it that are.
+    fn folder(&mut self, entry: &Entry<'_>, kept: bool) -> Result<()>;
+    /// An entry that has no content of its own.
+    fn entry(&mut self, entry: &Entry<'_>) -> Result<()>;
+    /// A file, opened.
+    fn file(&mut self, entry: &Entry<'_>, file: &File) -> Result<()>;
+}
+
+/// What is walked.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// What stays out.
+    pub(super) ignore: &'a Ignore,
+    /// Of the rest, all but for these is of no use.
+    pub(super) only: Option<&'a Only>,
+    /// A path that somebody else writes.
+    pub(super) apart: Option<&'a str>,
+}
+
+struct Walk<'a, S> {
+    wanted: Wanted<'a>,
+    /// Whether the path apart was met and not ignored.
     met: bool,
-    archive: &'a mut Archive<'b>,
+    sink: &'a mut S,
     /// The first path of each file that has several.
     links: HashMap<(u64, u64), Vec<u8>>,
     entries: usize,
@@ -80,15 +121,9 @@ struct Level {
     verdict: Option<Verdict>,
 }
 
-/// Writes a tree. The path `apart` is left out; answers whether it was met and not
-/// ignored.
-pub(super) fn write(
-    folder: OwnedFd,
-    ignore: &Ignore,
-    apart: Option<&str>,
-    archive: &mut Archive<'_>,
-) -> Result<bool> {
-    let mut walk = Walk { ignore, apart, met: false, archive, links: HashMap::new(), entries: 0 };
+/// Tells all entries of a tree; answers whether the path apart was met and not ignored.
+pub(super) fn walk(folder: OwnedFd, wanted: Wanted<'_>, sink: &mut impl Sink) -> Result<bool> {
+    let mut walk = Walk { wanted, met: false, sink, links: HashMap::new(), entries: 0 };
     let mut levels = vec![walk.enter(folder, Vec::new(), None)?];
     while let Some(mut level) = levels.pop() {
         let Some((name, sort)) = level.names.next() else { continue };
@@ -115,86 +150,14 @@ pub(super) fn write(
     Ok(walk.met)
 }
 
-impl<'a> Archive<'a> {
-    pub(super) fn new(
-        take: &'a mut dyn FnMut(Bytes) -> bool,
-        tell: &'a mut dyn FnMut(String),
-        wanted: &'a dyn Fn() -> bool,
-    ) -> Self {
-        Self { buffer: Vec::with_capacity(PIECE), take, tell, wanted }
-    }
-
-    /// Adds a file that is not on the disk.
-    pub(super) fn file(&mut self, path: &str, content: &[u8]) -> Result<()> {
-        let size = content.len() as u64;
-        let entry = Entry {
-            sort: Sort::File,
-            path: path.as_bytes(),
-            link: b"",
-            mode: 0o600,
-            size,
-            mtime: 0,
-            capability: b"",
-        };
-        entry.write(&mut self.buffer);
-        self.buffer.extend_from_slice(content);
-        tar::pad(&mut self.buffer, size);
-        self.flush(PIECE)
-    }
-
-    /// Ends the archive.
-    pub(super) fn end(mut self) -> Result<()> {
-        self.buffer.extend_from_slice(&tar::END);
-        self.flush(0)
-    }
-
-    /// Ends the work that nobody wants any more, also where nothing is written.
-    fn go_on(&self) -> Result<()> {
-        if (self.wanted)() { Ok(()) } else { Err(Stop::Unread) }
-    }
-
-    /// Gives on what is there when it is so much.
-    fn flush(&mut self, least: usize) -> Result<()> {
-        if self.buffer.len() < least {
-            return Ok(());
-        }
-        let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE));
-        if (self.take)(piece.into()) { Ok(()) } else { Err(Stop::Unread) }
-    }
-
-    /// Copies a file, of which the header is written: so many bytes, neither more
-    /// nor less.
-    fn copy(&mut self, mut file: &File, size: u64, path: &[u8]) -> Result<()> {
-        let mut left = size;
-        while left > 0 {
-            self.flush(PIECE)?;
-            let room = (PIECE - self.buffer.len()) as u64;
-            let wanted = left.min(room);
-            let read = Read::by_ref(&mut file).take(wanted).read_to_end(&mut self.buffer);
-            let read = read.map_err(|why| unusable(path, "cannot be read", Some(why)))? as u64;
-            if read < wanted {
-                let why = format!(
-                    "became shorter while it was read, by {} of {size} bytes: build again when \
-                     nobody writes to it, or leave it out in .dockerignore",
-                    left - read
-                );
-                return Err(unusable(path, &why, None));
-            }
-            left -= read;
-        }
-        tar::pad(&mut self.buffer, size);
-        self.flush(PIECE)
-    }
-}
-
-impl Walk<'_, '_> {
+impl<S: Sink> Walk<'_, S> {
     fn enter(&mut self, folder: OwnedFd, path: Vec<u8>, verdict: Option<Verdict>) -> Result<Level> {
         let failed = |why: Errno| unusable(&path, "cannot be listed", Some(why.into()));
         let mut names = Vec::new();
         let stat = rustix::fs::fstat(&folder).map_err(failed)?;
         let identity = (stat.st_dev, stat.st_ino);
         for entry in Dir::read_from(&folder).map_err(failed)? {
-            self.archive.go_on()?;
+            self.sink.go_on()?;
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_bytes();
             if name == b"." || name == b".." {
@@ -220,16 +183,22 @@ impl Walk<'_, '_> {
         name: &[u8],
         sort: FileType,
     ) -> Result<Option<Level>> {
-        self.archive.go_on()?;
+        self.sink.go_on()?;
         let mut path = level.path.clone();
         path.extend_from_slice(name);
-        let text = String::from_utf8_lossy(&path);
-        let verdict = self.ignore.verdict(&text, level.verdict.as_ref());
-        let certainly_no_folder = !matches!(sort, FileType::Directory | FileType::Unknown);
-        if verdict.ignored && (certainly_no_folder || !self.ignore.has_exception_below(&text)) {
+        let way = self.wanted.only.map_or(Way::Wanted, |only| only.way(&path));
+        if way == Way::Unwanted {
             return Ok(None);
         }
-        if self.apart == Some(&*text) {
+        let text = String::from_utf8_lossy(&path);
+        let verdict = self.wanted.ignore.verdict(&text, level.verdict.as_ref());
+        let certainly_no_folder = !matches!(sort, FileType::Directory | FileType::Unknown);
+        if verdict.ignored
+            && (certainly_no_folder || !self.wanted.ignore.has_exception_below(&text))
+        {
+            return Ok(None);
+        }
+        if self.wanted.apart == Some(&*text) {
             self.met |= !verdict.ignored;
             return Ok(None);
         }
@@ -238,10 +207,16 @@ impl Walk<'_, '_> {
             Err(Errno::NOENT) => return Ok(self.vanished(&path)),
             Err(why) => return Err(unusable(&path, "cannot be looked at", Some(why.into()))),
         };
-        let mtime = stat.st_mtime;
-        let mode = stat.st_mode;
-        let plain =
-            |sort| Entry { sort, path: &path, link: b"", mode, size: 0, mtime, capability: b"" };
+        let plain = |sort| Entry {
+            sort,
+            path: &path,
+            link: b"",
+            mode: stat.st_mode,
+            size: 0,
+            mtime: stat.st_mtime,
+            nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+            capability: b"",
+        };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -253,9 +228,8 @@ impl Walk<'_, '_> {
                     }
                     Err(why) => return Err(unusable(&path, "cannot be opened", Some(why.into()))),
                 };
-                if !verdict.ignored {
-                    plain(Sort::Folder).write(&mut self.archive.buffer);
-                }
+                let kept = !verdict.ignored && way == Way::Wanted;
+                self.sink.folder(&plain(Sort::Folder), kept)?;
                 path.push(b'/');
                 return self.enter(below, path, Some(verdict)).map(Some);
             }
@@ -265,14 +239,14 @@ impl Walk<'_, '_> {
                 // Its text is kept, wherever it leads; the engine resolves it inside.
                 Ok(link) => {
                     let link = link.into_bytes();
-                    Entry { link: &link, mode: 0o777, ..plain(Sort::Symlink) }
-                        .write(&mut self.archive.buffer);
+                    let mode = stat.st_mode | 0o777;
+                    self.sink.entry(&Entry { link: &link, mode, ..plain(Sort::Symlink) })?;
                 }
                 Err(_) => return Ok(self.vanished(&path)),
             },
-            FileType::Fifo => plain(Sort::Fifo).write(&mut self.archive.buffer),
+            FileType::Fifo => self.sink.entry(&plain(Sort::Fifo))?,
             FileType::Socket => {
-                (self.archive.tell)(format!("the socket {} is left out", shown(&path)));
+                self.sink.tell(format!("the socket {} is left out", shown(&path)));
             }
             _ => {
                 let why = "is a device, which no image may get from here: leave it out in \
@@ -280,7 +254,6 @@ impl Walk<'_, '_> {
                 return Err(unusable(&path, why, None));
             }
         }
-        self.archive.flush(PIECE)?;
         Ok(None)
     }
 
@@ -310,25 +283,24 @@ impl Walk<'_, '_> {
             mode: stat.st_mode,
             size,
             mtime: stat.st_mtime,
+            nanos: nanos(&stat),
             capability: &capability,
         };
         if found.st_nlink > 1 {
             let first = self.links.entry((stat.st_dev, stat.st_ino));
             let first = first.or_insert_with(|| path.to_vec());
             if first != path {
-                entry = Entry { sort: Sort::HardLink, link: first, size: 0, ..entry };
-                entry.write(&mut self.archive.buffer);
-                return Ok(());
+                entry = Entry { sort: Sort::HardLink, link: first, ..entry };
+                return self.sink.entry(&entry);
             }
         }
-        entry.write(&mut self.archive.buffer);
-        self.archive.copy(&file, size, path)
+        self.sink.file(&entry, &file)
     }
 
     /// As if it had never been there; the caller learns of it.
     fn vanished(&mut self, path: &[u8]) -> Option<Level> {
         let path = shown(path);
-        (self.archive.tell)(format!("{path} went away while the context was read; it is left out"));
+        self.sink.tell(format!("{path} went away while the context was read; it is left out"));
         None
     }
 }
@@ -341,26 +313,43 @@ fn capability_of(file: &File) -> Vec<u8> {
     value[..length.min(LONGEST_CAPABILITY)].to_vec()
 }
 
+/// The time of a file within its second, where what is below a millisecond depends on all
+/// that changes with the content: BuildKit takes a file of the same size and time for the
+/// same, also where somebody wrote another content and set the time back.
+fn nanos(stat: &Stat) -> u32 {
+    const MILLISECOND: u64 = 1_000_000;
+    let mut hasher = DefaultHasher::new();
+    let nanos = stat.st_mtime_nsec;
+    (stat.st_dev, stat.st_ino, stat.st_ctime, stat.st_ctime_nsec, nanos).hash(&mut hasher);
+    let nanos = nanos / MILLISECOND * MILLISECOND + hasher.finish() % MILLISECOND;
+    u32::try_from(nanos).unwrap_or(0)
+}
+
 /// Opens a folder again, step by step from the first; `None` when another one, or none,
 /// stands there now.
 fn again(first: Option<&Level>, level: &Level) -> Option<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut folder: Option<OwnedFd> = None;
-    for name in level.path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-        let from = folder.as_ref().or(first?.folder.as_ref())?;
-        folder = Some(rustix::fs::openat(from, name, flags, Mode::empty()).ok()?);
-    }
-    let stat = rustix::fs::fstat(folder.as_ref()?).ok()?;
-    folder.filter(|_| (stat.st_dev, stat.st_ino) == level.identity)
+    let folder = below(first?.folder.as_ref()?, &level.path).ok()?;
+    let stat = rustix::fs::fstat(&folder).ok()?;
+    ((stat.st_dev, stat.st_ino) == level.identity).then_some(folder)
 }
 
-fn shown(path: &[u8]) -> String {
+/// Opens a folder below another one, and follows no link on the way.
+pub(super) fn below(first: &OwnedFd, path: &[u8]) -> std::result::Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut folder = rustix::fs::openat(first, ".", flags, Mode::empty())?;
+    for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+        folder = rustix::fs::openat(&folder, name, flags, Mode::empty())?;
+    }
+    Ok(folder)
+}
+
+pub(super) fn shown(path: &[u8]) -> String {
     let path = path.strip_suffix(b"/").unwrap_or(path);
     let text = std::ffi::OsString::from_vec(path[..path.len().min(512)].to_vec());
     format!("{text:?}")
 }
 
-fn unusable(path: &[u8], why: &str, cause: Option<std::io::Error>) -> Stop {
+pub(super) fn unusable(path: &[u8], why: &str, cause: Option<std::io::Error>) -> Stop {
     let what = if path.is_empty() { "the build context".to_owned() } else { shown(path) };
     let told = cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
     let error = Error::precondition(

@@ -38,8 +38,42 @@ pub(super) fn files(image: &str) -> String {
     docker(&["run", "--rm", image, "sh", "-c", find]).replace('\n', " ")
 }
 
+/// Lists of what stays out, and what is left where that is worth saying.
+pub(super) const LISTS: [(&str, Option<&str>); 30] = [
+    ("", None),
+    ("*\n!a", Some("./a")),
+    ("a\nb\n# no\nc.md\n\n  docs/  ", None),
+    ("/src/lib\n./x//y/", None),
+    ("*.md\n!README.md", None),
+    ("!README.md\n*.md", None),
+    ("**/*.md", None),
+    ("**/node_modules", None),
+    ("docs/**", None),
+    ("docs/**/b.md", None),
+    ("docs/*\n!docs/deep", None),
+    ("docs\n!docs/deep/b.md", None),
+    ("docs\n!docs/deep\ndocs/deep/c.txt", None),
+    ("docs\n!**/b.md", None),
+    ("*\n!src/**\nsrc/lib/mod.rs", None),
+    ("*\n!x/y/z", Some("./x ./x/y ./x/y/z ./x/y/z/w")),
+    ("**", None),
+    ("*", None),
+    ("**\n!docs/deep/*.txt", None),
+    ("[a-c]", None),
+    ("[^a]*", None),
+    ("a\\*\n\\[x\\]", None),
+    ("?", None),
+    ("*/*/*", None),
+    ("Dockerfile\n.dockerignore\n**/.hidden", None),
+    ("\u{feff}a\r\nb\r\n", None),
+    ("..\n/\n.\n../x", None),
+    ("  # indented\n! docs/a.md\nä*", None),
+    ("secret.txt\n!secret.txt\nx/secret.txt", None),
+    ("x/../a", None),
+];
+
 /// A tree with most kinds of names.
-fn names() -> Tree {
+pub(super) fn names() -> Tree {
     let all = [
         "a",
         "b",
@@ -72,38 +106,7 @@ async fn every_dockerignore_sends_what_the_docker_command_sends() {
     let tree = names();
     let service = tree.service().await;
     let mut seen = std::collections::BTreeSet::new();
-    for (list, expected) in [
-        ("", None),
-        ("*\n!a", Some("./a")),
-        ("a\nb\n# no\nc.md\n\n  docs/  ", None),
-        ("/src/lib\n./x//y/", None),
-        ("*.md\n!README.md", None),
-        ("!README.md\n*.md", None),
-        ("**/*.md", None),
-        ("**/node_modules", None),
-        ("docs/**", None),
-        ("docs/**/b.md", None),
-        ("docs/*\n!docs/deep", None),
-        ("docs\n!docs/deep/b.md", None),
-        ("docs\n!docs/deep\ndocs/deep/c.txt", None),
-        ("docs\n!**/b.md", None),
-        ("*\n!src/**\nsrc/lib/mod.rs", None),
-        ("*\n!x/y/z", Some("./x ./x/y ./x/y/z ./x/y/z/w")),
-        ("**", None),
-        ("*", None),
-        ("**\n!docs/deep/*.txt", None),
-        ("[a-c]", None),
-        ("[^a]*", None),
-        ("a\\*\n\\[x\\]", None),
-        ("?", None),
-        ("*/*/*", None),
-        ("Dockerfile\n.dockerignore\n**/.hidden", None),
-        ("\u{feff}a\r\nb\r\n", None),
-        ("..\n/\n.\n../x", None),
-        ("  # indented\n! docs/a.md\nä*", None),
-        ("secret.txt\n!secret.txt\nx/secret.txt", None),
-        ("x/../a", None),
-    ] {
+    for (list, expected) in LISTS {
         tree.write("ctx/.dockerignore", list);
         let theirs = by_docker(&tree, &[]);
         let told = build(&service, tree.request()).await;

@@ -3,13 +3,13 @@
 use container_svc::rpc::pb::{self, build_image_stream_response::Event};
 use tonic::Code;
 
-use super::{Tree, begin, beside_docker::files, build, count, finished};
+use super::{Tree, begin, build, count, finished};
 use crate::{
     registry::Registry,
     support::{Service, docker, eventually, image, unique},
 };
 
-fn by_buildkit(tree: &Tree) -> pb::BuildImageRequest {
+pub(super) fn by_buildkit(tree: &Tree) -> pb::BuildImageRequest {
     pb::BuildImageRequest { builder: pb::BuilderKind::Buildkit.into(), ..tree.request() }
 }
 
@@ -283,50 +283,4 @@ async fn labels_arrive_and_a_newer_base_is_taken_only_when_that_is_asked_for() {
         assert_ne!(layers(tree.name()), before, "{builder:?}");
     }
     docker(&["rmi", "-f", &base]);
-}
-
-/// Builds by a docker command that has BuildKit; where several are installed, one may
-/// lack it.
-fn by_docker(tree: &Tree) -> String {
-    let mut told = String::new();
-    for program in ["docker", "/usr/bin/docker"] {
-        let mut docker = std::process::Command::new(program);
-        let docker = docker.env("DOCKER_BUILDKIT", "1").args(["build", "-q"]).arg(tree.path("ctx"));
-        let Ok(out) = docker.output() else { continue };
-        let id = String::from_utf8_lossy(&out.stdout).trim().to_owned();
-        if id.starts_with("sha256:") {
-            return id;
-        }
-        told += &String::from_utf8_lossy(&out.stderr);
-    }
-    panic!("no docker command with BuildKit: {told}")
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn buildkit_gets_what_the_docker_command_gives_it_and_a_warning_where_more() {
-    let all = ["a", "b", "docs/a.md", "docs/deep/b.md", "docs/deep/c.txt", "x/a", ".hidden"];
-    let all: Vec<_> = all.iter().map(|path| (*path, *path)).collect();
-    let tree = Tree::new("COPY . /ctx/\n", &all);
-    let service = tree.service().await;
-    for (list, more) in [
-        ("", false),
-        ("b\n**/*.md\n", false),
-        ("docs/*\n!docs/deep\n", false),
-        ("*\n!a\n!Dockerfile\n", false),
-        (".dockerignore\n", false),
-        ("Dockerfile\n", true),
-        ("Dockerfile\n.dockerignore\n**/a\n", true),
-        ("*\n!a\n", true),
-    ] {
-        tree.write("ctx/.dockerignore", list);
-        let theirs = files(&by_docker(&tree));
-        let told = build(&service, by_buildkit(&tree)).await;
-        let ours = files(&finished(&told).image_id);
-        let warned = |event: &Event| matches!(event, Event::Warning(w) if w.message.contains("takes it along"));
-        assert_eq!(count(&told.0, warned), usize::from(more), "{list:?}: {told:?}");
-        // What is told to be there in addition is all that is.
-        let ours = if more { ours.replacen("./Dockerfile", "", 1) } else { ours };
-        let words = |files: &str| files.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(words(&ours), words(&theirs), "{list:?}");
-    }
 }

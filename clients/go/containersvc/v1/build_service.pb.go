@@ -95,8 +95,7 @@ const (
 	// BuildKit. It runs the frontend that a "# syntax=" or "// syntax=" line, JSON, or
 	// the build argument BUILDKIT_SYNTAX asks for, when the caller has the permission
 	// container-svc:image:build-privileged; else PERMISSION_DENIED, which names the line
-	// or the field, before anything is fetched or run. A Dockerfile that a list excludes
-	// can be copied by its steps all the same.
+	// or the field, before anything is fetched or run.
 	BuilderKind_BUILDER_KIND_BUILDKIT BuilderKind = 2
 )
 

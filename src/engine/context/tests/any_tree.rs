@@ -125,8 +125,9 @@ proptest! {
             true
         };
         let (mut tell, wanted) = (|_| {}, || true);
-        let mut archive = Archive::new(&mut take, &mut tell, &wanted);
-        let walked = walk::write(folder, &ignore, None, &mut archive);
+        let mut archive = Archive(Pieces::new(&mut take, &mut tell, &wanted));
+        let wanted = Wanted { ignore: &ignore, only: None, apart: None };
+        let walked = walk::walk(folder, wanted, &mut archive);
         prop_assert!(walked.is_ok_and(|_| archive.end().is_ok()));
         let mut checker = crate::domain::archive::Checker::of_any_links();
         let mut found = Vec::new();

@@ -76,8 +76,7 @@ class _BuilderKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BuilderKi
     """BuildKit. It runs the frontend that a "# syntax=" or "// syntax=" line, JSON, or
     the build argument BUILDKIT_SYNTAX asks for, when the caller has the permission
     container-svc:image:build-privileged; else PERMISSION_DENIED, which names the line
-    or the field, before anything is fetched or run. A Dockerfile that a list excludes
-    can be copied by its steps all the same.
+    or the field, before anything is fetched or run.
     """
 
 class BuilderKind(_BuilderKind, metaclass=_BuilderKindEnumTypeWrapper):
@@ -93,8 +92,7 @@ BUILDER_KIND_BUILDKIT: BuilderKind.ValueType  # 2
 """BuildKit. It runs the frontend that a "# syntax=" or "// syntax=" line, JSON, or
 the build argument BUILDKIT_SYNTAX asks for, when the caller has the permission
 container-svc:image:build-privileged; else PERMISSION_DENIED, which names the line
-or the field, before anything is fetched or run. A Dockerfile that a list excludes
-can be copied by its steps all the same.
+or the field, before anything is fetched or run.
 """
 Global___BuilderKind: _TypeAlias = BuilderKind  # noqa: Y015
 
