@@ -41,7 +41,9 @@ impl App {
             ));
         }
         let Some(own) = self.own_container().await? else { return Ok(path.to_owned()) };
-        translate(path, &own.mounts).ok_or_else(|| {
+        // A link may lead from one mount into another, which the engine would not see.
+        let real = tokio::fs::canonicalize(path).await;
+        translate(real.as_deref().unwrap_or(path), &own.mounts).ok_or_else(|| {
             Error::precondition(
                 "DATA_NOT_ON_HOST",
                 format!(

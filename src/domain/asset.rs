@@ -134,17 +134,25 @@ pub fn plain_url(text: &str) -> Result<Url, String> {
         return Err(format!("has {} bytes; at most {LONGEST_URL}", text.len()));
     }
     let remedy = "write one as https://host/path/file";
-    let mut url =
-        Url::parse(text).map_err(|why| format!("\"{text}\" is no URL: {why}; {remedy}"))?;
+    let mut url = Url::parse(text)
+        .map_err(|why| format!("\"{}\" is no URL: {why}; {remedy}", shown(text)))?;
     url.set_fragment(None);
     Ok(url)
 }
 
-/// A URL as it is shown: what stands in a query may be a signature.
+/// A URL, or what was meant for one, as it is shown: what stands in a query may be a
+/// signature, and what stands before the host a password.
 pub fn shown(url: &str) -> String {
-    match url.split_once('?') {
-        Some((plain, _)) => format!("{plain}?[redacted]"),
-        None => url.to_owned(),
+    let (plain, query) = match url.split_once('?') {
+        Some((plain, _)) => (plain, "?[redacted]"),
+        None => (url, ""),
+    };
+    let begin = plain.find("://").map_or(0, |at| at + 3);
+    let (scheme, rest) = plain.split_at(begin);
+    let host = rest.find('/').unwrap_or(rest.len());
+    match rest[..host].rfind('@') {
+        Some(at) => format!("{scheme}[redacted]{}{query}", &rest[at..]),
+        None => format!("{plain}{query}"),
     }
 }
 
@@ -185,15 +193,15 @@ impl Policy {
 
     /// The same for a URL that a redirect leads to, which is never a file of ours.
     pub fn check_http(&self, url: &Url) -> Result<(), String> {
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("carries a user name or password; leave them out of the URL".to_owned());
+        }
         let told = shown(url.as_str());
         if !matches!(url.scheme(), "https" | "http") {
             let scheme = url.scheme();
             return Err(format!(
                 "\"{told}\" has the scheme \"{scheme}\"; use https, or http or file where allowed"
             ));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err("carries a user name or password; leave them out of the URL".to_owned());
         }
         let literal = match url.host() {
             Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
@@ -340,7 +348,7 @@ fn path(given: &str) -> Result<String, String> {
 fn file_name(url: &Url) -> String {
     let last = url.path().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let decoded = percent_decode_str(last).decode_utf8_lossy();
-    let safe = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '+' | '@' | '=');
+    let safe = |c: char| c != '/' && !c.is_control();
     let name: String = decoded.chars().map(|c| if safe(c) { c } else { '_' }).collect();
     if name.chars().all(|c| c == '.') {
         return "asset".to_owned();

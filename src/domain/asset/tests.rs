@@ -52,6 +52,9 @@ fn a_refusal_names_its_rule() {
         ("", "no URL"),
         ("model.gguf", "no URL"),
         ("ftp://host/a", "scheme \"ftp\""),
+        ("ftp://user:secret@host/a", "user name"),
+        ("user:secret@host/a", "scheme"),
+        ("https://user:secret@host:99999/a?sig=secret", "no URL"),
         ("data:text/plain,x", "scheme \"data\""),
         ("https://user:secret@host/a", "user name"),
         ("http://host/a?sig=x", "?[redacted]"),
@@ -87,7 +90,7 @@ fn a_refusal_names_its_rule() {
 fn the_file_name_and_its_end_are_kept_in_the_container() {
     for (url, path) in [
         ("https://h/models/llama-7b.Q4.gguf?sig=1#x", "/assets/MODEL/llama-7b.Q4.gguf"),
-        ("https://h/a%20b.bin", "/assets/MODEL/a_b.bin"),
+        ("https://h/a%20b%20(1),c.bin", "/assets/MODEL/a b (1),c.bin"),
         ("https://h/%2e%2e%2fetc", "/assets/MODEL/.._etc"),
         ("https://h/dir/", "/assets/MODEL/dir"),
         ("https://h", "/assets/MODEL/asset"),

@@ -192,6 +192,15 @@ pub(super) fn assets(
             Path::new(path).starts_with(&asset.path) || Path::new(&asset.path).starts_with(path)
         };
         let kept = keeps.iter().any(|keep| Path::new(&keep.path).starts_with(&asset.path));
+        let below = |keep: &&Keep| keep.read_only && Path::new(&asset.path).starts_with(&keep.path);
+        if let Some(keep) = keeps.iter().find(below).filter(|_| !kept) {
+            let (path, keep) = (&asset.path, &keep.path);
+            let why = format!(
+                "\"{path}\" lies in the keep \"{keep}\", which is read-only, so the file cannot be \
+                 put there; use a path outside"
+            );
+            wrong.add(format!("assets[{at}].path"), why);
+        }
         if kept || assets.iter().any(|other| meets(&other.path)) {
             let path = &asset.path;
             let why = format!("\"{path}\" meets the path of another asset or keep; use another");

@@ -92,6 +92,7 @@ fn assets_that_meet_are_refused() {
         (vec![at("A", "/a/b"), at("B", "/a")], "", "", "assets[1].path"),
         (vec![at("A", "/a")], "", "/a", "assets[0].path"),
         (vec![at("A", "/a")], "", "/a/b", "assets[0].path"),
+        (vec![at("A", "/a/b")], "", "/a", "assets[0].path"),
     ] {
         let request = RunRequest {
             image: "nginx".into(),
@@ -101,7 +102,7 @@ fn assets_that_meet_are_refused() {
                 .then(|| (envs.to_owned(), String::new()))
                 .into_iter()
                 .collect(),
-            keeps: (!keeps.is_empty()).then(|| (keeps.to_owned(), false)).into_iter().collect(),
+            keeps: (!keeps.is_empty()).then(|| (keeps.to_owned(), true)).into_iter().collect(),
             ..RunRequest::default()
         };
         let error = RunSpec::resolve(request, &defaults()).expect_err("refused");

@@ -4,15 +4,15 @@
 use std::{error::Error as StdError, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::TryStreamExt as _;
-use jiff::Timestamp;
+use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
     Client, Response, StatusCode, Url,
     dns::{Addrs, Name, Resolve, Resolving},
     header::{
-        ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue,
-        IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER,
-        TRANSFER_ENCODING,
+        ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, DATE, ETAG, HeaderMap, HeaderName,
+        HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
+        RETRY_AFTER, TRANSFER_ENCODING,
     },
     redirect::Policy as Redirects,
 };
@@ -105,8 +105,9 @@ impl AssetFetcher {
         let Some(open) = part.as_ref() else {
             return Err(Failure::Never(Error::internal("a part of an asset is missing")));
         };
-        // It came whole before, and the service ended before it was published.
-        if have.is_none() && open.total() > 0 && open.length() == open.total() {
+        // It came whole before, and the service ended before it was published. Whoever
+        // wants it fresh must not be told of that.
+        if have.is_none() && !asked.fresh && open.is_whole() {
             return Ok(part.take());
         }
         let from_file_svc = match have {
@@ -216,7 +217,7 @@ fn question(have: Option<&Validator>, part: &Part) -> HeaderMap {
         }
     }
     let validator = part.validator();
-    if part.length() > 0 && !strong(&validator).is_empty() {
+    if part.length() > 0 && !part.is_whole() && !strong(&validator).is_empty() {
         set(RANGE, &format!("bytes={}-", part.length()));
         set(IF_RANGE, strong(&validator));
     }
@@ -233,10 +234,17 @@ fn strong(validator: &Validator) -> &str {
 }
 
 fn validator(headers: &HeaderMap) -> Validator {
-    Validator {
-        etag: text(headers, ETAG).to_owned(),
-        last_modified: text(headers, LAST_MODIFIED).to_owned(),
-    }
+    let (changed, now) = (text(headers, LAST_MODIFIED), text(headers, DATE));
+    let last_modified = if is_settled(changed, now) { changed } else { "" };
+    Validator { etag: text(headers, ETAG).to_owned(), last_modified: last_modified.to_owned() }
+}
+
+/// True when a file cannot change any more without another date of change: dates have
+/// whole seconds, and that one is over by the server's own clock (RFC 9110, 8.8.2.2).
+fn is_settled(changed: &str, now: &str) -> bool {
+    static PARSER: DateTimeParser = DateTimeParser::new();
+    let read = |text| PARSER.parse_timestamp(text).ok();
+    read(changed).zip(read(now)).is_some_and(|(changed, now)| now.as_second() > changed.as_second())
 }
 
 /// What to do with the body of an answer.
@@ -371,6 +379,15 @@ mod tests {
         assert_eq!(range("bytes 5-9/10"), Some((5, 10)));
         for other in ["", "bytes 5-9/*", "bytes 5-8/10", "bytes 9-5/10", "bytes */10", "5-9/10"] {
             assert_eq!(range(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_date_of_change_says_something_when_its_second_is_over() {
+        let [at, later] = [0, 1].map(|s| format!("Tue, 03 Nov 2026 10:00:0{s} GMT"));
+        assert!(is_settled(&at, &later));
+        for (changed, now) in [(&*at, &*at), (&later, &at), (&at, ""), ("", &at), ("x", &at)] {
+            assert!(!is_settled(changed, now), "{changed} {now}");
         }
     }
 

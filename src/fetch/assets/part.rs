@@ -15,7 +15,7 @@ use super::{AssetLimits, Content, Validator, disk_full, failed, too_large};
 use crate::domain::{Error, Result, spec::hex};
 
 /// So many bytes are written before the disk is looked at again.
-const LOOK: u64 = 16 << 20;
+const LOOK: u64 = 1 << 20;
 /// Bytes that are read at once when a part is hashed again.
 const BUFFER: usize = 256 << 10;
 
@@ -156,6 +156,11 @@ impl Part {
     /// How much there will be; 0 is not known.
     pub(super) fn total(&self) -> u64 {
         self.beside.total
+    }
+
+    /// True when all of it is there, as far as its length is known.
+    pub(super) fn is_whole(&self) -> bool {
+        self.total() > 0 && self.length() == self.total()
     }
 
     /// The URL that it comes from.

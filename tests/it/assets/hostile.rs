@@ -41,6 +41,7 @@ async fn a_redirect_to_where_no_request_may_go_is_refused_by_its_rule() {
         ("https://localhost.localdomain:1/", "refused"),
         ("file:///etc/passwd", "scheme \"file\""),
         ("https://user:secret@files.example/", "user name"),
+        ("ftp://user:secret@files.example/", "user name"),
     ] {
         let source = Source::saying(answer(&format!("302 Found\r\nLocation: {target}"), b"")).await;
         if target.contains("localdomain") {

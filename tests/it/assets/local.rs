@@ -116,8 +116,8 @@ async fn file_svc_is_asked_first_and_the_source_for_what_it_has_not() {
     let name = unique("asset");
     run(&service, with(&service, &name, &[asset("A", &known), asset("B", &unknown)])).await;
     assert_eq!(
-        exec(&name, "echo $A; cat $A; echo; cat $B"),
-        "/assets/A/a_b\nfrom File Svc\nfrom the source"
+        exec(&name, "echo \"$A\"; cat \"$A\"; echo; cat $B"),
+        "/assets/A/a b\nfrom File Svc\nfrom the source"
     );
     let mut paths: Vec<_> = file_svc.seen().into_iter().map(|asked| asked.path).collect();
     paths.sort();
@@ -129,7 +129,7 @@ async fn file_svc_is_asked_first_and_the_source_for_what_it_has_not() {
     let fresh = |key: &str, url: &str| pb::Asset { refresh: Some(true), ..asset(key, url) };
     let newer = [fresh("A", &known), fresh("B", &unknown), fresh("C", &origin.url("/c"))];
     run(&service, with(&service, &name, &newer)).await;
-    assert_eq!(exec(&name, "cat $A; echo; cat $C"), "from the source\nfrom the source");
+    assert_eq!(exec(&name, "cat \"$A\"; echo; cat $C"), "from the source\nfrom the source");
     assert_eq!((file_svc.seen().len(), origin.seen().len()), (2, 4));
     assert_eq!(
         origin.seen()[1..].iter().filter(|it| !it.header("if-none-match").is_empty()).count(),

@@ -74,13 +74,14 @@ async fn without_range_or_validator_it_begins_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_date_of_change_will_do_to_go_on_and_to_ask_again() {
     const DATE: &str = "Tue, 03 Nov 2026 10:00:00 GMT";
+    const LATER: &str = "Tue, 03 Nov 2026 10:00:01 GMT";
     let service = service().await;
     let file = Arc::new(bytes(LENGTH));
     let whole = file.clone();
     let source = Source::start(move |asked, mut stream| {
         let file = whole.clone();
         async move {
-            let common = format!("Last-Modified: {DATE}\r\nConnection: close\r\n");
+            let common = format!("Date: {LATER}\r\nLast-Modified: {DATE}\r\nConnection: close\r\n");
             if asked.header("if-modified-since") == DATE {
                 let head = format!("HTTP/1.1 304 Not Modified\r\n{common}\r\n");
                 return say(&mut stream, head.as_bytes()).await;
@@ -110,6 +111,36 @@ async fn a_date_of_change_will_do_to_go_on_and_to_ask_again() {
     let asked = |at: usize, header: &str| seen[at].header(header).to_owned();
     assert_eq!((seen.len(), seen[1].from(), asked(1, "if-range")), (3, BREAK, DATE.to_owned()));
     assert_eq!((asked(2, "if-modified-since"), asked(2, "range")), (DATE.into(), String::new()));
+}
+
+/// Within the second of its date, a file may change and have the same date.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_date_of_change_of_this_second_is_no_reason_to_go_on() {
+    const DATE: &str = "Tue, 03 Nov 2026 10:00:00 GMT";
+    let service = service().await;
+    let [old, new] = [1, 2].map(|byte| Arc::new(vec![byte; LENGTH]));
+    let second = new.clone();
+    let source = Source::start(move |asked, mut stream| {
+        let (old, new) = (old.clone(), second.clone());
+        async move {
+            let (file, to) = if asked.before == 0 { (old, BREAK) } else { (new, LENGTH) };
+            let from = if asked.header("if-range") == DATE { asked.from() } else { 0 };
+            let (left, last) = (LENGTH - from, LENGTH - 1);
+            let status = match from {
+                0 => "200 OK".to_owned(),
+                _ => format!("206 Partial Content\r\nContent-Range: bytes {from}-{last}/{LENGTH}"),
+            };
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {left}\r\nDate: {DATE}\r\n\
+                 Last-Modified: {DATE}\r\nConnection: close\r\n\r\n"
+            );
+            say(&mut stream, head.as_bytes()).await;
+            say(&mut stream, &file[from..to]).await;
+        }
+    })
+    .await;
+    assert_eq!(fetch(&service, &source).await, sha256(&new));
+    assert_eq!(source.seen()[1].header("range"), "");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,33 +174,44 @@ async fn a_content_that_changed_in_between_is_never_mixed_with_the_old() {
     }
 }
 
-/// Where a kill between the last byte and the publication leaves things.
+/// Puts a whole part there, as a kill between the last byte and the publication leaves it.
+fn leave_part(service: &Service, url: &str, key: &str, content: &[u8], boot: &str) {
+    let parts = service.asset_folder().join("parts");
+    let id = &sha256(url.as_bytes())[..32];
+    let beside = json!({"url": url, "etag": "\"a\"", "last_modified": "",
+        "total": content.len(), "boot": boot});
+    fs::write(parts.join(format!("{id}{key}")), content).expect("a part");
+    fs::write(parts.join(format!("{id}{key}.json")), beside.to_string()).expect("its companion");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_came_whole_before_a_kill_is_not_fetched_again() {
     let service = service().await;
     let file = bytes(1000);
     let source = Source::of(file.clone(), "\"a\"").await;
     let plain = asset("A", &source.url("/a.bin"));
-    let id = &sha256(plain.url.as_bytes())[..32];
-    let parts = service.asset_folder().join("parts");
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot");
-    let mut beside = json!({"url": plain.url, "etag": "\"a\"", "last_modified": "", "total": 1000,
-        "boot": boot.trim()});
-    fs::write(parts.join(id), &file).expect("a part");
-    fs::write(parts.join(format!("{id}.json")), beside.to_string()).expect("its companion");
+    leave_part(&service, &plain.url, "", &file, boot.trim());
     assert_eq!(fetch(&service, &source).await, sha256(&file));
     assert_eq!(source.seen().len(), 0);
     assert_eq!(files(&service, "parts"), [""; 0]);
 
     // A part from before a crash of the machine may hold zeros.
     let other = Source::of(file.clone(), "\"a\"").await;
-    let url = other.url("/a.bin");
-    let id = &sha256(url.as_bytes())[..32];
-    (beside["url"], beside["boot"]) = (url.into(), "another".into());
-    fs::write(parts.join(id), [0; 1000]).expect("a part");
-    fs::write(parts.join(format!("{id}.json")), beside.to_string()).expect("its companion");
+    leave_part(&service, &other.url("/a.bin"), "", &[0; 1000], "another");
     assert_eq!(fetch(&service, &other).await, sha256(&file));
     assert_eq!((other.seen().len(), other.seen()[0].from()), (1, 0));
+
+    // Nor is it good for one who wants it fresh.
+    let newer = Source::of(vec![9; 1000], "\"b\"").await;
+    let fresh = pb::Asset { refresh: Some(true), ..asset("A", &newer.url("/a.bin")) };
+    for key in ["", "-fresh"] {
+        leave_part(&service, &fresh.url, key, &file, boot.trim());
+    }
+    let name = unique("asset");
+    run(&service, with(&service, &name, &[fresh])).await;
+    assert_eq!(exec(&name, "sha256sum < $A").split(' ').next(), Some(&*sha256(&[9; 1000])));
+    assert_eq!((newer.seen().len(), newer.seen()[0].from()), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -151,3 +151,50 @@ async fn what_failed_or_came_to_others_overtakes_nothing() {
     assert_eq!(ended.await.expect("it runs").action(), pb::RunAction::Created);
     assert!(state(&name).contains("VERSION=old"), "{}", state(&name));
 }
+
+/// What was asked for before may be older than what is wanted fresh.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_wants_it_fresh_joins_no_other_download() {
+    let service = service().await;
+    let (source, open) = held().await;
+    let plain = asset("A", &source.url("/a"));
+    let fresh = pb::Asset { refresh: Some(true), ..plain.clone() };
+    let [one, two] = [unique("asset"), unique("asset")];
+    let (first, second) = (with(&service, &one, &[plain]), with(&service, &two, &[fresh]));
+    let asked = |count: usize| {
+        let source = &source;
+        eventually("it asks", move || async move { source.seen().len() == count })
+    };
+    let later = async {
+        asked(1).await;
+        let run = run(&service, second);
+        let both = async {
+            asked(2).await;
+            let _ = open.send(true);
+        };
+        tokio::join!(run, both)
+    };
+    tokio::join!(run(&service, first), later);
+}
+
+/// A run has its files before a container does.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_asset_of_a_run_under_way_is_not_removed() {
+    let service = service().await;
+    let quick = Source::of(b"quick".to_vec(), "\"q\"").await;
+    let (source, open) = held().await;
+    let assets = [asset("A", &quick.url("/a")), asset("B", &source.url("/b"))];
+    let name = unique("asset");
+    let meanwhile = async {
+        let there = || async { files(&service, "files").len() == 1 };
+        eventually("the quick one is there", there).await;
+        let gone = format!("/container-svc/asset?url={}", quick.url("/a"));
+        let (status, answer) = service.rest("DELETE", &gone, "").await;
+        assert_eq!(status, 400, "{answer}");
+        assert_eq!(files(&service, "files").len(), 1);
+        let _ = open.send(true);
+    };
+    tokio::join!(run(&service, with(&service, &name, &assets)), meanwhile);
+    assert_eq!(exec(&name, "cat $A $B"), "quickweights");
+    assert_eq!(quick.seen().len(), 1);
+}
