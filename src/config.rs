@@ -85,8 +85,8 @@ pub struct Config {
     pub build_upload_max_age: Duration,
     /// Registries, `host` or `host:port`, that are spoken to without TLS. Default: none.
     pub insecure_registries: Vec<String>,
-    /// How long nothing may come of a pull before it is tried again, 1 s to 1 h.
-    /// Default 60 s.
+    /// How long nothing may come of a pull before it is tried again, and nothing be taken
+    /// of a push before it is given up, 1 s to 1 h. Default 60 s.
     pub pull_stall_timeout: Duration,
     /// Origins whose web pages may call the API, as in `https://ui.example.com`, or
     /// `*`. Default: none.
@@ -158,7 +158,7 @@ pub struct Config {
     /// Least bytes a second that an asset must come with. Default 1 KiB.
     pub asset_min_rate: u64,
     /// How long the source of an asset may take to answer, and over which its rate is
-    /// measured, 1 s to 1 h. Default 30 s.
+    /// measured, and how long a git server may send nothing, 1 s to 1 h. Default 30 s.
     pub asset_stall_timeout: Duration,
     /// Bytes that assets leave free on their disk. Default 256 MiB.
     pub asset_min_free_bytes: u64,

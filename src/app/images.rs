@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
 };
 
 use futures_util::{Stream, StreamExt as _, stream};
@@ -35,6 +36,8 @@ pub(super) use claims::Claim;
 pub use manage::{ImageInfo, Prune, Pruned};
 pub use push::PushUpdate;
 
+/// How long a download goes on that nobody listens to.
+const GRACE: Duration = Duration::from_millis(500);
 /// Names whose content is remembered.
 const REMEMBERED: usize = 1024;
 
@@ -142,6 +145,24 @@ impl Images {
     pub(super) fn known(&self, image: &ImageRef) -> Option<String> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.1.get(&image.to_string()).cloned()
+    }
+
+    /// Resolves when only the map listens, and goes on doing so for a moment: a
+    /// caller that leaves as another comes must not end the download. Then nobody can
+    /// join it any more.
+    async fn unheard(&self, key: &str, sender: &watch::Sender<Progress>) {
+        loop {
+            tokio::time::sleep(GRACE).await;
+            if sender.receiver_count() > 1 {
+                continue;
+            }
+            tokio::time::sleep(GRACE).await;
+            let mut downloads = self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
+            if sender.receiver_count() <= 1 {
+                downloads.remove(key);
+                return;
+            }
+        }
     }
 
     fn generation(&self) -> u64 {
@@ -281,7 +302,7 @@ impl App {
         let key = format!("{image} {}", fingerprint(credential.as_ref()));
         let mut downloads = self.images.downloads.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(download) = downloads.get(&key) {
-            // One that was given up has no sender any more; one that ended is old.
+            // One that failed without a word has no sender any more; one that ended is old.
             if download.has_changed().is_ok() && download.borrow().end.is_none() {
                 return download.clone();
             }
@@ -295,36 +316,20 @@ impl App {
         let app = self.clone();
         self.tasks.background("pull", async move {
             let end = tokio::select! {
-                end = app.download(&image, credential, &sender) => Some(end),
-                () = unheard(&sender) => None,
+                end = app.download(&image, credential, &sender) => end,
+                // Nobody finds it any more, and another one may stand there by now.
+                () = app.images.unheard(&key, &sender) => return,
             };
             let about = format!("image \"{}\"", image.familiar());
-            let end = end.map(|end| end.map_err(|error| error.about(&about)));
-            if let Some(Ok(Pulled { image_id, digest })) = &end {
+            let end = end.map_err(|error| error.about(&about));
+            if let Ok(Pulled { image_id, digest }) = &end {
                 let what = What::Pulled { image_id: image_id.clone(), digest: digest.clone() };
                 app.emit(Subject::image(&image.familiar()), what).await;
             }
             app.images.downloads.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-            if let Some(end) = end {
-                sender.send_modify(|progress| progress.end = Some(end));
-            }
+            sender.send_modify(|progress| progress.end = Some(end));
         });
         download
-    }
-}
-
-/// Resolves when only the map listens, and goes on doing so for a moment: a
-/// caller that leaves as another comes must not end the download.
-async fn unheard(sender: &watch::Sender<Progress>) {
-    let grace = std::time::Duration::from_millis(500);
-    loop {
-        tokio::time::sleep(grace).await;
-        if sender.receiver_count() <= 1 {
-            tokio::time::sleep(grace).await;
-            if sender.receiver_count() <= 1 {
-                return;
-            }
-        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::domain::{Error, Kind, Result, asset, asset::Policy, source::Git};
 
 mod program;
 
-use program::{Environment, Running, check_version, command, missing, size_of};
+use program::{Environment, Running, check_version, command, missing, size_of, work_of};
 
 /// Files are given as they are in the commit.
 const ATTRIBUTES: &str = "* -export-ignore -export-subst\n";
@@ -178,6 +178,7 @@ impl GitFetcher {
     ) -> Result<Vec<u8>> {
         let mut running = Running(command.spawn().map_err(|error| missing(&error))?);
         let lost = || Error::internal("git was lost");
+        let id = running.0.id();
         let stdout = running.0.stdout.take().ok_or_else(lost)?;
         let mut stderr = running.0.stderr.take().ok_or_else(lost)?;
         let (mut out, mut said) = (Vec::new(), Vec::new());
@@ -194,20 +195,9 @@ impl GitFetcher {
             let (_, ()) = tokio::join!(stdout.read_to_end(&mut out), tail);
             running.0.wait().await
         };
-        let weigh = async {
-            let mut ticks = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
-            loop {
-                ticks.tick().await;
-                let bytes = size(folder).await;
-                if bytes > self.0.bytes {
-                    return bytes;
-                }
-                tell(bytes);
-            }
-        };
         let ended = tokio::select! {
             ended = talk => ended,
-            bytes = weigh => return Err(self.too_large(git, bytes)),
+            error = self.weigh(git, folder, id, tell) => return Err(error),
         };
         match ended {
             Ok(status) if status.success() => match size(folder).await {
@@ -217,6 +207,42 @@ impl GitFetcher {
             },
             Ok(_) => Err(refusal(git, &said)),
             Err(error) => Err(lost().because(error)),
+        }
+    }
+
+    /// Looks at what comes; resolves when that is too much, or nothing for too long.
+    ///
+    /// Curl sees by itself that nothing comes, and the git and ssh protocols do not. What
+    /// the program works on takes no more room, but its processor's time.
+    async fn weigh(
+        &self,
+        git: &Git,
+        folder: &Path,
+        program: Option<u32>,
+        tell: &(dyn Fn(u64) + Sync),
+    ) -> Error {
+        let mut ticks = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+        let (mut had, mut since, mut worked) = (0, Instant::now(), 0);
+        loop {
+            ticks.tick().await;
+            let bytes = size(folder).await;
+            if bytes > self.0.bytes {
+                return self.too_large(git, bytes);
+            }
+            tell(bytes);
+            if bytes != had {
+                (had, since) = (bytes, Instant::now());
+            }
+            if since.elapsed() < self.0.stall {
+                continue;
+            }
+            let works = program.map_or(0, work_of);
+            if works == worked {
+                let seconds = self.0.stall.as_secs_f32();
+                let why = format!("sent nothing for {seconds} s; see whether its server hangs");
+                return failed_of(git, "GIT_TOO_SLOW", &why);
+            }
+            (worked, since) = (works, Instant::now());
         }
     }
 

@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(60);
 const WAITS: u32 = 5;
 /// Unpacking and checking a large layer may tell nothing for so many times as long.
-const LOCAL: u32 = 10;
+pub(super) const LOCAL: u32 = 10;
 
 impl Progress {
     /// Something is done here, for which no registry is waited for.

@@ -1,11 +1,11 @@
 //! Sends an image to its registry and tells how far it is.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
 use tokio::sync::mpsc;
 
-use super::{Credential, Layer};
+use super::{Credential, Layer, download::LOCAL};
 use crate::{
     app::App,
     domain::{Error, Kind, Result, image::ImageRef},
@@ -72,7 +72,14 @@ impl App {
     ) -> Result<PushUpdate> {
         let mut pushing = self.engine.push(image, credential).await?;
         let mut layers = BTreeMap::new();
-        while let Some(pushed) = pushing.next().await? {
+        loop {
+            let patience = match are_sent(&layers) {
+                // The registry may take its time to check what it has.
+                true => self.settings.pull_stall_timeout * LOCAL,
+                false => self.settings.pull_stall_timeout,
+            };
+            let next = tokio::time::timeout(patience, pushing.next()).await;
+            let Some(pushed) = next.map_err(|_| stalled(patience))?? else { break };
             match pushed {
                 Pushed::Done(digest) => {
                     return Ok(PushUpdate { layers, layer: None, digest: Some(digest) });
@@ -90,6 +97,20 @@ impl App {
         let told = format!("the engine ended the push of \"{image}\" without a digest");
         Err(Error::precondition("PUSH_FAILED", told))
     }
+}
+
+/// True when every layer is with the registry, as far as is known here.
+fn are_sent(layers: &BTreeMap<String, Layer>) -> bool {
+    let sent = |layer: &Layer| layer.done || (layer.size > 0 && layer.fetched >= layer.size);
+    !layers.is_empty() && layers.values().all(sent)
+}
+
+fn stalled(patience: Duration) -> Error {
+    let seconds = patience.as_secs_f32();
+    let why = format!(
+        "the image cannot be pushed: its registry took nothing for {seconds} s; see whether it hangs"
+    );
+    Error::new(Kind::Unavailable, "PUSH_STALLED", why)
 }
 
 fn moved(layer: &mut Layer, step: PullStep) {

@@ -120,6 +120,14 @@ pub(super) fn size_of(folder: &Path) -> u64 {
     entries.flatten().map(size).sum()
 }
 
+/// Time that a program and all that it started have had of a processor, in ticks.
+pub(super) fn work_of(program: u32) -> u64 {
+    let stats = procfs::process::all_processes().into_iter().flatten().flatten();
+    let stats = stats.filter_map(|process| process.stat().ok());
+    let own = stats.filter(|stat| u32::try_from(stat.pgrp) == Ok(program));
+    own.map(|stat| stat.utime + stat.stime).sum()
+}
+
 pub(super) fn missing(error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::NotFound => Error::precondition(

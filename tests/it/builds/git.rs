@@ -240,3 +240,21 @@ async fn a_closed_repository_opens_over_https_with_its_credential_which_no_error
     nothing_is_held(&service).await;
     assert!(fs::metadata(repository.dir.path()).is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stays_mute_holds_no_build() {
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = mute.local_addr().expect("an address");
+    let tree = Tree::new("", &[]);
+    let service = Service::with(|config| {
+        open(config);
+        config.asset_stall_timeout = std::time::Duration::from_secs(1);
+    });
+    let service = service.await.synced().await;
+    let request = of(&tree, Source::Git(git(&format!("git://{address}/app.git"), "main", "")));
+    let (code, why) = refusal(&service, request).await;
+    assert_eq!(code, Code::FailedPrecondition, "{why}");
+    assert!(why.contains("sent nothing for 1 s"), "{why}");
+    nothing_is_held(&service).await;
+    drop(mute);
+}

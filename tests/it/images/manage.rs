@@ -1,5 +1,7 @@
 //! Images are listed, pushed and removed, never one that a container has.
 
+use std::time::Duration;
+
 use container_svc::rpc::pb;
 use serde_json::json;
 use tonic::{Code, Request, Status};
@@ -8,7 +10,10 @@ use super::{alice, client, id_of, pull};
 use crate::{
     faults::private_engine::{Engine, TAG},
     proxy::{Mode, Proxy},
-    registry::Registry,
+    registry::{
+        Registry,
+        fault_proxy::{Fault, FaultProxy},
+    },
     support::{DEADLINE, Service, docker, eventually, image, unique},
 };
 
@@ -50,6 +55,22 @@ async fn a_push_tells_how_far_it_is_and_the_image_comes_back_by_its_digest() {
     let pulled = pulled.last().expect("messages");
     assert_eq!((&pulled.image_id, &pulled.digest), (&id, &last.digest));
     docker(&["rmi", &pinned]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_of_which_the_registry_takes_nothing_is_given_up() {
+    let registry = Registry::start(false).await;
+    let proxy = FaultProxy::before(&registry.host).await;
+    let service = Service::with(|config| config.pull_stall_timeout = Duration::from_secs(2));
+    let service = service.await.synced().await;
+    let made = registry.make("mute");
+    let name = proxy.name(&made);
+    docker(&["tag", &made, &name]);
+    proxy.set("/blobs/uploads", Fault::Stall, 1000);
+    let refused = push(&service, &name, None).await.expect_err("it hangs");
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    assert!(refused.message().contains("took nothing for 2 s"), "{refused:?}");
+    docker(&["rmi", &name]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
