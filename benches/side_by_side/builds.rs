@@ -13,21 +13,28 @@ use tempfile::TempDir;
 
 use crate::{
     Failure, Plan,
-    child::Child,
+    child::{Child, cpu_of_programs},
     engine::docker,
     measure::median,
     report::{Bar, Row, Unit},
 };
 
 /// Rounds, besides the one that warms up.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// One file is copied, so that the engine has little to do but to take the context.
 const DOCKERFILE: &str = "FROM scratch\nCOPY Dockerfile /\n";
 const NAME: &str = "container-svc-bench-build:1";
 
-/// Many small files, and one large one; then what the large one took of memory and
-/// processor.
-pub(crate) async fn contexts(plan: Plan) -> Result<[Row; 4], Failure> {
+/// What builds took in all but the first round: the median of the time, and all the
+/// processor's.
+#[derive(Debug, Default)]
+struct Took {
+    times: Vec<Duration>,
+    cpu: Duration,
+}
+
+/// Many small files, and one large one: time, processor time and memory.
+pub(crate) async fn contexts(plan: Plan) -> Result<[Row; 6], Failure> {
     let data = TempDir::new()?;
     let (many, large) = (data.path().join("many"), data.path().join("large"));
     for folder in 0..plan.files.div_ceil(200) {
@@ -49,12 +56,11 @@ pub(crate) async fn contexts(plan: Plan) -> Result<[Row; 4], Failure> {
         fs::write(folder.join("Dockerfile"), DOCKERFILE)?;
     }
     let child = Child::start(data.path()).await?;
-    let before = (child.cpu()?, child.memory()?);
-    let (ours, beside) = by_turns(&child, &large).await?;
-    let after = (child.cpu()?, child.memory()?);
-    let builds = u32::try_from(ROUNDS + 1)?;
+    let one = by_turns(&child, &large).await?;
+    let memory = child.memory()?;
+    let builds = u32::try_from(ROUNDS)?;
     let bytes = plan.file_bytes as f64;
-    let cpu = ((after.0 - before.0) / builds).as_secs_f64();
+    let cpu = (one[0].cpu / builds).as_secs_f64();
     let row = |what, ours, beside, bar| Row {
         what,
         against: "docker build",
@@ -64,12 +70,29 @@ pub(crate) async fn contexts(plan: Plan) -> Result<[Row; 4], Failure> {
         bar,
     };
     let alone = |what, ours, unit, bar| Row { what, against: "", ours, beside: 1.0, unit, bar };
-    let large = row("Build with a context of one large file", ours, beside, Bar::AtMost(1.05));
-    let (ours, beside) = by_turns(&child, &many).await?;
+    let many = by_turns(&child, &many).await?;
     docker(&["rmi", "-f", NAME]);
+    let rows = |what, of, [ours, beside]: [Took; 2]| {
+        let bar = || Bar::AtMost(1.05);
+        let cpu = |took: &Took| (took.cpu / builds).as_secs_f64() * 1e3;
+        let cost = row(of, cpu(&ours), cpu(&beside), bar());
+        [row(what, median(ours.times), median(beside.times), bar()), cost]
+    };
+    let [many, many_cost] = rows(
+        "Build with a context of many files",
+        "the same, processor time without the engine's",
+        many,
+    );
+    let [large, large_cost] = rows(
+        "Build with a context of one large file",
+        "the same of one large file, processor time without the engine's",
+        one,
+    );
     Ok([
-        row("Build with a context of many files", ours, beside, Bar::AtMost(1.05)),
+        many,
+        many_cost,
         large,
+        large_cost,
         alone(
             "Sending a large context, by one core",
             bytes / cpu / 1e9,
@@ -78,33 +101,34 @@ pub(crate) async fn contexts(plan: Plan) -> Result<[Row; 4], Failure> {
         ),
         alone(
             "Memory after large contexts",
-            after.1 as f64 / 1e6,
+            memory as f64 / 1e6,
             Unit::Megabytes,
             Bar::FigureAtMost(40.0),
         ),
     ])
 }
 
-/// Median times of ours and of the docker command.
-async fn by_turns(child: &Child, folder: &Path) -> Result<(f64, f64), Failure> {
-    let (mut ours, mut beside) = (Vec::new(), Vec::new());
+/// What ours took, and the docker command.
+async fn by_turns(child: &Child, folder: &Path) -> Result<[Took; 2], Failure> {
+    let (mut ours, mut beside) = (Took::default(), Took::default());
     for turn in 0..=ROUNDS {
         for our_turn in [turn % 2 == 0, turn % 2 != 0] {
-            let begin = Instant::now();
+            let cpu = || if our_turn { child.cpu() } else { cpu_of_programs() };
+            let (before, begin) = (cpu()?, Instant::now());
             if our_turn {
                 build(child, folder).await?;
             } else {
                 by_docker(folder)?;
             }
-            let took: Duration = begin.elapsed();
-            match (turn, our_turn) {
-                (0, _) => {}
-                (_, true) => ours.push(took),
-                (_, false) => beside.push(took),
+            let (time, cost) = (begin.elapsed(), cpu()? - before);
+            if turn > 0 {
+                let took = if our_turn { &mut ours } else { &mut beside };
+                took.times.push(time);
+                took.cpu += cost;
             }
         }
     }
-    Ok((median(ours), median(beside)))
+    Ok([ours, beside])
 }
 
 async fn build(child: &Child, folder: &Path) -> Result<(), Failure> {

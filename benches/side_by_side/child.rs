@@ -139,6 +139,13 @@ impl Drop for Guard {
     }
 }
 
+/// Processor time that the programs have taken that this one has waited for.
+pub(crate) fn cpu_of_programs() -> Result<Duration, Failure> {
+    let stat = procfs::process::Process::myself()?.stat()?;
+    let ticks = u32::try_from(stat.cutime + stat.cstime)?;
+    Ok(Duration::from_secs(1) * ticks / u32::try_from(procfs::ticks_per_second())?)
+}
+
 /// Processor time that a process has taken.
 pub(crate) fn cpu(pid: i32) -> Result<Duration, Failure> {
     let stat = procfs::process::Process::new(pid)?.stat()?;
