@@ -28,4 +28,5 @@ mod proxy;
 mod registry;
 mod run;
 mod scripts;
+mod small_disk;
 mod support;

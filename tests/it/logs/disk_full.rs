@@ -1,14 +1,8 @@
 //! A disk that is full: nothing is lost while the engine keeps it (F10). On an
 //! engine of its own, since the logs of other tests would fill the disk too.
 
-use std::{
-    fs::{self, File},
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path};
 
-use tempfile::TempDir;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -17,42 +11,10 @@ use super::{
     foreign::{Foreign, SOURCES, told},
     *,
 };
-use crate::faults::private_engine::{Engine, TAG};
-
-/// A file system of 8 MiB in memory, unmounted when it is dropped.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    fn mount() -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(dir.path());
-        assert!(mount.status().expect("mount").success(), "root may mount a tmpfs");
-        Self(dir)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// Fills it to the last byte.
-    fn fill(&self) {
-        let mut ballast =
-            File::options().create(true).append(true).open(self.path("ballast")).expect("a file");
-        while ballast.write_all(&[0; 512]).is_ok() {}
-    }
-
-    fn relieve(&self) {
-        fs::remove_file(self.path("ballast")).expect("removed");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // The database may still be open for a moment.
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
+use crate::{
+    faults::private_engine::{Engine, TAG},
+    small_disk::SmallDisk,
+};
 
 async fn serves(service: &Service, what: &str) -> ServingStatus {
     let channel = tonic::transport::Channel::from_shared(service.url.clone()).expect("a url");
