@@ -160,6 +160,7 @@ impl App {
         if !self.is_ours(container) {
             return Ok(());
         }
+        self.restarts.rests(&container.id, container.started_at);
         match self.store.find_record(container.key()).await?.filter(|record| record.wanted) {
             Some(mut record) => {
                 record.wanted = false;

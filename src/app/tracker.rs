@@ -114,8 +114,8 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
                     app.restarts.signals.sent(&id, at);
                     dirty.insert(id);
                 }
-                Event::Stopped(id) => {
-                    app.restarts.was_stopped(&id);
+                Event::Stopped(id, at) => {
+                    app.restarts.was_stopped(&id, at);
                     dirty.insert(id);
                 }
                 Event::Gone(id) => {

@@ -23,8 +23,8 @@ pub enum Event {
     OutOfMemory(String),
     /// A container was sent a signal that asks it to end, then; ask for it.
     AskedToEnd(String, Timestamp),
-    /// A container was stopped, and did not end by itself; ask for it.
-    Stopped(String),
+    /// A container was stopped then, and did not end by itself; ask for it.
+    Stopped(String, Timestamp),
     /// A container is gone.
     Gone(String),
     /// Image names may mean other content than before.
@@ -100,6 +100,8 @@ fn event(message: EventMessage, at: Option<Timestamp>) -> Option<Event> {
                 "kill" if asks_to_end(told.get("signal")) => {
                     Some(Event::AskedToEnd(id, at.unwrap_or(Timestamp::UNIX_EPOCH)))
                 }
+                // An engine that tells no time tells it just now.
+                "stop" => Some(Event::Stopped(id, at.unwrap_or_else(Timestamp::now))),
                 _ => container(&action, id),
             }
         }
@@ -120,7 +122,6 @@ fn container(action: &str, id: String) -> Option<Event> {
     match action.split(':').next().unwrap_or_default() {
         "destroy" => Some(Event::Gone(id)),
         "oom" => Some(Event::OutOfMemory(id)),
-        "stop" => Some(Event::Stopped(id)),
         "exec_create" | "exec_start" | "exec_die" | "exec_detach" | "attach" | "detach" | "top"
         | "resize" | "copy" | "archive-path" | "extract-to-dir" | "export" | "commit" => None,
         _ => Some(Event::Container(id)),
@@ -134,7 +135,6 @@ mod tests {
     #[test]
     fn health_checks_do_not_wake_us_and_ends_do() {
         assert_eq!(container("exec_start: true", "a".into()), None);
-        assert_eq!(container("stop", "a".into()), Some(Event::Stopped("a".into())));
         let changed = Some(Event::Container("a".into()));
         assert_eq!(container("health_status: unhealthy", "a".into()), changed);
         assert_eq!(container("destroy", "a".into()), Some(Event::Gone("a".into())));
@@ -142,11 +142,11 @@ mod tests {
 
     #[test]
     fn a_signal_to_end_is_told_apart_from_a_wish_to_reload() {
-        let sent = |signal: &str| {
+        let told = |action: &str, signal: &str| {
             let attributes = [("signal".to_owned(), signal.to_owned())];
             let message = EventMessage {
                 typ: Some(EventMessageTypeEnum::CONTAINER),
-                action: Some("kill".into()),
+                action: Some(action.into()),
                 actor: Some(bollard::models::EventActor {
                     id: Some("a".into()),
                     attributes: Some(attributes.into()),
@@ -158,6 +158,8 @@ mod tests {
             event(message, at)
         };
         let at = Timestamp::from_nanosecond(5).expect("a time");
+        assert_eq!(told("stop", ""), Some(Event::Stopped("a".into(), at)));
+        let sent = |signal: &str| told("kill", signal);
         for signal in ["15", "2", "3", "28"] {
             assert_eq!(sent(signal), Some(Event::AskedToEnd("a".into(), at)), "{signal}");
         }

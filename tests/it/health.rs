@@ -12,6 +12,8 @@ mod bad;
 mod crowds;
 mod engines;
 mod hanging;
+mod hangs;
+mod late;
 mod probes;
 mod restarts;
 mod stops;

@@ -10,15 +10,17 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use container_svc::config::Config;
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinHandle,
+    time::Instant,
 };
 
 use super::support::docker;
@@ -42,6 +44,10 @@ pub(crate) enum Mode {
     Fail(usize),
     /// Keeps a request until the mode changes, and does then what it is asked.
     Late,
+    /// The same with so many requests; it is as it is for the later ones.
+    LateFirst(usize),
+    /// Passes what the engine sends on a second later, but for past events.
+    Delay,
     /// Ends its side of the connection without a word.
     HalfClose,
     /// Does what it is asked and keeps the answer until the mode changes.
@@ -122,7 +128,7 @@ impl Proxy {
     /// Makes a service use it.
     pub(crate) fn under(&self, config: &mut Config) {
         config.engine = self.address();
-        config.engine_timeout = std::time::Duration::from_secs(1);
+        config.engine_timeout = Duration::from_secs(1);
     }
 
     /// Behaves so from now on.
@@ -152,6 +158,11 @@ impl Proxy {
         let mut seen = self.seen.subscribe();
         let before = *seen.borrow_and_update();
         async move { drop(seen.wait_for(|now| *now > before).await.expect("the proxy lives")) }
+    }
+
+    /// How many requests have met a fault.
+    pub(crate) fn times_met(&self) -> u64 {
+        *self.seen.borrow()
     }
 
     /// Waits until one more request has met the fault.
@@ -197,6 +208,13 @@ async fn serve(
         let fails = changes.fetch_add(1, Ordering::Relaxed) + 1 == nth;
         met = if fails { Mode::Status500 } else { Mode::Pass };
     }
+    if let Mode::LateFirst(most) = now {
+        let late = changes.fetch_add(1, Ordering::Relaxed) < most;
+        met = if late { Mode::Late } else { Mode::Pass };
+    }
+    if now == Mode::Delay && line.contains("until=") {
+        met = Mode::Pass;
+    }
     let now = met;
     // What is done first is met when it is done.
     let first = matches!(now, Mode::Cut { done: true, .. });
@@ -221,6 +239,8 @@ async fn serve(
         Mode::Late => drop(mode.changed().await),
         Mode::Steal(most) => steal(&line, most, &stolen),
         Mode::Pass
+        | Mode::Delay
+        | Mode::LateFirst(_)
         | Mode::Fail(_)
         | Mode::HangAfterHeaders
         | Mode::Truncate
@@ -242,6 +262,7 @@ async fn serve(
             Mode::Pass | Mode::Late | Mode::Steal(_) => {
                 tokio::io::copy(&mut from_engine, &mut to_client).await?;
             }
+            Mode::Delay => delay(&mut from_engine, &mut to_client).await?,
             Mode::Hold | Mode::Cut { .. } => {
                 let mut whole = Vec::new();
                 from_engine.read_to_end(&mut whole).await?;
@@ -292,6 +313,32 @@ fn steal(line: &str, most: usize, stolen: &Stolen) {
             stolen.extend(TcpListener::bind(("0.0.0.0", port)));
         }
     }
+}
+
+/// Passes each piece on a second after it came.
+async fn delay(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> std::io::Result<()> {
+    let (send, mut pieces) = mpsc::channel::<(Instant, Vec<u8>)>(1024);
+    let read = async move {
+        let mut piece = vec![0; 16 << 10];
+        loop {
+            let length = from.read(&mut piece).await?;
+            let at = Instant::now() + Duration::from_secs(1);
+            if length == 0 || send.send((at, piece[..length].to_vec())).await.is_err() {
+                return Ok(());
+            }
+        }
+    };
+    let write = async {
+        while let Some((at, piece)) = pieces.recv().await {
+            tokio::time::sleep_until(at).await;
+            to.write_all(&piece).await?;
+        }
+        Ok(())
+    };
+    tokio::try_join!(read, write).map(drop)
 }
 
 /// The head of one request.

@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-use super::has_ended;
+use super::{has_ended, memory::is_of_run, places::Place, rounds::AGAIN, signals::LONGEST};
 use crate::{
     app::{App, events},
     domain::{
-        Kind, Result,
+        Result,
         container::{Container, State},
         event::{Event, Subject, What},
         health::{Status, clipped},
@@ -25,13 +25,16 @@ const LOOK: Duration = Duration::from_millis(20);
 const STOPPING: Duration = Duration::from_secs(1);
 
 /// One container, seen under the locks of its names.
-struct Case<'a> {
-    app: &'a Arc<App>,
-    container: Container,
-    record: Record,
-    rules: Rules,
-    state: Supervised,
-    now: Timestamp,
+pub(super) struct Case<'a> {
+    pub(super) app: &'a Arc<App>,
+    place: &'a Place,
+    pub(super) container: Container,
+    pub(super) record: Record,
+    pub(super) rules: Rules,
+    pub(super) state: Supervised,
+    /// The engine was asked to start it, and did not answer.
+    pub(super) asked: bool,
+    pub(super) now: Timestamp,
     /// What is wrong with it is dealt with later.
     held: bool,
 }
@@ -40,12 +43,32 @@ impl App {
     /// Attends to a container; answers after how long it must be attended to again.
     pub(super) async fn attend(self: &Arc<Self>, id: &str) -> Result<Option<Duration>> {
         let Some(seen) = self.view.get(id).filter(|seen| self.is_ours(seen)) else {
-            self.restarts.stopped().remove(id);
-            self.restarts.complaints().remove(id);
+            self.restarts.forget_news(id);
             return Ok(None);
         };
-        let names = vec![format!("name:{}", seen.name()), seen.key().to_owned()];
-        let _guards = self.locks.take(names).await;
+        // What has not begun when the service stops is done when it is there again.
+        let place = tokio::select! {
+            place = self.restarts.places.take() => place,
+            () = self.tasks.stopped() => return Ok(None),
+        };
+        let work = async {
+            let names = vec![format!("name:{}", seen.name()), seen.key().to_owned()];
+            let _guards = tokio::select! {
+                guards = place.waiting(self.locks.take(names)) => guards,
+                () = self.tasks.stopped() => return Ok(None),
+            };
+            self.attend_alone(&seen, &place).await
+        };
+        place.during(Box::pin(work)).await
+    }
+
+    /// The same with the locks of its names.
+    async fn attend_alone(
+        self: &Arc<Self>,
+        seen: &Container,
+        place: &Place,
+    ) -> Result<Option<Duration>> {
+        let id = &seen.id;
         self.view.require_synced()?;
         // A replacement that was cut short stopped its predecessor; that is nobody's wish.
         self.recover_key(seen.key()).await?;
@@ -56,40 +79,56 @@ impl App {
             Some(container) => self.store.find_record(container.key()).await?,
             None => None,
         };
-        let stopped = self.restarts.stopped().remove(id).is_some();
-        let record = record.filter(|record| record.container_id == id);
+        let stop = self.restarts.stop_of(id);
+        let record = record.filter(|record| record.container_id == *id);
         let (Some(container), Some(record)) = (container, record) else {
-            self.restarts.complaints().remove(id);
+            self.restarts.forget_news(id);
             return Ok(None);
         };
         if container.is_left_over() {
+            self.restarts.stop_is_taken(id, stop);
             return Ok(None);
         }
         let run = container.started_at;
         let complaint = self.restarts.complaint(id, run);
+        let key = record.key.clone();
+        // What the store could not take goes there first; without that it goes on too.
+        drop(self.write_down(&key).await);
+        let remembered = self.restarts.remembered(&key);
         let mut case = Case {
             app: self,
+            place,
             rules: self.restart_rules(&container),
-            state: self.restarts.get(&record.key).unwrap_or_default(),
+            state: remembered.state,
+            asked: remembered.asked,
             now: Timestamp::now(),
             container,
             record,
             held: false,
         };
+        case.take_late_start().await;
         let done = match case.container.state {
             State::Running | State::Paused => case.runs(complaint.as_ref()).await,
-            _ if has_ended(&case.container) => case.ended(stopped).await,
-            _ => Ok(None),
-        };
-        match &done {
-            Ok(_) => self.restarts.attended(id, run, complaint.is_some() && !case.held),
-            // It is still to be taken into account.
-            Err(_) if stopped => {
-                self.restarts.stopped().insert(id.to_owned(), true);
+            _ if has_ended(&case.container) => {
+                case.ended(stop.is_some_and(|at| is_of_run(at, run))).await
             }
-            Err(_) => {}
+            _ => Ok(None),
+        }?;
+        self.restarts.complaint_is_taken(id, run, complaint.is_some() && !case.held);
+        self.restarts.stop_is_taken(id, stop);
+        Ok(match self.restarts.unwritten(&key) {
+            Some(_) => Some(done.unwrap_or(AGAIN).min(AGAIN)),
+            None => done,
+        })
+    }
+
+    /// Writes down what is remembered of one identity, where the store lacks it.
+    async fn write_down(&self, key: &str) -> Result<()> {
+        if let Some((state, told)) = self.restarts.unwritten(key) {
+            self.store.put_supervised(key, &state, told).await?;
+            self.restarts.is_written(key);
         }
-        done
+        Ok(())
     }
 }
 
@@ -106,9 +145,7 @@ impl Case<'_> {
             // We were killed between the start and writing it down.
             Phase::BackingOff { .. } if anew && self.due() == Some(Duration::ZERO) => {
                 self.state.tried(&rules, self.now);
-                let restarted = self.restarted();
-                self.state.runs(run);
-                self.write(vec![restarted]).await?;
+                self.is_restarted(run).await;
             }
             Phase::BackingOff { .. } | Phase::GaveUp { .. } if anew => {
                 return self.decided(What::Started).await;
@@ -122,7 +159,7 @@ impl Case<'_> {
         let watching = self.state.phase == Phase::Watching;
         if ill == Some(Status::Healthy) && !watching {
             self.state.runs(run);
-            self.write(Vec::new()).await?;
+            self.write(Vec::new()).await;
         }
         let unhealthy = Cause::Unhealthy;
         let unhealthy =
@@ -138,7 +175,10 @@ impl Case<'_> {
         }
         self.state.run = run;
         let ran = self.ran(Some(self.now));
-        match self.judge(cause, ran).await? {
+        let (verdict, told) = self.judge(cause, ran).await;
+        // It runs: nothing is done to it that is not written.
+        self.write_first(told).await?;
+        match verdict {
             Verdict::BackOff(_) => self.stop_for_health().await,
             Verdict::Rest | Verdict::GiveUp => Ok(None),
         }
@@ -150,21 +190,19 @@ impl Case<'_> {
         if app.restarts.signals.are_of_others(container) {
             return Ok(true);
         }
-        // What was sent while nobody listened only the engine knows.
-        let (synced, run) = (app.view.freshness().synced_at, container.started_at);
-        match run.filter(|run| synced.is_some_and(|synced| synced > *run)) {
-            Some(run) => app.engine.was_asked_to_end(&container.id, run).await,
-            None => Ok(false),
-        }
+        // What was sent while nobody listened, or is not heard yet, only the engine knows.
+        let Some(run) = container.started_at else { return Ok(false) };
+        let since = Timestamp::now().checked_sub(LONGEST).map_or(run, |recent| recent.max(run));
+        app.engine.was_asked_to_end(&container.id, since).await
     }
 
     /// The wait goes on from when it was decided, however long the stop takes.
     async fn stop_for_health(&mut self) -> Result<Option<Duration>> {
         self.app.restarts.signals.send(&self.container);
-        self.app.engine.stop(&self.container.id).await?;
+        self.place.waiting(self.app.engine.stop(&self.container.id)).await?;
         if let Some(now) = self.app.refresh(&self.container.id).await? {
             self.state.end = now.finished_at;
-            self.write(Vec::new()).await?;
+            self.write(Vec::new()).await;
         }
         self.now = Timestamp::now();
         Ok(self.due())
@@ -178,7 +216,14 @@ impl Case<'_> {
             return Ok(None);
         };
         if !self.record.wanted {
-            return Ok(None);
+            let (id, run) = (&self.container.id, self.container.started_at);
+            if !self.app.restarts.was_started_since(id, run) {
+                return Ok(None);
+            }
+            // A start on the engine is a wish also where its run is over already.
+            self.record.wanted = true;
+            self.decided(What::Started).await?;
+            (self.state, self.asked) = (Supervised::default(), false);
         }
         let for_health = matches!(self.state.phase, Phase::BackingOff { for_health: true, .. });
         // While we stopped it, somebody else may have done so too.
@@ -219,12 +264,13 @@ impl Case<'_> {
         };
         let ran = self.ran(Some(end));
         (self.state.run, self.state.end) = (self.container.started_at, Some(end));
-        self.judge(&cause, ran).await?;
+        let (_, told) = self.judge(&cause, ran).await;
+        self.write(told).await;
         Ok(self.due())
     }
 
-    /// Decides what comes of a cause, and writes it down.
-    async fn judge(&mut self, cause: &Cause, ran: Duration) -> Result<Verdict> {
+    /// Decides what comes of a cause, and what is told of that.
+    pub(super) async fn judge(&mut self, cause: &Cause, ran: Duration) -> (Verdict, Vec<Event>) {
         let verdict = self.state.ended(&self.rules, cause, ran, self.now, chance());
         let attempt = self.state.attempts.saturating_add(1);
         let what = match &mut self.state.phase {
@@ -234,7 +280,7 @@ impl Case<'_> {
                 Some(What::BackingOff { attempt, next_try, reason })
             }
             Phase::GaveUp { reason, log } => {
-                *log = last_lines(self.app, &self.container).await;
+                *log = self.place.waiting(last_lines(self.app, &self.container)).await;
                 tracing::warn!(name = self.record.name, reason, "gave a container up");
                 Some(What::GaveUp {
                     reason: reason.clone(),
@@ -245,45 +291,13 @@ impl Case<'_> {
             }
         };
         let told = what.map(|what| self.event(what));
-        self.write(told.into_iter().collect()).await?;
-        Ok(verdict)
-    }
-
-    async fn start(&mut self) -> Result<Option<Duration>> {
-        self.state.tried(&self.rules, self.now);
-        let attempt = self.state.attempts;
-        let app = self.app;
-        let booked = app.book_as_before(&self.container).await;
-        let started = match &booked {
-            Ok(_) => app.engine.start(&self.container.id).await,
-            Err(why) => Err(why.clone()),
-        };
-        match started {
-            Ok(()) => {
-                let now = self.app.refresh(&self.container.id).await?;
-                let restarted = self.restarted();
-                self.state.runs(now.and_then(|now| now.started_at));
-                tracing::info!(name = self.record.name, attempt, "restarted a container");
-                self.write(vec![restarted]).await?;
-                Ok(None)
-            }
-            // The engine is away; that says nothing about the container.
-            Err(error) if error.kind() == Kind::Unavailable => Err(error),
-            Err(error) => {
-                let cause = Cause::DoesNotStart(clipped(error.message()));
-                // The engine may count the try as an end of its own.
-                let now = self.app.refresh(&self.container.id).await?;
-                self.state.end = now.and_then(|now| now.finished_at);
-                self.now = Timestamp::now();
-                self.judge(&cause, Duration::ZERO).await?;
-                Ok(self.due())
-            }
-        }
+        (verdict, told.into_iter().collect())
     }
 
     /// Somebody stopped it on the engine, as by `docker stop`.
     async fn stopped_by_hand(&mut self) -> Result<Option<Duration>> {
         self.record.wanted = false;
+        self.app.restarts.rests(&self.container.id, self.container.started_at);
         self.decided(What::Stopped).await
     }
 
@@ -294,27 +308,34 @@ impl Case<'_> {
         Ok(None)
     }
 
-    fn event(&self, what: What) -> Event {
+    pub(super) fn event(&self, what: What) -> Event {
         events::now(Subject::container(&self.container), what)
     }
 
-    /// The event of a try that was made because of what the state still says.
-    fn restarted(&self) -> Event {
-        let reason = match &self.state.phase {
-            Phase::BackingOff { reason, .. } | Phase::GaveUp { reason, .. } => reason.clone(),
-            Phase::Watching => String::new(),
-        };
-        self.event(What::Restarted { attempt: self.state.attempts, reason })
+    /// Takes a decision over and writes it down, at once or when the store can: what it
+    /// holds without it is a decision that would be made again.
+    pub(super) async fn write(&mut self, told: Vec<Event>) {
+        let key = &self.record.key;
+        self.app.restarts.hold(key, &self.state, self.asked);
+        self.app.restarts.is_unwritten(key, told);
+        if let Err(error) = self.app.write_down(key).await {
+            let name = &self.record.name;
+            tracing::warn!(?error, name, "a restart cannot be written down; trying again");
+        }
+        self.app.view.touch(&self.container.id);
     }
 
-    async fn write(&mut self, told: Vec<Event>) -> Result<()> {
-        self.app.store.put_supervised(&self.record.key, &self.state, told).await?;
-        self.app.restarts.set(&self.record.key, self.state.clone());
+    /// Writes a decision down and takes it over, or fails and leaves all as it was.
+    async fn write_first(&mut self, told: Vec<Event>) -> Result<()> {
+        let key = &self.record.key;
+        self.app.write_down(key).await?;
+        self.app.store.put_supervised(key, &self.state, told).await?;
+        self.app.restarts.hold(key, &self.state, self.asked);
         self.app.view.touch(&self.container.id);
         Ok(())
     }
 
-    fn due(&self) -> Option<Duration> {
+    pub(super) fn due(&self) -> Option<Duration> {
         self.state.due_in(&self.rules, self.now)
     }
 

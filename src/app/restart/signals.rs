@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use crate::domain::container::Container;
 
 /// Longest that a signal is taken for a stop that goes on.
-const LONGEST: Duration = Duration::from_secs(600);
+pub(super) const LONGEST: Duration = Duration::from_secs(600);
 /// Signals of one container that are remembered.
 const REMEMBERED: usize = 16;
 

@@ -103,16 +103,20 @@ async fn where_it_is_not_asked_for_nothing_is_done_about_bad_health() {
 }
 
 /// The image of the tests, but for its signal to stop, which is KILL there.
-struct Kindly(Tree);
+pub(super) struct Kindly(Tree);
 
 impl Kindly {
-    fn make() -> Self {
+    pub(super) fn make() -> Self {
         let tree = Tree::new("STOPSIGNAL SIGTERM\n", &[]);
         let mut docker = std::process::Command::new("docker");
         docker.env("DOCKER_BUILDKIT", "0").args(["build", "-q", "-t", tree.name()]);
         let built = docker.arg(tree.path("ctx")).output().expect("the docker command");
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         Self(tree)
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.0.name()
     }
 }
 
@@ -129,7 +133,7 @@ fn slow_to_end(
         restart,
         restart_policy: pb::RestartPolicy::Always.into(),
         ..pb::RunContainerRequest {
-            image: image.0.name().to_owned(),
+            image: image.name().to_owned(),
             command: script(service, name, words).command,
             ..server(service, name, pb::RestartOptions::default())
         }
