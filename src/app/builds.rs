@@ -1,8 +1,6 @@
 //! Builds: each caller has its own, and it ends when the caller leaves.
 
 use std::{
-    convert::Infallible,
-    future::pending,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -19,23 +17,25 @@ use crate::{
     domain::{
         Error, Kind, Result,
         access::Caller,
-        build::{BuildEvent, BuildRequest, BuildSpec, Builder, Built, Failure},
+        build::{BuildEvent, BuildRequest, BuildSpec, Builder, Built, Mask},
         dockerfile::{self, base_images, undeclared},
         event::{Subject, What},
         image::ImageRef,
         source::Source,
     },
     engine::{
-        ENGINE_UNREACHABLE,
-        builds::{Building, Given, NewBuild, Next, build_error, refused},
-        context::{Context, Sending, Sharing, State},
+        builds::{Given, NewBuild},
+        context::{Context, Sending, Sharing},
     },
 };
 
+mod follow;
 mod powers;
+mod sends;
 mod source;
 
 use powers::{Chosen, choose};
+use sends::Sends;
 use source::Scratch;
 pub use source::{SourceSettings, Sources, Uploaded, expire};
 
@@ -209,6 +209,7 @@ impl App {
         }
         let mut images = base_images(&instructions, &spec.args);
         images.extend(frontend);
+        images.extend(spec.cache_from.iter().map(ToString::to_string));
         let credentials = self.credentials(spec, &images).await?;
         let text = context.dockerfile.clone();
         let new = |dockerfile_path| NewBuild {
@@ -242,6 +243,7 @@ impl App {
     ) -> Result<BuildEvent> {
         // Before the engine makes anything: what is older is none of this build.
         let (began, since) = (Instant::now(), Timestamp::now());
+        let mask = Mask::new(new.spec.secrets.values());
         let builder = match &given {
             Given::Archive(_) => Builder::Classic,
             Given::Session(_) => Builder::BuildKit,
@@ -256,11 +258,11 @@ impl App {
             Builder::Classic => {
                 // It has all before it begins.
                 sends.tell_end(events).await;
-                self.follow_build(&mut building, since, &state, events).await
+                self.follow_build(&mut building, mask, since, &state, events).await
             }
             Builder::BuildKit => {
                 let followed = tokio::select! {
-                    followed = self.follow_build(&mut building, since, &state, events) => followed,
+                    followed = self.follow_build(&mut building, mask, since, &state, events) => followed,
                     never = sends.tell(events) => match never {},
                 };
                 // A failure comes last of all that is told.
@@ -280,77 +282,6 @@ impl App {
             builder,
             image_id,
         }))
-    }
-
-    /// Passes on what happens until there is an image.
-    async fn follow_build(
-        self: &Arc<Self>,
-        building: &mut Building,
-        since: Timestamp,
-        state: &State,
-        events: &Events,
-    ) -> Result<String> {
-        loop {
-            match building.next().await {
-                Ok(Some(Next::Event(event))) => tell(events, event).await,
-                Ok(Some(Next::Made(id))) => return Ok(id),
-                Ok(Some(Next::Failed(failure))) => {
-                    if let Some(failure) = state.failure() {
-                        return Err(failure);
-                    }
-                    tell(events, BuildEvent::Failed(failure.clone())).await;
-                    return Err(build_error(&failure));
-                }
-                Ok(None) => {
-                    let failure = Failure {
-                        message: "the engine ended the build without an image".to_owned(),
-                        ..Failure::default()
-                    };
-                    return Err(build_error(&failure));
-                }
-                Err(error) => {
-                    if error.reason() == ENGINE_UNREACHABLE
-                        && let Some(container) = building.container()
-                    {
-                        self.sweep(container.to_owned(), since);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    /// Removes the container of a step, which an engine that was killed kept.
-    ///
-    /// Its id stands in what the build wrote, so a build could name another's: only
-    /// one that is younger than the build, does not run and is not ours is removed.
-    fn sweep(self: &Arc<Self>, container: String, began: Timestamp) {
-        let app = self.clone();
-        self.tasks.background("build sweep", async move {
-            let until = Instant::now() + SWEEP;
-            while Instant::now() < until {
-                // It runs again, and has read what it kept.
-                if app.view.freshness().synced {
-                    let found = app.engine.inspect(&container).await;
-                    let swept = match found {
-                        Ok(Some(found)) => {
-                            let its = found.id.starts_with(&container)
-                                && found.created_at >= began
-                                && !found.is_running()
-                                && !app.is_ours(&found);
-                            !its || app.engine.remove(&found.id).await.is_ok()
-                        }
-                        Ok(None) => true,
-                        Err(_) => false,
-                    };
-                    if swept {
-                        return;
-                    }
-                }
-                tokio::time::sleep(TELL).await;
-            }
-            tracing::warn!(container, "a container that a build left could not be removed");
-        });
     }
 
     /// What opens the registries of the images: what the request gives, else what the
@@ -381,54 +312,4 @@ impl App {
 async fn tell(events: &Events, event: BuildEvent) {
     // That nobody listens ends the build elsewhere.
     let _ = events.send(Ok(event)).await;
-}
-
-/// A context on its way.
-struct Sends {
-    /// The Dockerfile.
-    text: String,
-    warnings: mpsc::Receiver<String>,
-    state: Arc<State>,
-}
-
-impl Sends {
-    /// Tells how it goes; never resolves.
-    async fn tell(&mut self, events: &Events) -> Infallible {
-        let mut ticks = tokio::time::interval(TELL);
-        let mut before = 0;
-        loop {
-            tokio::select! {
-                warning = self.warnings.recv() => match warning {
-                    Some(warning) => tell(events, BuildEvent::Warning(warning)).await,
-                    None => return pending().await,
-                },
-                _ = ticks.tick() => {
-                    let sent = self.state.sent();
-                    if sent > before {
-                        before = sent;
-                        tell(events, context_progress(sent, 0)).await;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Tells what is left to tell.
-    async fn tell_end(&mut self, events: &Events) {
-        while let Ok(warning) = self.warnings.try_recv() {
-            tell(events, BuildEvent::Warning(warning)).await;
-        }
-        let sent = self.state.sent();
-        tell(events, context_progress(sent, sent)).await;
-    }
-
-    /// What is wrong with the context explains what the engine says of it.
-    fn explain(&self, error: Error) -> Error {
-        self.state.failure().unwrap_or_else(|| refused(error, &self.text))
-    }
-}
-
-fn context_progress(current: u64, total: u64) -> BuildEvent {
-    let (id, status) = ("context".to_owned(), "Sending the context".to_owned());
-    BuildEvent::Progress { id, status, current, total }
 }

@@ -13,6 +13,10 @@ use super::{
     source::{Given, Login, Rules, Source},
 };
 
+mod mask;
+
+pub use mask::Mask;
+
 /// Most further tags, build args, labels, secrets and images to take layers from.
 const MOST: usize = 256;
 /// Longest secret.

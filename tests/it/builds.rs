@@ -16,6 +16,7 @@ use super::support::{Service, docker, image, unique};
 mod bad_input;
 mod beside_docker;
 mod buildkit;
+mod cache_from;
 mod ends;
 mod file_sync;
 mod git;

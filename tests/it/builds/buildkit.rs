@@ -1,6 +1,8 @@
 //! Builds by BuildKit: its graph as steps, secrets, mounts, and the same errors.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use container_svc::rpc::pb::{self, build_image_stream_response::Event};
+use serde_json::json;
 use tonic::Code;
 
 use super::{Tree, begin, build, count, finished};
@@ -63,6 +65,29 @@ async fn a_secret_reaches_the_step_that_mounts_it_and_nothing_else() {
     let missing = pb::BuildImageRequest { no_cache: true, ..tree.request() };
     let missing = build(&service, missing).await.1;
     assert!(missing.is_some(), "the step has no secret to read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_step_prints_of_a_secret_is_told_nowhere() {
+    let value = unique("hush");
+    let step = "RUN --mount=type=secret,id=key cat /run/secrets/key; echo; exit 3\n";
+    let tree = Tree::new(step, &[]);
+    let service = tree.service().await;
+    let secret = pb::BuildSecret { id: "key".into(), value: value.clone().into_bytes() };
+    let request = pb::BuildImageRequest { secrets: vec![secret], no_cache: true, ..tree.request() };
+    let told = build(&service, request).await;
+    let hidden =
+        |event: &Event| matches!(event, Event::Log(log) if log.data.starts_with(b"[redacted]"));
+    assert_eq!(count(&told.0, hidden), 1, "{told:?}");
+    let in_bytes = format!("{:?}", value.as_bytes());
+    let in_bytes = in_bytes.trim_matches(['[', ']']);
+    let text = format!("{told:?}");
+    assert!(!text.contains(&value) && !text.contains(in_bytes), "{text}");
+    let secrets = json!([{"id": "key", "value": STANDARD.encode(&value)}]);
+    let body = json!({"name": tree.name(), "contextPath": tree.path("ctx"), "secrets": secrets});
+    let (_, answer) = service.rest("PUT", "/container-svc/image", &body.to_string()).await;
+    let answer = answer.to_string();
+    assert!(answer.contains("it wrote last:\\n[redacted]") && !answer.contains(&value), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

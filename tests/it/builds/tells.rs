@@ -144,7 +144,7 @@ async fn a_stream_is_lines_or_events_over_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_ends_the_build_and_layers_may_come_from_other_images() {
+async fn a_target_ends_the_build_and_its_own_platform_is_built() {
     let tree = Tree::new("RUN echo one > /one\nFROM scratch AS last\nCOPY a /a\n", &[("a", "a")]);
     let text = std::fs::read_to_string(tree.root().join("ctx/Dockerfile")).expect("a file");
     tree.write("ctx/Dockerfile", &text.replacen('\n', " AS first\n", 1));
@@ -154,8 +154,11 @@ async fn a_target_ends_the_build_and_layers_may_come_from_other_images() {
         let target = pb::BuildImageRequest { target: "first".into(), ..request() };
         finished(&build(&service, target).await);
         assert_eq!(docker(&["run", "--rm", tree.name(), "cat", "/one"]), "one");
-        let from = pb::BuildImageRequest { cache_from: vec![tree.name().into()], ..request() };
-        finished(&build(&service, from).await);
+        let own = docker(&["version", "--format", "{{.Server.Os}}/{{.Server.Arch}}"]);
+        let here = pb::BuildImageRequest { platform: own.clone(), ..request() };
+        finished(&build(&service, here).await);
+        let of = ["image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", tree.name()];
+        assert_eq!(docker(&of), own);
         let wrong = pb::BuildImageRequest { platform: "no/where".into(), ..request() };
         let refused = build(&service, wrong).await.1.expect("there is none");
         let client = [tonic::Code::InvalidArgument, tonic::Code::FailedPrecondition];
