@@ -170,9 +170,11 @@ type BuildImageRequest struct {
 	// Labels of the image; at most 256.
 	Labels []*Label `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty"`
 	// Secrets that steps may mount, by BuildKit only. They are neither stored nor
-	// logged, and told only when a step itself prints them.
+	// logged. Where a step prints a line of one, of 6 bytes or more, "[redacted]" is told
+	// in its place; the first 256 KiB of them are looked for.
 	Secrets []*BuildSecret `protobuf:"bytes,11,rep,name=secrets,proto3" json:"secrets,omitempty"`
-	// Images whose layers may be taken in place of building them; at most 256.
+	// Images whose layers may be taken in place of building them; at most 256. Their
+	// registries are opened as those of base images.
 	CacheFrom []string `protobuf:"bytes,12,rep,name=cache_from,json=cacheFrom,proto3" json:"cache_from,omitempty"`
 	// What shall build. Default: BuildKit when there are secrets or entitlements, when the
 	// Dockerfile has mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
@@ -933,9 +935,11 @@ type BuildImageStreamRequest struct {
 	// Labels of the image; at most 256.
 	Labels []*Label `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty"`
 	// Secrets that steps may mount, by BuildKit only. They are neither stored nor
-	// logged, and told only when a step itself prints them.
+	// logged. Where a step prints a line of one, of 6 bytes or more, "[redacted]" is told
+	// in its place; the first 256 KiB of them are looked for.
 	Secrets []*BuildSecret `protobuf:"bytes,11,rep,name=secrets,proto3" json:"secrets,omitempty"`
-	// Images whose layers may be taken in place of building them; at most 256.
+	// Images whose layers may be taken in place of building them; at most 256. Their
+	// registries are opened as those of base images.
 	CacheFrom []string `protobuf:"bytes,12,rep,name=cache_from,json=cacheFrom,proto3" json:"cache_from,omitempty"`
 	// What shall build. Default: BuildKit when there are secrets or entitlements, when the
 	// Dockerfile has mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a

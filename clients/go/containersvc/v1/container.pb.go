@@ -103,7 +103,9 @@ type PullPolicy int32
 const (
 	// The default, IF_NOT_PRESENT.
 	PullPolicy_PULL_POLICY_UNSPECIFIED PullPolicy = 0
-	// Only when the node has no image of that name.
+	// Only when the node has no image of that name. What is on the node is run for every
+	// caller that may run, whoever's credential it came by; ALWAYS asks the registry with
+	// the caller's own.
 	PullPolicy_PULL_POLICY_IF_NOT_PRESENT PullPolicy = 1
 	// On every run; a newer image under the same name replaces the container.
 	PullPolicy_PULL_POLICY_ALWAYS PullPolicy = 2
@@ -701,8 +703,9 @@ type Asset struct {
 	// Checksum of the content, 64 hexadecimal digits. Another content is refused.
 	// Default: any content.
 	Sha256 *string `protobuf:"bytes,3,opt,name=sha256,proto3,oneof" json:"sha256,omitempty"`
-	// Absolute path of the file in the container. Default:
-	// "/assets/{env_var_key}/{file name of the URL}".
+	// Absolute path of the file in the container, in no read-only keep. Default:
+	// "/assets/{env_var_key}/{file name of the URL}"; of that name only "/" and control
+	// characters become "_".
 	Path *string `protobuf:"bytes,4,opt,name=path,proto3,oneof" json:"path,omitempty"`
 	// Mode of the file in octal digits, as "0555"; never one for writing. Default
 	// "0444".

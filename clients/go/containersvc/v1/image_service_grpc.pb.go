@@ -59,7 +59,7 @@ type ImageServiceClient interface {
 	//
 	// INVALID_ARGUMENT for a malformed reference or one with a digest, NOT_FOUND when
 	// the node has no such image, FAILED_PRECONDITION when the registry refuses the
-	// credential.
+	// credential, UNAVAILABLE when it takes nothing for pull_stall_timeout.
 	PushImage(ctx context.Context, in *PushImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PushImageResponse], error)
 	// ListImages lists the images on the node, newest first, without those of steps
 	// in between. INVALID_ARGUMENT for a malformed name.
@@ -193,7 +193,7 @@ type ImageServiceServer interface {
 	//
 	// INVALID_ARGUMENT for a malformed reference or one with a digest, NOT_FOUND when
 	// the node has no such image, FAILED_PRECONDITION when the registry refuses the
-	// credential.
+	// credential, UNAVAILABLE when it takes nothing for pull_stall_timeout.
 	PushImage(*PushImageRequest, grpc.ServerStreamingServer[PushImageResponse]) error
 	// ListImages lists the images on the node, newest first, without those of steps
 	// in between. INVALID_ARGUMENT for a malformed name.

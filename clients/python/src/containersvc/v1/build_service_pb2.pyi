@@ -163,12 +163,15 @@ class BuildImageRequest(_message.Message):
     @_builtins.property
     def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___BuildSecret]:
         """Secrets that steps may mount, by BuildKit only. They are neither stored nor
-        logged, and told only when a step itself prints them.
+        logged. Where a step prints a line of one, of 6 bytes or more, "[redacted]" is told
+        in its place; the first 256 KiB of them are looked for.
         """
 
     @_builtins.property
     def cache_from(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Images whose layers may be taken in place of building them; at most 256."""
+        """Images whose layers may be taken in place of building them; at most 256. Their
+        registries are opened as those of base images.
+        """
 
     @_builtins.property
     def source(self) -> Global___BuildSource:
@@ -556,12 +559,15 @@ class BuildImageStreamRequest(_message.Message):
     @_builtins.property
     def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___BuildSecret]:
         """Secrets that steps may mount, by BuildKit only. They are neither stored nor
-        logged, and told only when a step itself prints them.
+        logged. Where a step prints a line of one, of 6 bytes or more, "[redacted]" is told
+        in its place; the first 256 KiB of them are looked for.
         """
 
     @_builtins.property
     def cache_from(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Images whose layers may be taken in place of building them; at most 256."""
+        """Images whose layers may be taken in place of building them; at most 256. Their
+        registries are opened as those of base images.
+        """
 
     @_builtins.property
     def source(self) -> Global___BuildSource:

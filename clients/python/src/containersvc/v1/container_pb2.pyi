@@ -75,7 +75,10 @@ class _PullPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PullPolicy
     PULL_POLICY_UNSPECIFIED: _PullPolicy.ValueType  # 0
     """The default, IF_NOT_PRESENT."""
     PULL_POLICY_IF_NOT_PRESENT: _PullPolicy.ValueType  # 1
-    """Only when the node has no image of that name."""
+    """Only when the node has no image of that name. What is on the node is run for every
+    caller that may run, whoever's credential it came by; ALWAYS asks the registry with
+    the caller's own.
+    """
     PULL_POLICY_ALWAYS: _PullPolicy.ValueType  # 2
     """On every run; a newer image under the same name replaces the container."""
     PULL_POLICY_NEVER: _PullPolicy.ValueType  # 3
@@ -87,7 +90,10 @@ class PullPolicy(_PullPolicy, metaclass=_PullPolicyEnumTypeWrapper):
 PULL_POLICY_UNSPECIFIED: PullPolicy.ValueType  # 0
 """The default, IF_NOT_PRESENT."""
 PULL_POLICY_IF_NOT_PRESENT: PullPolicy.ValueType  # 1
-"""Only when the node has no image of that name."""
+"""Only when the node has no image of that name. What is on the node is run for every
+caller that may run, whoever's credential it came by; ALWAYS asks the registry with
+the caller's own.
+"""
 PULL_POLICY_ALWAYS: PullPolicy.ValueType  # 2
 """On every run; a newer image under the same name replaces the container."""
 PULL_POLICY_NEVER: PullPolicy.ValueType  # 3
@@ -436,8 +442,9 @@ class Asset(_message.Message):
     Default: any content.
     """
     path: _builtins.str
-    """Absolute path of the file in the container. Default:
-    "/assets/{env_var_key}/{file name of the URL}".
+    """Absolute path of the file in the container, in no read-only keep. Default:
+    "/assets/{env_var_key}/{file name of the URL}"; of that name only "/" and control
+    characters become "_".
     """
     mode: _builtins.str
     """Mode of the file in octal digits, as "0555"; never one for writing. Default

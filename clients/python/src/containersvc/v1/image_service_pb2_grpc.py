@@ -108,7 +108,7 @@ class ImageServiceServicer:
 
         INVALID_ARGUMENT for a malformed reference or one with a digest, NOT_FOUND when
         the node has no such image, FAILED_PRECONDITION when the registry refuses the
-        credential.
+        credential, UNAVAILABLE when it takes nothing for pull_stall_timeout.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,7 +61,7 @@ class ImageServiceStub:
 
     INVALID_ARGUMENT for a malformed reference or one with a digest, NOT_FOUND when
     the node has no such image, FAILED_PRECONDITION when the registry refuses the
-    credential.
+    credential, UNAVAILABLE when it takes nothing for pull_stall_timeout.
     """
     ListImages: _grpc.UnaryUnaryMultiCallable[_image_service_pb2.ListImagesRequest, _image_service_pb2.ListImagesResponse]
     """ListImages lists the images on the node, newest first, without those of steps
@@ -114,7 +114,7 @@ class ImageServiceAsyncStub(ImageServiceStub):
 
     INVALID_ARGUMENT for a malformed reference or one with a digest, NOT_FOUND when
     the node has no such image, FAILED_PRECONDITION when the registry refuses the
-    credential.
+    credential, UNAVAILABLE when it takes nothing for pull_stall_timeout.
     """
     ListImages: _aio.UnaryUnaryMultiCallable[_image_service_pb2.ListImagesRequest, _image_service_pb2.ListImagesResponse]  # type: ignore[assignment]
     """ListImages lists the images on the node, newest first, without those of steps
@@ -182,7 +182,7 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT for a malformed reference or one with a digest, NOT_FOUND when
         the node has no such image, FAILED_PRECONDITION when the registry refuses the
-        credential.
+        credential, UNAVAILABLE when it takes nothing for pull_stall_timeout.
         """
 
     @_abc_1.abstractmethod

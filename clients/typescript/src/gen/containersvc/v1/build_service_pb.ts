@@ -108,14 +108,16 @@ export type BuildImageRequest = Message<"containersvc.v1.BuildImageRequest"> & {
 
   /**
    * Secrets that steps may mount, by BuildKit only. They are neither stored nor
-   * logged, and told only when a step itself prints them.
+   * logged. Where a step prints a line of one, of 6 bytes or more, "[redacted]" is told
+   * in its place; the first 256 KiB of them are looked for.
    *
    * @generated from field: repeated containersvc.v1.BuildSecret secrets = 11;
    */
   secrets: BuildSecret[];
 
   /**
-   * Images whose layers may be taken in place of building them; at most 256.
+   * Images whose layers may be taken in place of building them; at most 256. Their
+   * registries are opened as those of base images.
    *
    * @generated from field: repeated string cache_from = 12;
    */
@@ -552,14 +554,16 @@ export type BuildImageStreamRequest = Message<"containersvc.v1.BuildImageStreamR
 
   /**
    * Secrets that steps may mount, by BuildKit only. They are neither stored nor
-   * logged, and told only when a step itself prints them.
+   * logged. Where a step prints a line of one, of 6 bytes or more, "[redacted]" is told
+   * in its place; the first 256 KiB of them are looked for.
    *
    * @generated from field: repeated containersvc.v1.BuildSecret secrets = 11;
    */
   secrets: BuildSecret[];
 
   /**
-   * Images whose layers may be taken in place of building them; at most 256.
+   * Images whose layers may be taken in place of building them; at most 256. Their
+   * registries are opened as those of base images.
    *
    * @generated from field: repeated string cache_from = 12;
    */

@@ -395,8 +395,9 @@ export type Asset = Message<"containersvc.v1.Asset"> & {
   sha256?: string | undefined;
 
   /**
-   * Absolute path of the file in the container. Default:
-   * "/assets/{env_var_key}/{file name of the URL}".
+   * Absolute path of the file in the container, in no read-only keep. Default:
+   * "/assets/{env_var_key}/{file name of the URL}"; of that name only "/" and control
+   * characters become "_".
    *
    * @generated from field: optional string path = 4;
    */
@@ -646,7 +647,9 @@ export enum PullPolicy {
   UNSPECIFIED = 0,
 
   /**
-   * Only when the node has no image of that name.
+   * Only when the node has no image of that name. What is on the node is run for every
+   * caller that may run, whoever's credential it came by; ALWAYS asks the registry with
+   * the caller's own.
    *
    * @generated from enum value: PULL_POLICY_IF_NOT_PRESENT = 1;
    */

@@ -642,7 +642,7 @@ export const ImageService: GenService<{
    *
    * INVALID_ARGUMENT for a malformed reference or one with a digest, NOT_FOUND when
    * the node has no such image, FAILED_PRECONDITION when the registry refuses the
-   * credential.
+   * credential, UNAVAILABLE when it takes nothing for pull_stall_timeout.
    *
    * @generated from rpc containersvc.v1.ImageService.PushImage
    */
