@@ -213,7 +213,8 @@ impl GitFetcher {
     /// Looks at what comes; resolves when that is too much, or nothing for too long.
     ///
     /// Curl sees by itself that nothing comes, and the git and ssh protocols do not. What
-    /// the program works on takes no more room, but its processor's time.
+    /// the program works on may take no more room, but its processor's time, and what a
+    /// server says that works is read.
     async fn weigh(
         &self,
         git: &Git,

@@ -36,15 +36,16 @@ impl App {
                     return Ok(id);
                 }
                 Ok(Some(Next::Failed(failure))) => {
+                    tell_all(events, mask.rest()).await;
                     if let Some(failure) = state.failure() {
                         return Err(failure);
                     }
                     let failure = mask.failure(failure);
-                    tell_all(events, mask.rest()).await;
                     tell(events, BuildEvent::Failed(failure.clone())).await;
                     return Err(build_error(&failure));
                 }
                 Ok(None) => {
+                    tell_all(events, mask.rest()).await;
                     let failure = Failure {
                         message: "the engine ended the build without an image".to_owned(),
                         ..Failure::default()

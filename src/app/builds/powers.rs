@@ -42,21 +42,23 @@ pub(super) fn choose(spec: &BuildSpec, text: &str, caller: &Caller) -> Result<Ch
     if builder == Builder::Classic {
         return Ok(Chosen { builder, frontend: None });
     }
-    if !may {
-        if let Some(image) = in_arg {
-            return Err(refused_arg(caller, image));
-        }
-        if let Some(found) = &in_file {
-            return Err(refused_line(caller, found));
-        }
+    if let Some(found) = in_file.as_ref().filter(|_| !may) {
+        return Err(refused_line(caller, found));
     }
     let asked = in_arg.cloned().or(in_file.map(|found| found.asked));
     let frontend = asked.and_then(|asked| asked.split_whitespace().next().map(str::to_owned));
     Ok(Chosen { builder, frontend })
 }
 
-/// Refuses entitlements to who may not have them, and those that cannot be given.
+/// Refuses entitlements, and a frontend in an argument, to who may not have them, and
+/// those entitlements that cannot be given.
 pub(super) fn entitle(spec: &BuildSpec, caller: &Caller) -> Result<()> {
+    if let Some(image) = spec.args.get(SYNTAX_ARG)
+        && spec.builder != Some(Builder::Classic)
+        && !caller.may(BUILD_PRIVILEGED)
+    {
+        return Err(refused_arg(caller, image));
+    }
     let cannot = |why: &str| Err(Error::precondition("BUILDER_CANNOT", why));
     let Some(first) = spec.entitlements.first() else { return Ok(()) };
     if !caller.may(BUILD_PRIVILEGED) {
@@ -108,7 +110,9 @@ mod tests {
         let build = "container-svc:image:build".to_owned();
         let also = may.then(|| BUILD_PRIVILEGED.to_owned());
         let permissions = [build].into_iter().chain(also).collect();
-        choose(&spec, file, &Caller { name: "who".into(), permissions })
+        let caller = Caller { name: "who".into(), permissions };
+        entitle(&spec, &caller)?;
+        choose(&spec, file, &caller)
     }
 
     #[test]

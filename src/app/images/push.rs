@@ -99,10 +99,10 @@ impl App {
     }
 }
 
-/// True when every layer is with the registry, as far as is known here.
+/// True when every layer that was begun is with the registry, as far as is known here.
 fn are_sent(layers: &BTreeMap<String, Layer>) -> bool {
-    let sent = |layer: &Layer| layer.done || (layer.size > 0 && layer.fetched >= layer.size);
-    !layers.is_empty() && layers.values().all(sent)
+    let mut begun = layers.values().filter(|layer| layer.done || layer.size > 0).peekable();
+    begun.peek().is_some() && begun.all(|layer| layer.done || layer.fetched >= layer.size)
 }
 
 fn stalled(patience: Duration) -> Error {

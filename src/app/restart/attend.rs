@@ -74,12 +74,13 @@ impl App {
         self.recover_key(seen.key()).await?;
         // Whoever held the locks may have changed everything. What is remembered of it is
         // forgotten when it was taken into account, and not when a question failed.
+        // What is told of after the look is of the next.
+        let stop = self.restarts.stop_of(id);
         let container = self.refresh(id).await?;
         let record = match &container {
             Some(container) => self.store.find_record(container.key()).await?,
             None => None,
         };
-        let stop = self.restarts.stop_of(id);
         let record = record.filter(|record| record.container_id == *id);
         let (Some(container), Some(record)) = (container, record) else {
             self.restarts.forget_news(id);

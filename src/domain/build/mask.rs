@@ -8,8 +8,11 @@ use super::{BuildEvent, Failure, Secret};
 
 /// Shorter lines of a secret are not hidden: they may stand in any text.
 const SHORTEST: usize = 6;
-/// Most bytes of secrets that are looked for.
-const MOST: usize = 256 << 10;
+/// Longer ones are hidden piece by piece.
+const LONGEST: usize = 4096;
+/// Most lines that are looked for, the shortest first, and bytes of them.
+const MOST: usize = 1000;
+const MOST_BYTES: usize = 64 << 10;
 const HIDDEN: &[u8] = b"[redacted]";
 
 /// Looks for the lines of secrets, also over the borders of pieces.
@@ -24,12 +27,14 @@ impl Mask {
     /// Hides these.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
         let all = secrets.into_iter().flat_map(|secret| secret.0.split(|byte| *byte == b'\n'));
-        let lines = all.map(<[u8]>::trim_ascii).filter(|line| line.len() >= SHORTEST);
-        let mut room = MOST;
-        let fits = lines.take_while(|line| {
-            let fits = line.len() <= room;
-            room = room.saturating_sub(line.len());
-            fits
+        let pieces = all.flat_map(|line| line.trim_ascii().chunks(LONGEST));
+        let mut lines: Vec<_> = pieces.filter(|line| line.len() >= SHORTEST).collect();
+        lines.sort_unstable_by_key(|line| (line.len(), *line));
+        lines.dedup();
+        let mut bytes = 0;
+        let fits = lines.into_iter().take(MOST).take_while(|line| {
+            bytes += line.len();
+            bytes <= MOST_BYTES
         });
         Self { lines: fits.map(|line| Secret(line.to_vec())).collect(), held: BTreeMap::new() }
     }
@@ -44,7 +49,13 @@ impl Mask {
                 let key = (vertex, stderr);
                 let mut all = self.held.remove(&key).unwrap_or_default();
                 all.extend(data);
-                let (told, held) = all.split_at(all.len() - self.begun(&all));
+                let found = self.found(&all);
+                let mut to = all.len() - self.begun(&all);
+                // A secret may end with what another begins with: it stays whole.
+                while let Some((begin, _)) = found.iter().find(|it| it.0 < to && to < it.1) {
+                    to = *begin;
+                }
+                let (told, held) = all.split_at(to);
                 let data = self.hide(told);
                 if !held.is_empty() {
                     self.held.insert(key.clone(), held.to_vec());
@@ -63,26 +74,37 @@ impl Mask {
         Failure { message: self.text(&failure.message), ..failure }
     }
 
-    /// What was held back and became no secret; nothing more comes.
-    pub fn rest(&mut self) -> impl Iterator<Item = BuildEvent> + use<> {
-        let log = |((vertex, stderr), data)| BuildEvent::Log { vertex, stderr, data };
-        std::mem::take(&mut self.held).into_iter().map(log)
+    /// What may be told of what was held back; nothing more comes.
+    pub fn rest(&mut self) -> Vec<BuildEvent> {
+        let held = std::mem::take(&mut self.held).into_iter();
+        held.map(|((vertex, stderr), data)| BuildEvent::Log {
+            vertex,
+            stderr,
+            data: self.hide(&data),
+        })
+        .collect()
     }
 
     fn text(&self, text: &str) -> String {
         String::from_utf8_lossy(&self.hide(text.as_bytes())).into_owned()
     }
 
-    fn hide(&self, text: &[u8]) -> Vec<u8> {
-        let found = self.lines.iter().flat_map(|line| {
-            memmem::find_iter(text, &line.0).map(|begin| (begin, begin + line.0.len()))
-        });
-        let mut found: Vec<_> = found.collect();
+    /// Where secrets stand, from their beginnings to their ends.
+    fn found(&self, text: &[u8]) -> Vec<(usize, usize)> {
+        let of = |line: &Secret| {
+            let length = line.0.len();
+            memmem::find_iter(text, &line.0).map(move |begin| (begin, begin + length)).collect()
+        };
+        let mut found: Vec<_> = self.lines.iter().flat_map(|line| -> Vec<_> { of(line) }).collect();
         found.sort_unstable();
+        found
+    }
+
+    fn hide(&self, text: &[u8]) -> Vec<u8> {
         let (mut told, mut to) = (Vec::with_capacity(text.len()), 0);
-        for (begin, end) in found {
+        for (begin, end) in self.found(text) {
             // Those that overlap are hidden as one.
-            if begin >= to && (begin > to || to == 0) {
+            if begin > to || (begin == to && !told.ends_with(HIDDEN)) {
                 told.extend_from_slice(&text[to..begin]);
                 told.extend_from_slice(HIDDEN);
             }
@@ -131,7 +153,7 @@ mod tests {
                 .retain(|event| !matches!(event, BuildEvent::Log { vertex, .. } if vertex == "b"));
             events.extend(mask.pass(log("a", &text[cut..])));
             events.extend(
-                mask.rest().filter(
+                mask.rest().into_iter().filter(
                     |event| !matches!(event, BuildEvent::Log { vertex, .. } if vertex == "b"),
                 ),
             );
@@ -139,6 +161,42 @@ mod tests {
             assert_eq!(got.replace("[redacted][redacted]", "[redacted]"), whole, "{cut}");
             assert!(!got.contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn a_secret_that_ends_as_another_begins_is_hidden() {
+        for (secrets, text) in [
+            (&["abc123a"][..], "abc123a"),
+            (&["\"tok-123\""], "\"tok-123\""),
+            (&["hunter2", "2fast4u"], "hunter2"),
+            (&["hunter2", "2fast4u"], "hunter2fast4u"),
+            (&["hunter2-more", "hunter2"], "hunter2"),
+            (&["hunter2-more", "hunter2"], "hunter2-more"),
+            (&["aaaaaaa"], "aaaaaaaaaaaaaaa"),
+        ] {
+            let secrets: Vec<_> = secrets.iter().map(|it| Secret(it.as_bytes().to_vec())).collect();
+            for cut in 0..=text.len() {
+                let mut mask = Mask::new(&secrets);
+                let mut events = mask.pass(log("a", &text.as_bytes()[..cut]));
+                events.extend(mask.pass(log("a", &text.as_bytes()[cut..])));
+                events.extend(mask.rest());
+                let got = told(events);
+                for secret in &secrets {
+                    let secret = String::from_utf8_lossy(&secret.0);
+                    assert!(!got.contains(&*secret), "{text} cut at {cut}: {got}");
+                }
+                assert!(got.starts_with("[redacted]"), "{text} cut at {cut}: {got}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_secret_leaves_no_short_one_in_sight() {
+        let secrets = [Secret(vec![b'x'; 300 << 10]), Secret(b"hunter2".to_vec())];
+        let mut mask = Mask::new(&secrets);
+        let mut events = mask.pass(log("a", b"it is hunter2"));
+        events.extend(mask.rest());
+        assert_eq!(told(events), "it is [redacted]");
     }
 
     #[test]

@@ -63,7 +63,9 @@ impl Only {
         let mut all = Vec::new();
         for source in sources {
             let path = ignore::shortest(&format!("/{source}"));
-            let names = path.split('/').filter(|name| !name.is_empty());
+            // Beyond such a pattern it may be at any depth.
+            let names = path.split('/').take_while(|name| !name.contains("**"));
+            let names = names.filter(|name| !name.is_empty());
             let names: Vec<_> = names.map(Name::read).collect();
             if names.is_empty() || leads_elsewhere(context, &names) {
                 return None;
@@ -142,7 +144,7 @@ mod tests {
 
     #[test]
     fn what_a_source_does_not_name_is_left_out() {
-        let (_dir, only) = of(&["a/b", "/src/../src/*.rs", "p*.json", "missing/x"]);
+        let (_dir, only) = of(&["a/b", "/src/../src/*.rs", "p*.json", "missing/x", "deep/er/**/x"]);
         let only = only.unwrap();
         for (path, way) in [
             ("a", Way::Passed),
@@ -156,6 +158,8 @@ mod tests {
             ("package.lock", Way::Unwanted),
             ("out", Way::Unwanted),
             ("missing", Way::Passed),
+            ("deep", Way::Passed),
+            ("deep/er/and/deeper", Way::Wanted),
         ] {
             assert_eq!(only.way(path.as_bytes()), way, "{path}");
         }
@@ -163,9 +167,17 @@ mod tests {
 
     #[test]
     fn all_is_needed_where_a_link_is_on_the_way_or_the_context_itself_is_named() {
-        for sources in
-            [&["link"][..], &["link/x"], &["l*"], &["a/b/up/x"], &["."], &["a", ".."], &[]]
-        {
+        for sources in [
+            &["**/x"][..],
+            &["a", "**"],
+            &["link"],
+            &["link/x"],
+            &["l*"],
+            &["a/b/up/x"],
+            &["."],
+            &["a", ".."],
+            &[],
+        ] {
             assert!(of(sources).1.is_none(), "{sources:?}");
         }
         assert!(of(&vec!["a"; MOST + 1]).1.is_none());

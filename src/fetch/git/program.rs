@@ -120,12 +120,16 @@ pub(super) fn size_of(folder: &Path) -> u64 {
     entries.flatten().map(size).sum()
 }
 
-/// Time that a program and all that it started have had of a processor, in ticks.
+/// What a program and all that it started have done: time of a processor, in ticks, and
+/// bytes read.
 pub(super) fn work_of(program: u32) -> u64 {
-    let stats = procfs::process::all_processes().into_iter().flatten().flatten();
-    let stats = stats.filter_map(|process| process.stat().ok());
-    let own = stats.filter(|stat| u32::try_from(stat.pgrp) == Ok(program));
-    own.map(|stat| stat.utime + stat.stime).sum()
+    let all = procfs::process::all_processes().into_iter().flatten().flatten();
+    let work = |process: procfs::process::Process| {
+        let stat = process.stat().ok().filter(|stat| u32::try_from(stat.pgrp) == Ok(program))?;
+        let read = process.io().map_or(0, |io| io.rchar);
+        Some(stat.utime + stat.stime + read)
+    };
+    all.filter_map(work).sum()
 }
 
 pub(super) fn missing(error: &io::Error) -> Error {

@@ -95,7 +95,7 @@ const (
 	// BuildKit. It runs the frontend that a "# syntax=" or "// syntax=" line, JSON, or
 	// the build argument BUILDKIT_SYNTAX asks for, when the caller has the permission
 	// container-svc:image:build-privileged; else PERMISSION_DENIED, which names the line
-	// or the field, before anything is fetched or run.
+	// or the field, before the engine is asked.
 	BuilderKind_BUILDER_KIND_BUILDKIT BuilderKind = 2
 )
 
@@ -171,7 +171,7 @@ type BuildImageRequest struct {
 	Labels []*Label `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty"`
 	// Secrets that steps may mount, by BuildKit only. They are neither stored nor
 	// logged. Where a step prints a line of one, of 6 bytes or more, "[redacted]" is told
-	// in its place; the first 256 KiB of them are looked for.
+	// in its place; at most 1000 lines and 64 KiB of them are looked for, the shortest first.
 	Secrets []*BuildSecret `protobuf:"bytes,11,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	// Images whose layers may be taken in place of building them; at most 256. Their
 	// registries are opened as those of base images.
@@ -936,7 +936,7 @@ type BuildImageStreamRequest struct {
 	Labels []*Label `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty"`
 	// Secrets that steps may mount, by BuildKit only. They are neither stored nor
 	// logged. Where a step prints a line of one, of 6 bytes or more, "[redacted]" is told
-	// in its place; the first 256 KiB of them are looked for.
+	// in its place; at most 1000 lines and 64 KiB of them are looked for, the shortest first.
 	Secrets []*BuildSecret `protobuf:"bytes,11,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	// Images whose layers may be taken in place of building them; at most 256. Their
 	// registries are opened as those of base images.

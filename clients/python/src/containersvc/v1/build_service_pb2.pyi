@@ -76,7 +76,7 @@ class _BuilderKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BuilderKi
     """BuildKit. It runs the frontend that a "# syntax=" or "// syntax=" line, JSON, or
     the build argument BUILDKIT_SYNTAX asks for, when the caller has the permission
     container-svc:image:build-privileged; else PERMISSION_DENIED, which names the line
-    or the field, before anything is fetched or run.
+    or the field, before the engine is asked.
     """
 
 class BuilderKind(_BuilderKind, metaclass=_BuilderKindEnumTypeWrapper):
@@ -92,7 +92,7 @@ BUILDER_KIND_BUILDKIT: BuilderKind.ValueType  # 2
 """BuildKit. It runs the frontend that a "# syntax=" or "// syntax=" line, JSON, or
 the build argument BUILDKIT_SYNTAX asks for, when the caller has the permission
 container-svc:image:build-privileged; else PERMISSION_DENIED, which names the line
-or the field, before anything is fetched or run.
+or the field, before the engine is asked.
 """
 Global___BuilderKind: _TypeAlias = BuilderKind  # noqa: Y015
 
@@ -164,7 +164,7 @@ class BuildImageRequest(_message.Message):
     def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___BuildSecret]:
         """Secrets that steps may mount, by BuildKit only. They are neither stored nor
         logged. Where a step prints a line of one, of 6 bytes or more, "[redacted]" is told
-        in its place; the first 256 KiB of them are looked for.
+        in its place; at most 1000 lines and 64 KiB of them are looked for, the shortest first.
         """
 
     @_builtins.property
@@ -560,7 +560,7 @@ class BuildImageStreamRequest(_message.Message):
     def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___BuildSecret]:
         """Secrets that steps may mount, by BuildKit only. They are neither stored nor
         logged. Where a step prints a line of one, of 6 bytes or more, "[redacted]" is told
-        in its place; the first 256 KiB of them are looked for.
+        in its place; at most 1000 lines and 64 KiB of them are looked for, the shortest first.
         """
 
     @_builtins.property

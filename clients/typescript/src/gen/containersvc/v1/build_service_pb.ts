@@ -109,7 +109,7 @@ export type BuildImageRequest = Message<"containersvc.v1.BuildImageRequest"> & {
   /**
    * Secrets that steps may mount, by BuildKit only. They are neither stored nor
    * logged. Where a step prints a line of one, of 6 bytes or more, "[redacted]" is told
-   * in its place; the first 256 KiB of them are looked for.
+   * in its place; at most 1000 lines and 64 KiB of them are looked for, the shortest first.
    *
    * @generated from field: repeated containersvc.v1.BuildSecret secrets = 11;
    */
@@ -555,7 +555,7 @@ export type BuildImageStreamRequest = Message<"containersvc.v1.BuildImageStreamR
   /**
    * Secrets that steps may mount, by BuildKit only. They are neither stored nor
    * logged. Where a step prints a line of one, of 6 bytes or more, "[redacted]" is told
-   * in its place; the first 256 KiB of them are looked for.
+   * in its place; at most 1000 lines and 64 KiB of them are looked for, the shortest first.
    *
    * @generated from field: repeated containersvc.v1.BuildSecret secrets = 11;
    */
@@ -987,7 +987,7 @@ export enum BuilderKind {
    * BuildKit. It runs the frontend that a "# syntax=" or "// syntax=" line, JSON, or
    * the build argument BUILDKIT_SYNTAX asks for, when the caller has the permission
    * container-svc:image:build-privileged; else PERMISSION_DENIED, which names the line
-   * or the field, before anything is fetched or run.
+   * or the field, before the engine is asked.
    *
    * @generated from enum value: BUILDER_KIND_BUILDKIT = 2;
    */
