@@ -79,6 +79,7 @@ pub(super) fn answered(status: u16, message: &str) -> Error {
         return Error::precondition(PORT_IN_USE, message);
     }
     let (kind, reason) = match status {
+        _ if message.contains("no space left on device") => (Kind::ResourceExhausted, "NO_SPACE"),
         400 => (Kind::InvalidArgument, "ENGINE_REFUSED"),
         403 => (Kind::FailedPrecondition, "ENGINE_FORBADE"),
         404 => (Kind::NotFound, "ENGINE_NOT_FOUND"),
@@ -93,7 +94,9 @@ pub(super) fn answered(status: u16, message: &str) -> Error {
 pub(super) fn streamed(message: &str) -> Error {
     let text = message.to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let (kind, reason, advice) = if has(&["toomanyrequests", "too many requests", "http 429"]) {
+    let (kind, reason, advice) = if has(&["no space left on device"]) {
+        (Kind::ResourceExhausted, "NO_SPACE", "make room on the engine's disk")
+    } else if has(&["toomanyrequests", "too many requests", "http 429"]) {
         (Kind::ResourceExhausted, REGISTRY_LIMIT, "wait, or log in to the registry")
     } else if has(&UNREACHABLE) {
         (Kind::Unavailable, REGISTRY_UNREACHABLE, "see whether the registry can be reached")

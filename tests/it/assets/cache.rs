@@ -2,7 +2,6 @@
 
 use std::{
     path::Path,
-    process::Command,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -11,6 +10,7 @@ use super::{
     source::{Source, give, say},
     *,
 };
+use crate::small_disk::SmallDisk;
 
 async fn listed(service: &Service) -> Vec<Value> {
     let (status, answer) = service.get("/container-svc/assets").await;
@@ -267,24 +267,6 @@ async fn a_large_asset_takes_no_memory_of_its_size() {
 }
 
 /// A file system of 8 MiB in memory, unmounted when it is dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount() -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(dir.path());
-        assert!(mount.status().expect("mount").success(), "root may mount a tmpfs");
-        Self(dir)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
 async fn too_large(service: &Service, url: &str) -> tonic::Status {
     let request = with(service, &unique("asset"), &[asset("A", url)]);
     service.grpc().await.run_container(request).await.expect_err("no room")
@@ -301,12 +283,12 @@ async fn a_disk_without_room_is_told_before_and_during_and_gets_its_room_back() 
         lenient(config);
         config.asset_min_free_bytes = 4 << 20;
         fs::create_dir_all(&config.data_dir).expect("a directory");
-        std::os::unix::fs::symlink(disk.0.path(), config.asset_folder()).expect("a link");
+        std::os::unix::fs::symlink(disk.path(""), config.asset_folder()).expect("a link");
     })
     .await
     .synced()
     .await;
-    let parts = disk.0.path().join("parts");
+    let parts = disk.path("parts");
     // Told by its length, before a byte is written.
     let told = Source::of(bytes(7800 << 10), "\"a\"").await;
     let error = too_large(&service, &told.url("/a")).await;

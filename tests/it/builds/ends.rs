@@ -6,7 +6,7 @@ use container_svc::rpc::pb::{self, build_image_stream_response::Event};
 use tonic::Code;
 
 use super::{
-    Tree, begin,
+    Tree, begin, build, finished,
     sources::{held, nothing_is_held, of, packed, upload},
 };
 use crate::{
@@ -68,6 +68,32 @@ async fn a_service_that_stops_ends_its_builds() {
     let end = end.expect_err("it does not go on");
     assert!(matches!(end.code(), Code::Cancelled | Code::Unavailable | Code::Unknown), "{end:?}");
     eventually("the step's container is gone", || async { containers_of(&word).is_empty() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_without_room_is_told_and_builds_again_when_it_has_some() {
+    let engine = Engine::with_little_room().await;
+    let tree = Tree::new("", &[]);
+    tree.write("ctx/Dockerfile", &format!("FROM {TAG}\nCOPY file /file\n"));
+    let (address, root) = (engine.address(), tree.root().to_owned());
+    let service = Service::with(|config| {
+        config.engine = address;
+        config.build_roots = vec![root];
+    });
+    let service = service.await.synced().await;
+    for builder in [pb::BuilderKind::Classic, pb::BuilderKind::Buildkit] {
+        let request = || pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
+        let file = std::fs::File::create(tree.root().join("ctx/file")).expect("a file");
+        file.set_len(100 << 20).expect("its length");
+        let (_, refused) = build(&service, request()).await;
+        let refused = refused.expect("there is no room");
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{builder:?}: {refused:?}");
+        assert!(refused.message().contains("no space left"), "{builder:?}: {refused:?}");
+        file.set_len(1 << 20).expect("its length");
+        finished(&build(&service, request()).await);
+    }
+    drop(service);
+    engine.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

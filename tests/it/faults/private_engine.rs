@@ -42,16 +42,21 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) async fn start(live_restore: bool) -> Self {
-        Self::with(live_restore, false).await
+        Self::with(live_restore, false, None).await
     }
 
     /// One that gives GPUs to containers, as NVIDIA's toolkit makes it, but for the
     /// hook, which does nothing here.
     pub(crate) async fn with_gpus() -> Self {
-        Self::with(false, true).await
+        Self::with(false, true, None).await
     }
 
-    async fn with(live_restore: bool, gpus: bool) -> Self {
+    /// One whose disk has room for 64 MiB.
+    pub(crate) async fn with_little_room() -> Self {
+        Self::with(false, false, Some("size=64m")).await
+    }
+
+    async fn with(live_restore: bool, gpus: bool, room: Option<&str>) -> Self {
         let network = Command::new("unshare").args(["--net", "sleep", "1000"]).spawn();
         let network = network.expect("unshare");
         let dir = tempfile::tempdir().expect("a folder");
@@ -64,6 +69,12 @@ impl Engine {
         let mut engine = Self { dir, network, process: None, live_restore, gpus };
         if gpus {
             engine.write_hook();
+        }
+        if let Some(room) = room {
+            std::fs::create_dir(engine.path("data")).expect("a folder");
+            let mut mount = Command::new("mount");
+            mount.args(["-t", "tmpfs", "-o", room, "tmpfs", &engine.path("data")]);
+            assert!(mount.status().expect("mount").success(), "root may mount a tmpfs");
         }
         engine.resume().await;
         let made = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/demo-image"))
