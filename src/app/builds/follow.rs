@@ -81,9 +81,10 @@ impl App {
                         Ok(Some(found)) => {
                             let its = found.id.starts_with(&container)
                                 && found.created_at >= began
-                                && !found.is_running()
                                 && !app.is_ours(&found);
-                            !its || app.engine.remove(&found.id).await.is_ok()
+                            // The engine may still be about to end it.
+                            !its || (!found.is_running()
+                                && app.engine.remove(&found.id).await.is_ok())
                         }
                         Ok(None) => true,
                         Err(_) => false,
