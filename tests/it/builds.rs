@@ -2,7 +2,16 @@
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+};
 
 use container_svc::rpc::pb::{
     self, build_image_stream_response::Event, build_service_client::BuildServiceClient,
@@ -80,6 +89,46 @@ impl Tree {
 impl Drop for Tree {
     fn drop(&mut self) {
         docker(&["rmi", "-f", &self.name]);
+    }
+}
+
+/// Files of a context that go, come as other things, grow and shrink until it is ended.
+struct Mover {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Mover {
+    fn start(tree: &Tree) -> Self {
+        let (stop, root) = (Arc::new(AtomicBool::new(false)), tree.root().join("ctx/moving"));
+        fs::create_dir(&root).expect("a folder");
+        for file in 0..200 {
+            fs::write(root.join(file.to_string()), vec![b'x'; 100_000]).expect("a file");
+        }
+        let ends = stop.clone();
+        let thread = std::thread::spawn(move || {
+            // Files go, come as folders and as links that lead out, grow and shrink.
+            for turn in 0_usize.. {
+                if ends.load(Ordering::Relaxed) {
+                    return;
+                }
+                let path = root.join((turn % 200).to_string());
+                let _ = fs::remove_file(&path);
+                let _ = fs::remove_dir(&path);
+                match turn % 4 {
+                    0 => drop(symlink("/etc/shadow", &path)),
+                    1 => drop(fs::create_dir(&path)),
+                    2 => drop(fs::write(&path, "short")),
+                    _ => drop(fs::write(&path, vec![b'y'; 200_000])),
+                }
+            }
+        });
+        Self { stop, thread }
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("no panic");
     }
 }
 

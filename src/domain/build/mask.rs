@@ -56,7 +56,7 @@ impl Mask {
                     to = *begin;
                 }
                 let (told, held) = all.split_at(to);
-                let data = self.hide(told);
+                let data = hide(told, &found);
                 if !held.is_empty() {
                     self.held.insert(key.clone(), held.to_vec());
                 }
@@ -80,13 +80,13 @@ impl Mask {
         held.map(|((vertex, stderr), data)| BuildEvent::Log {
             vertex,
             stderr,
-            data: self.hide(&data),
+            data: self.hidden(&data),
         })
         .collect()
     }
 
     fn text(&self, text: &str) -> String {
-        String::from_utf8_lossy(&self.hide(text.as_bytes())).into_owned()
+        String::from_utf8_lossy(&self.hidden(text.as_bytes())).into_owned()
     }
 
     /// Where secrets stand, from their beginnings to their ends.
@@ -100,18 +100,8 @@ impl Mask {
         found
     }
 
-    fn hide(&self, text: &[u8]) -> Vec<u8> {
-        let (mut told, mut to) = (Vec::with_capacity(text.len()), 0);
-        for (begin, end) in self.found(text) {
-            // Those that overlap are hidden as one.
-            if begin > to || (begin == to && !told.ends_with(HIDDEN)) {
-                told.extend_from_slice(&text[to..begin]);
-                told.extend_from_slice(HIDDEN);
-            }
-            to = to.max(end);
-        }
-        told.extend_from_slice(&text[to..]);
-        told
+    fn hidden(&self, text: &[u8]) -> Vec<u8> {
+        hide(text, &self.found(text))
     }
 
     /// How many last bytes may be the beginning of a secret.
@@ -122,6 +112,21 @@ impl Mask {
         };
         self.lines.iter().map(of).max().unwrap_or(0)
     }
+}
+
+/// The text without the secrets that were found in it, in order.
+fn hide(text: &[u8], found: &[(usize, usize)]) -> Vec<u8> {
+    let (mut told, mut to) = (Vec::with_capacity(text.len()), 0);
+    for &(begin, end) in found.iter().filter(|(_, end)| *end <= text.len()) {
+        // Those that overlap are hidden as one.
+        if begin > to || (begin == to && !told.ends_with(HIDDEN)) {
+            told.extend_from_slice(&text[to..begin]);
+            told.extend_from_slice(HIDDEN);
+        }
+        to = to.max(end);
+    }
+    told.extend_from_slice(&text[to..]);
+    told
 }
 
 #[cfg(test)]

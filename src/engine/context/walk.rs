@@ -17,6 +17,7 @@ use rustix::{
 };
 
 use super::only::{Only, Way};
+pub(super) use crate::domain::archive::Sort;
 use crate::domain::{
     Error,
     ignore::{Ignore, Verdict},
@@ -42,17 +43,6 @@ pub(super) enum Stop {
 }
 
 pub(super) type Result<T, E = Stop> = std::result::Result<T, E>;
-
-/// What sort of thing an entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sort {
-    File,
-    /// The same file as an earlier entry.
-    HardLink,
-    Symlink,
-    Folder,
-    Fifo,
-}
 
 /// One entry.
 #[derive(Debug, Clone, Copy)]

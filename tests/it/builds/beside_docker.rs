@@ -14,7 +14,7 @@ use std::{
 
 use container_svc::rpc::pb::{self, build_image_stream_response::Event};
 
-use super::{Tree, build, count, finished};
+use super::{Mover, Tree, build, count, finished};
 use crate::support::docker;
 
 const COPY: &str = "COPY . /ctx/\n";
@@ -218,34 +218,8 @@ async fn pipes_are_not_read_sockets_are_left_out_and_devices_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_that_changes_while_it_is_read_gives_an_image_or_a_clear_error() {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    };
     let tree = Tree::new(COPY, &[]);
-    let (stop, root) = (Arc::new(AtomicBool::new(false)), tree.root().join("ctx/moving"));
-    fs::create_dir(&root).expect("a folder");
-    for file in 0..200 {
-        fs::write(root.join(file.to_string()), vec![b'x'; 100_000]).expect("a file");
-    }
-    let ends = stop.clone();
-    let mover = std::thread::spawn(move || {
-        // Files go, come as folders and as links that lead out, grow and shrink.
-        for turn in 0_usize.. {
-            if ends.load(Ordering::Relaxed) {
-                return;
-            }
-            let path = root.join((turn % 200).to_string());
-            let _ = fs::remove_file(&path);
-            let _ = fs::remove_dir(&path);
-            match turn % 4 {
-                0 => drop(symlink("/etc/shadow", &path)),
-                1 => drop(fs::create_dir(&path)),
-                2 => drop(fs::write(&path, "short")),
-                _ => drop(fs::write(&path, vec![b'y'; 200_000])),
-            }
-        }
-    });
+    let mover = Mover::start(&tree);
     let service = tree.service().await;
     for _ in 0..10 {
         match build(&service, tree.request()).await {
@@ -258,8 +232,7 @@ async fn a_tree_that_changes_while_it_is_read_gives_an_image_or_a_clear_error() 
             }
         }
     }
-    stop.store(true, Ordering::Relaxed);
-    mover.join().expect("no panic");
+    mover.end();
     let told = build(&service, tree.request()).await;
     let image = finished(&told).image_id;
     let grep = "busybox grep -rl root: /ctx | busybox wc -l";

@@ -5,17 +5,13 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
 };
 
 use container_svc::rpc::pb::{self, build_image_stream_response::Event};
 use tonic::Code;
 
 use super::{
-    Tree,
+    Mover, Tree,
     beside_docker::{LISTS, files, names},
     build,
     buildkit::by_buildkit,
@@ -276,29 +272,7 @@ async fn what_cannot_be_sent_is_told_as_by_the_classic_builder() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_that_changes_while_buildkit_takes_it_gives_an_image_or_a_clear_error() {
     let tree = Tree::new("COPY . /ctx/\n", &[]);
-    let (stop, root) = (Arc::new(AtomicBool::new(false)), tree.root().join("ctx/moving"));
-    fs::create_dir(&root).expect("a folder");
-    for file in 0..200 {
-        fs::write(root.join(file.to_string()), vec![b'x'; 100_000]).expect("a file");
-    }
-    let ends = stop.clone();
-    let mover = std::thread::spawn(move || {
-        // Files go, come as folders and as links that lead out, grow and shrink.
-        for turn in 0_usize.. {
-            if ends.load(Ordering::Relaxed) {
-                return;
-            }
-            let path = root.join((turn % 200).to_string());
-            let _ = fs::remove_file(&path);
-            let _ = fs::remove_dir(&path);
-            match turn % 4 {
-                0 => drop(symlink("/etc/shadow", &path)),
-                1 => drop(fs::create_dir(&path)),
-                2 => drop(fs::write(&path, "short")),
-                _ => drop(fs::write(&path, vec![b'y'; 200_000])),
-            }
-        }
-    });
+    let mover = Mover::start(&tree);
     let service = tree.service().await;
     for _ in 0..10 {
         if let (_, Some(status)) = build(&service, by_buildkit(&tree)).await {
@@ -307,8 +281,7 @@ async fn a_tree_that_changes_while_buildkit_takes_it_gives_an_image_or_a_clear_e
             assert!(told.contains("shorter") || told.contains("went away"), "{status:?}");
         }
     }
-    stop.store(true, Ordering::Relaxed);
-    mover.join().expect("no panic");
+    mover.end();
     finished(&build(&service, by_buildkit(&tree)).await);
     let grep = "busybox grep -rl root: /ctx | busybox wc -l";
     assert_eq!(

@@ -4,20 +4,9 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use proptest::prelude::*;
 use prost::Message as _;
-use tempfile::TempDir;
 
 use super::*;
-use crate::engine::context::{Context, Sharing};
-
-fn tree(files: &[(&str, &str)]) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for (path, content) in files {
-        let path = dir.path().join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content).unwrap();
-    }
-    dir
-}
+use crate::engine::context::{Context, Sharing, tests::tree};
 
 async fn shared(root: &Path, dockerfile: &str) -> Sharing {
     let folder = root.join("ctx").to_str().unwrap().to_owned();
