@@ -100,7 +100,7 @@ enum Allow {
     /// The network of the node
     #[value(name = "network.host")]
     NetworkHost,
-    /// No sandbox, which the engine's build API cannot grant
+    /// No sandbox, where the engine's settings allow it
     #[value(name = "security.insecure")]
     SecurityInsecure,
 }

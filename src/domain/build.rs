@@ -52,6 +52,16 @@ pub enum Entitlement {
     SecurityInsecure,
 }
 
+impl Entitlement {
+    /// What BuildKit calls it.
+    pub fn buildkit(self) -> &'static str {
+        match self {
+            Self::NetworkHost => "network.host",
+            Self::SecurityInsecure => "security.insecure",
+        }
+    }
+}
+
 impl fmt::Display for Entitlement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

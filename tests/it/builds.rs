@@ -30,6 +30,7 @@ mod ends;
 mod file_sync;
 mod git;
 mod hostile;
+mod insecure;
 mod powers;
 mod sources;
 mod tells;
@@ -173,7 +174,7 @@ pub(crate) fn finished(told: &(Vec<Event>, Option<Status>)) -> pb::BuildImageRes
             Some(Event::Finished(image)) => image.clone(),
             other => panic!("it ended with {other:?}"),
         },
-        (events, Some(status)) => panic!("it failed: {status:?} after {events:?}"),
+        (events, Some(status)) => panic!("after {events:?} it failed: {status:?}"),
     }
 }
 

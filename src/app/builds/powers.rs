@@ -3,7 +3,7 @@
 use crate::domain::{
     Error, Result,
     access::{BUILD_PRIVILEGED, Caller},
-    build::{BuildSpec, Builder, Entitlement},
+    build::{BuildSpec, Builder},
     dockerfile::{self, Frontend, SYNTAX_ARG, frontend, needs_buildkit},
 };
 
@@ -51,7 +51,7 @@ pub(super) fn choose(spec: &BuildSpec, text: &str, caller: &Caller) -> Result<Ch
 }
 
 /// Refuses entitlements, and a frontend in an argument, to who may not have them, and
-/// those entitlements that cannot be given.
+/// entitlements to the classic builder, which has none.
 pub(super) fn entitle(spec: &BuildSpec, caller: &Caller) -> Result<()> {
     if let Some(image) = spec.args.get(SYNTAX_ARG)
         && spec.builder != Some(Builder::Classic)
@@ -68,12 +68,6 @@ pub(super) fn entitle(spec: &BuildSpec, caller: &Caller) -> Result<()> {
     }
     if spec.builder == Some(Builder::Classic) {
         return cannot("entitlements need BuildKit; leave builder out");
-    }
-    if spec.entitlements.contains(&Entitlement::SecurityInsecure) {
-        return cannot(
-            "the engine's build API cannot grant SECURITY_INSECURE; leave it out of entitlements, \
-             or build with a BuildKit that allows security.insecure, push the image, and pull it here",
-        );
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{
     Credential, Engine,
-    body::Body,
+    body::{Body, Sent},
     context::{Archived, Shared},
     errors,
     lines::{Lines, Message},
@@ -26,10 +26,12 @@ use crate::domain::{
 };
 
 mod classic;
+mod control;
 mod session;
 mod trace;
 
 use classic::Classic;
+use control::Control;
 use session::Answers;
 use trace::Trace;
 
@@ -39,15 +41,33 @@ const DOCKER_IO: &str = "https://index.docker.io/v1/";
 const LONGEST_FAILURE: usize = 32 << 10;
 
 /// A build that the engine does.
-pub struct Building {
-    lines: Lines,
-    reader: Reader,
-}
+pub struct Building(Reader);
 
 /// What reads the engine's words.
 enum Reader {
-    Classic(Classic),
-    BuildKit(Box<Trace>),
+    Classic(Box<Lines>, Box<Classic>),
+    BuildKit(Words, Box<Trace>),
+}
+
+/// Where BuildKit's words come from.
+enum Words {
+    /// The build API.
+    Lines(Box<Lines>),
+    /// Its own interface.
+    Control(Box<Control>),
+}
+
+impl Words {
+    /// Reads what comes next; `false` at the end.
+    async fn next(&mut self, trace: &mut Trace) -> Result<bool> {
+        match self {
+            Self::Lines(lines) => {
+                let message = lines.next().await?;
+                Ok(message.inspect(|message| trace.message(message)).is_some())
+            }
+            Self::Control(control) => control.next(trace).await,
+        }
+    }
 }
 
 /// Where BuildKit asks for the context, credentials and secrets.
@@ -117,24 +137,41 @@ impl Engine {
     /// Builds; dropping the answer, or this call, ends the build.
     pub async fn build(&self, new: NewBuild<'_>, given: Given) -> Result<Building> {
         let version = self.build_version().await?;
-        let mut query = query(&new);
-        let (reader, sent) = match given {
+        match given {
             Given::Archive(archive) => {
                 let sent = StreamBody::new(archive.map_ok(Frame::data)).boxed_unsync();
-                (Reader::Classic(Classic::new(new.instructions)), sent)
+                let lines = self.post_build(&version, &new, "", sent).await?;
+                Ok(Building(Reader::Classic(lines, Box::new(Classic::new(new.instructions)))))
             }
             Given::Session(SessionId(id)) => {
-                query.push_str(&format!("&version=2&remote=client-session&session={id}"));
-                let nothing = Empty::new().map_err(|never| match never {}).boxed_unsync();
-                (Reader::BuildKit(Box::new(Trace::new(new.instructions))), nothing)
+                let insecure = new.spec.entitlements.contains(&Entitlement::SecurityInsecure);
+                let words = if insecure {
+                    let control = Control::begin(&self.address, &version, &new, id).await?;
+                    Words::Control(Box::new(control))
+                } else {
+                    let nothing = Empty::new().map_err(|never| match never {}).boxed_unsync();
+                    let more = format!("&version=2&remote=client-session&session={id}");
+                    Words::Lines(self.post_build(&version, &new, &more, nothing).await?)
+                };
+                Ok(Building(Reader::BuildKit(words, Box::new(Trace::new(new.instructions)))))
             }
-        };
+        }
+    }
+
+    /// Asks by the build API.
+    async fn post_build(
+        &self,
+        version: &str,
+        new: &NewBuild<'_>,
+        more: &str,
+        sent: Sent,
+    ) -> Result<Box<Lines>> {
         let question = Request::builder()
-            .uri(format!("/{version}/build?{query}"))
+            .uri(format!("/{version}/build?{}{more}", query(new)))
             .header(header::CONTENT_TYPE, "application/x-tar")
             .header("X-Registry-Config", registries(new.credentials));
         let body = Body::post(self.address.clone(), question, sent).await?;
-        Ok(Building { lines: Lines::new(self.address.clone(), body), reader })
+        Ok(Box::new(Lines::new(self.address.clone(), body)))
     }
 
     async fn build_version(&self) -> Result<String> {
@@ -147,30 +184,30 @@ impl Building {
     /// What happens next; `None` when the engine has nothing more to say.
     pub async fn next(&mut self) -> Result<Option<Next>> {
         loop {
-            if let Reader::BuildKit(trace) = &mut self.reader
-                && let Some(next) = trace.waiting()
-            {
-                return Ok(Some(next));
-            }
-            let message = self.lines.next().await?;
-            match (&mut self.reader, message) {
-                (Reader::Classic(classic), Some(message)) => {
+            match &mut self.0 {
+                Reader::Classic(lines, classic) => {
+                    let Some(message) = lines.next().await? else { return Ok(None) };
                     if let Some(next) = classic.message(message) {
                         return Ok(Some(next));
                     }
                 }
-                (Reader::BuildKit(trace), Some(message)) => trace.message(&message),
-                (Reader::BuildKit(trace), None) => return Ok(trace.end()),
-                (Reader::Classic(_), None) => return Ok(None),
+                Reader::BuildKit(words, trace) => {
+                    if let Some(next) = trace.waiting() {
+                        return Ok(Some(next));
+                    }
+                    if !words.next(trace).await? {
+                        return Ok(trace.end());
+                    }
+                }
             }
         }
     }
 
     /// The container in which a step runs now.
     pub fn container(&self) -> Option<&str> {
-        match &self.reader {
-            Reader::Classic(classic) => classic.container(),
-            Reader::BuildKit(_) => None,
+        match &self.0 {
+            Reader::Classic(_, classic) => classic.container(),
+            Reader::BuildKit(..) => None,
         }
     }
 }
@@ -222,7 +259,7 @@ pub fn build_error(failure: &Failure) -> Error {
     if told.contains("network.host is not allowed") {
         error = error.and("ask for NETWORK_HOST in entitlements, and let the engine's setting builder.entitlements allow it");
     } else if told.contains("security.insecure is not allowed") {
-        error = error.and("no build gets it by this engine's build API");
+        error = error.and("ask for SECURITY_INSECURE in entitlements, and let the engine's setting builder.entitlements allow it");
     }
     if let Some(step) = &failure.step {
         error = error.with("step", step.number.to_string()).with("line", step.line.to_string());

@@ -24,7 +24,7 @@ const MOST: usize = 10_000;
 
 /// A change of the graph of steps.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Status {
+pub(super) struct Status {
     #[prost(message, repeated, tag = "1")]
     vertexes: Vec<Vertex>,
     #[prost(message, repeated, tag = "2")]
@@ -102,16 +102,10 @@ impl Trace {
 
     pub(super) fn message(&mut self, message: &Message) {
         if let Some(detail) = &message.error_detail {
-            self.waiting.push_back(Next::Failed(Failure {
-                exit_code: exit_code(&detail.message),
-                message: bounded(detail.message.clone()),
-                step: self.failed.clone(),
-            }));
-            return;
+            return self.fail(&detail.message);
         }
         if let Some(id) = message.aux.get("ID").and_then(|id| id.as_str()) {
-            self.image = Some(id.to_owned());
-            return;
+            return self.made(id.to_owned());
         }
         if message.id != TRACE {
             return;
@@ -123,7 +117,22 @@ impl Trace {
         }
     }
 
-    fn status(&mut self, status: Status) {
+    /// The build failed.
+    pub(super) fn fail(&mut self, message: &str) {
+        self.waiting.push_back(Next::Failed(Failure {
+            exit_code: exit_code(message),
+            message: bounded(message.to_owned()),
+            step: self.failed.clone(),
+        }));
+    }
+
+    /// The image of this id was made.
+    pub(super) fn made(&mut self, id: String) {
+        self.image = Some(id);
+    }
+
+    /// The graph of steps changed.
+    pub(super) fn status(&mut self, status: Status) {
         for vertex in status.vertexes {
             self.vertex(vertex);
         }

@@ -34,8 +34,12 @@ pub(super) fn by_docker(tree: &Tree, more: &[&str]) -> String {
 }
 
 pub(super) fn files(image: &str) -> String {
-    let find = "cd /ctx && busybox find . -mindepth 1 | busybox sort";
-    docker(&["run", "--rm", image, "sh", "-c", find]).replace('\n', " ")
+    // The engine may lose what a container wrote last when its disk is busy: what lacks its
+    // end is asked for again.
+    let find = "cd /ctx && busybox find . -mindepth 1 | busybox sort && echo all";
+    let run = ["run", "--rm", "--network=none", image, "sh", "-c", find];
+    let told = (0..5).find_map(|_| docker(&run).strip_suffix("all").map(str::to_owned));
+    told.expect("the image is listed").trim().replace('\n', " ")
 }
 
 /// Lists of what stays out, and what is left where that is worth saying.

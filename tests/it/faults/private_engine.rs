@@ -17,6 +17,24 @@ use crate::support::{Service, eventually, unique};
 /// The image that it has.
 pub(crate) const TAG: &str = "container-svc-private:1";
 
+/// Settings of an engine that lets steps out of their sandbox.
+const INSECURE: &str = r#"{"builder": {"entitlements": {"security-insecure": true}}}"#;
+/// The real one, asked for what this machine can give: where tests run in a container,
+/// it often lacks one of the capabilities that a step without a sandbox has.
+const RUNC: &str = r#"
+PATH=${PATH#*:}
+bundle=
+for word; do
+    [ "$before" = --bundle ] && bundle=$word
+    before=$word
+done
+lacks() { [ $(( 0x$(sed -n 's/^CapBnd:\s*//p' /proc/self/status) >> 24 & 1 )) = 0 ]; }
+if [ -n "$bundle" ] && lacks; then
+    sed -i 's/"CAP_SYS_RESOURCE",//g; s/,"CAP_SYS_RESOURCE"//g' "$bundle/config.json"
+fi
+exec runc "$@"
+"#;
+
 /// One start of a container: its process id, and when.
 #[derive(Debug, PartialEq, Eq)]
 struct Start(String);
@@ -36,27 +54,45 @@ pub(crate) struct Engine {
     /// engine, and its successor must find them there.
     network: Child,
     process: Option<Child>,
-    live_restore: bool,
-    gpus: bool,
+    kind: Kind,
+}
+
+/// What is special about an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    /// Containers outlive it.
+    LiveRestore,
+    /// It gives GPUs.
+    Gpus,
+    /// Its disk has room for 64 MiB.
+    LittleRoom,
+    /// Its settings let steps of builds out of their sandbox.
+    InsecureBuilds,
 }
 
 impl Engine {
     pub(crate) async fn start(live_restore: bool) -> Self {
-        Self::with(live_restore, false, None).await
+        Self::with(if live_restore { Kind::LiveRestore } else { Kind::Plain }).await
     }
 
     /// One that gives GPUs to containers, as NVIDIA's toolkit makes it, but for the
     /// hook, which does nothing here.
     pub(crate) async fn with_gpus() -> Self {
-        Self::with(false, true, None).await
+        Self::with(Kind::Gpus).await
     }
 
     /// One whose disk has room for 64 MiB.
     pub(crate) async fn with_little_room() -> Self {
-        Self::with(false, false, Some("size=64m")).await
+        Self::with(Kind::LittleRoom).await
     }
 
-    async fn with(live_restore: bool, gpus: bool, room: Option<&str>) -> Self {
+    /// One that lets steps of builds out of their sandbox, if they are entitled to it.
+    pub(crate) async fn with_insecure_builds() -> Self {
+        Self::with(Kind::InsecureBuilds).await
+    }
+
+    async fn with(kind: Kind) -> Self {
         let network = Command::new("unshare").args(["--net", "sleep", "1000"]).spawn();
         let network = network.expect("unshare");
         let dir = tempfile::tempdir().expect("a folder");
@@ -66,15 +102,20 @@ impl Engine {
             std::fs::read_link(&own).is_ok_and(|own| own != ours)
         })
         .await;
-        let mut engine = Self { dir, network, process: None, live_restore, gpus };
-        if gpus {
-            engine.write_hook();
-        }
-        if let Some(room) = room {
-            std::fs::create_dir(engine.path("data")).expect("a folder");
-            let mut mount = Command::new("mount");
-            mount.args(["-t", "tmpfs", "-o", room, "tmpfs", &engine.path("data")]);
-            assert!(mount.status().expect("mount").success(), "root may mount a tmpfs");
+        let mut engine = Self { dir, network, process: None, kind };
+        let insecure = kind == Kind::InsecureBuilds;
+        let settings = if insecure { INSECURE } else { "{}" };
+        std::fs::write(engine.path("settings"), settings).expect("a file");
+        match kind {
+            Kind::Gpus => engine.write_program("nvidia-container-runtime-hook", "exit 0"),
+            Kind::InsecureBuilds => engine.write_program("runc", RUNC),
+            Kind::LittleRoom => {
+                std::fs::create_dir(engine.path("data")).expect("a folder");
+                let mut mount = Command::new("mount");
+                mount.args(["-t", "tmpfs", "-o", "size=64m", "tmpfs", &engine.path("data")]);
+                assert!(mount.status().expect("mount").success(), "root may mount a tmpfs");
+            }
+            Kind::Plain | Kind::LiveRestore => {}
         }
         engine.resume().await;
         let made = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/demo-image"))
@@ -85,13 +126,14 @@ impl Engine {
         engine
     }
 
-    fn write_hook(&self) {
-        let folder = self.dir.path().join("hook");
+    /// A program that the engine finds before any other of its name.
+    fn write_program(&self, name: &str, lines: &str) {
+        let folder = self.dir.path().join("programs");
         std::fs::create_dir(&folder).expect("a folder");
-        let hook = folder.join("nvidia-container-runtime-hook");
-        std::fs::write(&hook, "#!/bin/sh\nexit 0\n").expect("a hook");
+        let program = folder.join(name);
+        std::fs::write(&program, format!("#!/bin/sh\n{lines}\n")).expect("a program");
         let may_run = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&hook, may_run).expect("it may run");
+        std::fs::set_permissions(&program, may_run).expect("it may run");
     }
 
     fn path(&self, name: &str) -> String {
@@ -124,13 +166,13 @@ impl Engine {
             .arg(format!("--net=/proc/{}/ns/net", self.network.id()))
             .args(["dockerd", "--iptables=false", "--host", &self.address()])
             .args(["--data-root", &self.path("data"), "--exec-root", &self.path("exec")])
-            .args(["--pidfile", &self.path("pid")])
-            .arg(format!("--live-restore={}", self.live_restore))
+            .args(["--pidfile", &self.path("pid"), "--config-file", &self.path("settings")])
+            .arg(format!("--live-restore={}", self.kind == Kind::LiveRestore))
             .stdout(Stdio::null())
             .stderr(log);
-        if self.gpus {
-            let path = std::env::var("PATH").unwrap_or_default();
-            command.env("PATH", format!("{}:{path}", self.path("hook")));
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", self.path("programs")));
+        if self.kind == Kind::Gpus {
             command.args(["--add-runtime", "nvidia=runc"]);
         }
         self.process = Some(command.spawn().expect("dockerd; run `make engine`"));

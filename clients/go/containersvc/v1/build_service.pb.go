@@ -37,8 +37,9 @@ const (
 	// says nothing of its network, as with "docker build --network=host". The engine may
 	// forbid it by its setting builder.entitlements.
 	BuildEntitlement_BUILD_ENTITLEMENT_NETWORK_HOST BuildEntitlement = 1
-	// Steps without their sandbox, as in "RUN --security=insecure". Always
-	// FAILED_PRECONDITION: the engine's build API cannot grant it.
+	// Steps without their sandbox, where they ask for it by "RUN --security=insecure" and
+	// the frontend knows that flag: such a step is root on the node. The engine forbids it
+	// unless its setting builder.entitlements has "security-insecure": true.
 	BuildEntitlement_BUILD_ENTITLEMENT_SECURITY_INSECURE BuildEntitlement = 2
 )
 
@@ -189,7 +190,7 @@ type BuildImageRequest struct {
 	// What its steps may do beyond a plain step; BuildKit builds then. Needs the
 	// permission container-svc:image:build-privileged, else PERMISSION_DENIED before
 	// anything is fetched or run. FAILED_PRECONDITION for the classic builder, and for
-	// what the engine's build API cannot grant. Default: nothing.
+	// what the engine's settings forbid. Default: nothing.
 	Entitlements  []BuildEntitlement `protobuf:"varint,16,rep,packed,name=entitlements,proto3,enum=containersvc.v1.BuildEntitlement" json:"entitlements,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -954,7 +955,7 @@ type BuildImageStreamRequest struct {
 	// What its steps may do beyond a plain step; BuildKit builds then. Needs the
 	// permission container-svc:image:build-privileged, else PERMISSION_DENIED before
 	// anything is fetched or run. FAILED_PRECONDITION for the classic builder, and for
-	// what the engine's build API cannot grant. Default: nothing.
+	// what the engine's settings forbid. Default: nothing.
 	Entitlements  []BuildEntitlement `protobuf:"varint,16,rep,packed,name=entitlements,proto3,enum=containersvc.v1.BuildEntitlement" json:"entitlements,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -39,8 +39,9 @@ class _BuildEntitlementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Buil
     forbid it by its setting builder.entitlements.
     """
     BUILD_ENTITLEMENT_SECURITY_INSECURE: _BuildEntitlement.ValueType  # 2
-    """Steps without their sandbox, as in "RUN --security=insecure". Always
-    FAILED_PRECONDITION: the engine's build API cannot grant it.
+    """Steps without their sandbox, where they ask for it by "RUN --security=insecure" and
+    the frontend knows that flag: such a step is root on the node. The engine forbids it
+    unless its setting builder.entitlements has "security-insecure": true.
     """
 
 class BuildEntitlement(_BuildEntitlement, metaclass=_BuildEntitlementEnumTypeWrapper):
@@ -55,8 +56,9 @@ says nothing of its network, as with "docker build --network=host". The engine m
 forbid it by its setting builder.entitlements.
 """
 BUILD_ENTITLEMENT_SECURITY_INSECURE: BuildEntitlement.ValueType  # 2
-"""Steps without their sandbox, as in "RUN --security=insecure". Always
-FAILED_PRECONDITION: the engine's build API cannot grant it.
+"""Steps without their sandbox, where they ask for it by "RUN --security=insecure" and
+the frontend knows that flag: such a step is root on the node. The engine forbids it
+unless its setting builder.entitlements has "security-insecure": true.
 """
 Global___BuildEntitlement: _TypeAlias = BuildEntitlement  # noqa: Y015
 
@@ -188,7 +190,7 @@ class BuildImageRequest(_message.Message):
         """What its steps may do beyond a plain step; BuildKit builds then. Needs the
         permission container-svc:image:build-privileged, else PERMISSION_DENIED before
         anything is fetched or run. FAILED_PRECONDITION for the classic builder, and for
-        what the engine's build API cannot grant. Default: nothing.
+        what the engine's settings forbid. Default: nothing.
         """
 
     def __init__(
@@ -584,7 +586,7 @@ class BuildImageStreamRequest(_message.Message):
         """What its steps may do beyond a plain step; BuildKit builds then. Needs the
         permission container-svc:image:build-privileged, else PERMISSION_DENIED before
         anything is fetched or run. FAILED_PRECONDITION for the classic builder, and for
-        what the engine's build API cannot grant. Default: nothing.
+        what the engine's settings forbid. Default: nothing.
         """
 
     def __init__(

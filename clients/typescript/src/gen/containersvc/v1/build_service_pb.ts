@@ -152,7 +152,7 @@ export type BuildImageRequest = Message<"containersvc.v1.BuildImageRequest"> & {
    * What its steps may do beyond a plain step; BuildKit builds then. Needs the
    * permission container-svc:image:build-privileged, else PERMISSION_DENIED before
    * anything is fetched or run. FAILED_PRECONDITION for the classic builder, and for
-   * what the engine's build API cannot grant. Default: nothing.
+   * what the engine's settings forbid. Default: nothing.
    *
    * @generated from field: repeated containersvc.v1.BuildEntitlement entitlements = 16;
    */
@@ -598,7 +598,7 @@ export type BuildImageStreamRequest = Message<"containersvc.v1.BuildImageStreamR
    * What its steps may do beyond a plain step; BuildKit builds then. Needs the
    * permission container-svc:image:build-privileged, else PERMISSION_DENIED before
    * anything is fetched or run. FAILED_PRECONDITION for the classic builder, and for
-   * what the engine's build API cannot grant. Default: nothing.
+   * what the engine's settings forbid. Default: nothing.
    *
    * @generated from field: repeated containersvc.v1.BuildEntitlement entitlements = 16;
    */
@@ -948,8 +948,9 @@ export enum BuildEntitlement {
   NETWORK_HOST = 1,
 
   /**
-   * Steps without their sandbox, as in "RUN --security=insecure". Always
-   * FAILED_PRECONDITION: the engine's build API cannot grant it.
+   * Steps without their sandbox, where they ask for it by "RUN --security=insecure" and
+   * the frontend knows that flag: such a step is root on the node. The engine forbids it
+   * unless its setting builder.entitlements has "security-insecure": true.
    *
    * @generated from enum value: BUILD_ENTITLEMENT_SECURITY_INSECURE = 2;
    */
