@@ -92,7 +92,7 @@ pub(super) fn answered(status: u16, message: &str) -> Error {
 
 /// Errors inside a pull: the registry's words, passed on by the engine.
 pub(super) fn streamed(message: &str) -> Error {
-    let text = message.to_ascii_lowercase();
+    let text = said(message);
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     let (kind, reason, advice) = if has(&["no space left on device"]) {
         (Kind::ResourceExhausted, "NO_SPACE", "make room on the engine's disk")
@@ -124,12 +124,12 @@ pub(super) fn streamed(message: &str) -> Error {
 
 /// Errors inside a push.
 pub(super) fn pushed(message: &str) -> Error {
-    let text = message.to_ascii_lowercase();
+    let text = said(message);
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     let (kind, reason, advice) = if has(&["toomanyrequests", "too many requests"]) {
-        (Kind::ResourceExhausted, "REGISTRY_LIMIT", "wait, or log in to the registry")
-    } else if has(&["no such host", "connection refused", "timeout", "eof", "dial tcp", "tls:"]) {
-        (Kind::Unavailable, "REGISTRY_UNREACHABLE", "see whether the registry can be reached")
+        (Kind::ResourceExhausted, REGISTRY_LIMIT, "wait, or log in to the registry")
+    } else if has(&UNREACHABLE) {
+        (Kind::Unavailable, REGISTRY_UNREACHABLE, "see whether the registry can be reached")
     } else if has(&["does not exist locally", "no such image"]) {
         (Kind::NotFound, "IMAGE_NOT_FOUND", "list the images to see which are there")
     } else if has(&["denied", "unauthorized", "no basic auth", "authentication required"]) {
@@ -142,6 +142,18 @@ pub(super) fn pushed(message: &str) -> Error {
         (Kind::FailedPrecondition, "PUSH_FAILED", "see the engine's log")
     };
     Error::new(kind, reason, format!("the image cannot be pushed: {}; {advice}", message.trim()))
+}
+
+/// What a message says in lower case, without addresses and names of images: a name may have
+/// any of the words by which errors are told apart.
+fn said(message: &str) -> String {
+    let name = |word: &&str| word.contains('/') || word.contains("@sha256:");
+    let words = message.split_whitespace().map(|word| match name(&word) {
+        true if word.ends_with(':') => ":",
+        true => "…",
+        false => word,
+    });
+    words.collect::<Vec<_>>().join(" ").replace(" :", ":").to_ascii_lowercase()
 }
 
 fn is_port_conflict(message: &str) -> bool {
@@ -196,6 +208,18 @@ mod tests {
     }
 
     #[test]
+    fn a_name_in_what_a_registry_says_of_a_push_is_no_reason() {
+        for (message, kind) in [
+            ("denied: r:5000/team/geofence:1", Kind::FailedPrecondition),
+            ("received unexpected HTTP status: 503 Service Unavailable", Kind::Unavailable),
+            ("An image does not exist locally with the tag: r:5000/team/timeout", Kind::NotFound),
+            ("Put \"http://r:5000/v2/denied/blobs\": EOF", Kind::Unavailable),
+        ] {
+            assert_eq!(pushed(message).kind(), kind, "{message}");
+        }
+    }
+
+    #[test]
     fn a_registrys_words_become_a_kind() {
         for (message, kind) in [
             ("manifest for x:y not found: manifest unknown", Kind::NotFound),
@@ -208,6 +232,13 @@ mod tests {
             ("error parsing HTTP 403 response body: unexpected end of JSON", Kind::NotFound),
             ("received unexpected HTTP status: 503 Service Unavailable", Kind::Unavailable),
             ("Get http://r/v2/: EOF", Kind::Unavailable),
+            ("net/http: TLS handshake timeout", Kind::Unavailable),
+            ("dial tcp 127.0.0.1:1: i/o timeout", Kind::Unavailable),
+            ("manifest for r:5000/x/timeout-svc:1 not found: manifest unknown", Kind::NotFound),
+            (
+                "Get \"http://r/v2/x/forbidden/manifests/1\": dial tcp: no such host",
+                Kind::Unavailable,
+            ),
             ("something else", Kind::FailedPrecondition),
         ] {
             assert_eq!(streamed(message).kind(), kind, "{message}");

@@ -178,16 +178,44 @@ async fn unknown_call(service: &Service) -> Status {
     client.unary::<(), (), _>(request, path, codec).await.expect_err("there is none")
 }
 
-/// The reasons that the sources give with each kind, as far as they stand beside it.
+/// The reasons that the sources give with each kind: where one stands beside it, as itself or
+/// by the name of a constant, and where a function gives all of its reasons one kind.
 fn reasons(kind: Kind) -> BTreeSet<String> {
-    let short = match kind {
-        Kind::NotFound => "|not_found\\(",
-        Kind::FailedPrecondition => "|precondition\\(",
-        _ => "",
+    let (short, of_one_kind) = match kind {
+        Kind::NotFound => ("|not_found\\(", ""),
+        Kind::FailedPrecondition => ("|precondition\\(|failed_of\\(git,", OF_SOURCES),
+        Kind::Unavailable => ("", "|\\(\"(REGISTRY_[A-Z_]+)\", \""),
+        _ => ("", ""),
     };
-    let pattern = format!("(?:Kind::{kind:?},{short})\\s*\"([A-Z][A-Z_]+)\"");
-    let pattern = Regex::new(&pattern).expect("a regex");
-    let (mut found, mut folders) = (BTreeSet::new(), vec![Path::new(ROOT).join("src")]);
+    let beside = format!("(?:Kind::{kind:?},{short})\\s*(?:\"([A-Z][A-Z_]+)\"|([A-Z][A-Z_]+)\\b)");
+    let beside = Regex::new(&format!("{beside}{of_one_kind}")).expect("a regex");
+    let constant = Regex::new("const ([A-Z_]+): &str = \"([A-Z_]+)\";").expect("a regex");
+    let codes = sources();
+    let named = |code: &str, name: &str| {
+        let mut all = constant.captures_iter(code).filter(|found| &found[1] == name);
+        all.next().map(|found| found[2].to_owned())
+    };
+    let mut reasons = BTreeSet::new();
+    for code in &codes {
+        for found in beside.captures_iter(code) {
+            if let Some(literal) = found.get(1).or(found.get(3)) {
+                reasons.insert(literal.as_str().to_owned());
+            } else if let Some(name) = found.get(2).map(|name| name.as_str()) {
+                let there = named(code, name);
+                let reason = there.or_else(|| codes.iter().find_map(|code| named(code, name)));
+                reasons.insert(reason.unwrap_or_else(|| panic!("no constant {name}")));
+            }
+        }
+    }
+    reasons
+}
+
+/// Reasons about sources of builds, of which a function gives the kind.
+const OF_SOURCES: &str = "|\"(GIT_NOT_FOUND|GIT_REFUSED|GIT_REDIRECTED|SOURCE_NOT_FETCHED)\"";
+
+/// All code that is no test.
+fn sources() -> Vec<String> {
+    let (mut codes, mut folders) = (Vec::new(), vec![Path::new(ROOT).join("src")]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("src") {
             let path = entry.expect("an entry").path();
@@ -195,12 +223,12 @@ fn reasons(kind: Kind) -> BTreeSet<String> {
                 folders.push(path);
             } else if path.file_name().is_some_and(|name| name != "tests.rs") {
                 let text = fs::read_to_string(path).expect("a source");
-                let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-                found.extend(pattern.captures_iter(code).map(|found| found[1].to_owned()));
+                let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+                codes.push(code.to_owned());
             }
         }
     }
-    found
+    codes
 }
 
 /// As gRPC writes it.

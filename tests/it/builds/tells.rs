@@ -106,6 +106,18 @@ async fn a_step_that_fails_is_told_with_its_line_its_code_and_its_last_output() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_says_of_a_disk_is_not_said_of_the_engine() {
+    let tree = Tree::new("RUN false no space left on device\n", &[]);
+    let service = tree.service().await;
+    for builder in [pb::BuilderKind::Classic, pb::BuilderKind::Buildkit] {
+        let request = pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
+        let refused = build(&service, request).await.1.expect("it fails");
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{builder:?}: {refused:?}");
+        assert!(refused.message().contains("no space left"), "{builder:?}: {refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failure_that_repeats_a_long_command_reaches_a_grpc_client_with_its_end() {
     let command = format!("RUN : {}; exit 9\n", "long ".repeat(8000));
     let tree = Tree::new(&command, &[]);
