@@ -1,8 +1,9 @@
 //! Builds: each caller has its own, and it ends when the caller leaves.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -52,9 +53,28 @@ const LAST_OUTPUT: usize = 2048;
 
 type Events = mpsc::Sender<Result<BuildEvent>>;
 
-/// Builds that go on.
+/// Builds that go on, and when each began.
 #[derive(Debug, Default)]
-pub struct Builds(Places);
+pub struct Builds {
+    places: Places,
+    began: Mutex<Vec<Weak<Timestamp>>>,
+}
+
+impl Builds {
+    fn begin(&self) -> Arc<Timestamp> {
+        let now = Arc::new(Timestamp::now());
+        let mut began = self.began.lock().unwrap_or_else(PoisonError::into_inner);
+        began.retain(|build| build.strong_count() > 0);
+        began.push(Arc::downgrade(&now));
+        now
+    }
+
+    /// When the oldest of them began.
+    pub(super) fn since(&self) -> Option<Timestamp> {
+        let began = self.began.lock().unwrap_or_else(PoisonError::into_inner);
+        began.iter().filter_map(Weak::upgrade).map(|began| *began).min()
+    }
+}
 
 /// How many of something there are.
 #[derive(Debug, Default)]
@@ -87,7 +107,7 @@ impl App {
     ) -> Result<impl Stream<Item = Result<BuildEvent>> + Send + use<>> {
         let spec = BuildSpec::resolve(request, &self.settings.source_rules)?;
         powers::entitle(&spec, &caller)?;
-        let place = self.builds.0.enter(MOST).ok_or_else(|| {
+        let place = self.builds.places.enter(MOST).ok_or_else(|| {
             let told = format!("{MOST} builds are under way; try again when one has ended");
             Error::new(Kind::ResourceExhausted, "TOO_MANY_BUILDS", told)
         })?;
@@ -98,9 +118,9 @@ impl App {
         };
         let uploaded = self.take_upload(&spec.source)?;
         let (events, receiver) = mpsc::channel(AHEAD);
-        let app = self.clone();
+        let (app, began) = (self.clone(), self.builds.begin());
         self.tasks.background("build", async move {
-            let _place = place;
+            let _held = (place, began);
             let work = app.work(&spec, &caller, opened, uploaded, &events);
             let end = tokio::select! {
                 end = work => end,
@@ -273,7 +293,7 @@ impl App {
             }
         };
         let image_id = followed.map_err(|error| sends.explain(error))?;
-        let found = self.engine.image_by_id(&image_id).await?;
+        let found = self.engine.made_image(&image_id).await?;
         self.images.forget_names();
         Ok(BuildEvent::Finished(Built {
             digest: found.digest,
@@ -290,19 +310,16 @@ impl App {
         &self,
         spec: &BuildSpec,
         images: &[String],
-    ) -> Result<Vec<(ImageRef, Credential)>> {
-        let mut found: Vec<(ImageRef, Credential)> = Vec::new();
+    ) -> Result<BTreeMap<String, Credential>> {
+        // All that is given: an image may be named in a way that only the builder reads.
+        let given = spec.logins.iter();
+        let mut found: BTreeMap<_, _> =
+            given.map(|(registry, login)| (registry.clone(), Credential::from(login))).collect();
         for image in images.iter().filter_map(|image| ImageRef::parse(image).ok()) {
-            if found.iter().any(|(other, _)| other.registry() == image.registry()) {
-                continue;
-            }
-            let given = spec.logins.get(image.registry()).map(Credential::from);
-            let credential = match given {
-                Some(given) => Some(given),
-                None => self.credential_of(&image).await?,
-            };
-            if let Some(credential) = credential {
-                found.push((image, credential));
+            if !found.contains_key(image.registry())
+                && let Some(credential) = self.credential_of(&image).await?
+            {
+                found.insert(image.registry().to_owned(), credential);
             }
         }
         Ok(found)

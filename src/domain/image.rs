@@ -45,6 +45,11 @@ impl ImageRef {
         &self.repository
     }
 
+    /// True when both are in one repository of one registry.
+    pub fn same_repository(&self, other: &Self) -> bool {
+        (&self.registry, &self.repository) == (&other.registry, &other.repository)
+    }
+
     /// The tag, if the reference has one.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()

@@ -1,5 +1,7 @@
 //! Images: which one a name means, fetching them with progress; the rest below.
 
+use std::time::Duration;
+
 use bollard::{
     auth::DockerCredentials, models::CreateImageInfo, query_parameters::CreateImageOptions,
 };
@@ -61,7 +63,7 @@ pub struct LocalImage {
 impl Engine {
     /// The image that a name means on the node now.
     pub async fn image(&self, image: &ImageRef) -> Result<Option<LocalImage>> {
-        match self.image_by_id(&image.familiar()).await {
+        match self.inspect_image(&image.familiar(), self.timeout, Some(image)).await {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -70,13 +72,25 @@ impl Engine {
 
     /// The image with this id; NOT_FOUND when there is none.
     pub async fn image_by_id(&self, id: &str) -> Result<LocalImage> {
+        self.inspect_image(id, self.timeout, None).await
+    }
+
+    /// The image that was just made; its disk may still be busy with it.
+    pub async fn made_image(&self, id: &str) -> Result<LocalImage> {
+        self.inspect_image(id, self.work_limit(), None).await
+    }
+
+    async fn inspect_image(
+        &self,
+        id: &str,
+        limit: Duration,
+        of: Option<&ImageRef>,
+    ) -> Result<LocalImage> {
         let docker = self.docker().await?;
-        let found = self.within(self.timeout, docker.inspect_image(id)).await?;
-        let digests = found.repo_digests.unwrap_or_default();
-        let digest = digests.iter().find_map(|name| name.split_once('@'));
+        let found = self.within(limit, docker.inspect_image(id)).await?;
         Ok(LocalImage {
             id: found.id.unwrap_or_default(),
-            digest: digest.map(|(_, digest)| digest.to_owned()).unwrap_or_default(),
+            digest: digest(&found.repo_digests.unwrap_or_default(), of),
             size: found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
             names: found.repo_tags.unwrap_or_default().len(),
         })
@@ -113,6 +127,17 @@ impl Engine {
     }
 }
 
+/// The digest by which its registry knows an image: that of the repository that is meant,
+/// since the same image may come from several, each with a digest of its own.
+fn digest(names: &[String], of: Option<&ImageRef>) -> String {
+    if let Some(pinned) = of.and_then(ImageRef::digest) {
+        return pinned.to_owned();
+    }
+    let names = names.iter().filter_map(|name| ImageRef::parse(name).ok());
+    let mut names = names.filter(|name| of.is_none_or(|of| name.same_repository(of)));
+    names.find_map(|name| name.digest().map(str::to_owned)).unwrap_or_default()
+}
+
 fn step(message: CreateImageInfo) -> Result<PullStep> {
     if let Some(error) = message.error_detail {
         return Err(errors::streamed(&error.message.unwrap_or_default()));
@@ -126,4 +151,25 @@ fn step(message: CreateImageInfo) -> Result<PullStep> {
         current: bytes(current),
         total: bytes(total),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_that_of_the_repository_that_is_meant() {
+        let of = |digit: &str| format!("sha256:{}", digit.repeat(64));
+        let names = [format!("a:5000/x@{}", of("a")), format!("b:5000/x@{}", of("b"))];
+        for (asked, expected) in [
+            ("a:5000/x:1", of("a")),
+            ("b:5000/x:1", of("b")),
+            ("c:5000/x:1", String::new()),
+            (&format!("c:5000/x@{}", of("c")), of("c")),
+        ] {
+            let asked = ImageRef::parse(asked).unwrap();
+            assert_eq!(digest(&names, Some(&asked)), expected, "{asked}");
+        }
+        assert_eq!(digest(&names, None), of("a"));
+    }
 }

@@ -40,6 +40,8 @@ pub struct Registry {
     client: Client,
     insecure: Arc<[String]>,
     config: DockerConfig,
+    /// In place of what the Docker config file has.
+    given: Option<Credential>,
     timeout: Duration,
 }
 
@@ -50,6 +52,7 @@ impl Registry {
             client: http::client(settings.timeout)?,
             insecure: settings.insecure.into(),
             config: DockerConfig { file: settings.docker_config, helpers: None },
+            given: None,
             timeout: settings.timeout,
         })
     }
@@ -79,8 +82,16 @@ impl Registry {
         }
     }
 
+    /// The same, asked with this credential in place of that of the node.
+    pub fn with(&self, given: Option<Credential>) -> Self {
+        Self { given, ..self.clone() }
+    }
+
     /// What the engine should send with a pull; `None` is anonymous.
     pub async fn credential_for(&self, image: &ImageRef) -> Result<Option<Credential>> {
+        if let Some(given) = &self.given {
+            return Ok(Some(given.clone()));
+        }
         self.config.credential(image.registry()).await
     }
 

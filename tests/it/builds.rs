@@ -26,7 +26,7 @@ mod bad_input;
 mod beside_docker;
 mod buildkit;
 mod cache_from;
-mod ends;
+pub(crate) mod ends;
 mod file_sync;
 mod git;
 mod hostile;

@@ -53,11 +53,20 @@ pub fn unique(what: &str) -> String {
 }
 
 /// Waits for a condition, within the deadline.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl FnMut() -> F) {
+    within(DEADLINE, what, holds).await;
+}
+
+/// The same for what may take longer, or must not take so long.
+pub async fn within<F: Future<Output = bool>>(
+    limit: Duration,
+    what: &str,
+    mut holds: impl FnMut() -> F,
+) {
     let begin = Instant::now();
     let mut ticks = tokio::time::interval(Duration::from_millis(20));
     while !holds().await {
-        assert!(begin.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        assert!(begin.elapsed() < limit, "not within {limit:?}: {what}");
         ticks.tick().await;
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     app::App,
     domain::{Error, Kind, Result, image::ImageRef},
     engine::{REGISTRY_LIMIT, REGISTRY_UNREACHABLE},
+    fetch,
 };
 
 /// Reason of an error for a download of which nothing came any more.
@@ -67,7 +68,12 @@ impl App {
                 STALLED | REGISTRY_UNREACHABLE if tries < TRIES => PAUSE * 2_u32.pow(tries - 1),
                 REGISTRY_LIMIT => {
                     waits += 1;
-                    match self.registry.wait_asked_by(image).await {
+                    let asked_with = credential.clone().map(|given| fetch::Credential {
+                        username: given.username,
+                        password: given.password,
+                        identity_token: given.identity_token,
+                    });
+                    match self.registry.with(asked_with).wait_asked_by(image).await {
                         Some(wait) if wait <= LONGEST && waits <= WAITS => wait,
                         Some(wait) => {
                             let seconds = wait.as_secs();
@@ -91,6 +97,7 @@ impl App {
         sender: &watch::Sender<Progress>,
     ) -> Result<Pulled> {
         let mut steps = self.engine.pull(image, credential).await?;
+        let mut digest = None;
         loop {
             let patience = match sender.borrow().is_local() {
                 true => self.settings.pull_stall_timeout * LOCAL,
@@ -108,6 +115,9 @@ impl App {
                     return Err(Error::new(Kind::Unavailable, STALLED, why));
                 }
             };
+            if let Some(told) = step.status.strip_prefix("Digest: ") {
+                digest = Some(told.to_owned());
+            }
             sender.send_modify(|progress| progress.step(step));
         }
         let found = self.engine.image(image).await?.ok_or_else(|| {
@@ -116,6 +126,6 @@ impl App {
                 format!("the engine pulled \"{image}\" but has it not"),
             )
         })?;
-        Ok(Pulled { image_id: found.id, digest: found.digest })
+        Ok(Pulled { image_id: found.id, digest: digest.unwrap_or(found.digest) })
     }
 }

@@ -1,14 +1,25 @@
 //! Which images are here, and removing them, never one that a container has.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
 use crate::{
     app::App,
-    domain::{Error, Kind, Result, image::ImageRef},
+    domain::{
+        Error, Kind, Result,
+        event::{EventKind, What},
+        image::ImageRef,
+    },
     engine::{ListedImage, Removed},
+    store::EventQuery,
 };
+
+/// Most pulls that are looked through for when images came.
+const PULLS: usize = 10_000;
 
 /// An image, and who has it.
 #[derive(Debug, Clone)]
@@ -24,7 +35,7 @@ pub struct ImageInfo {
 pub struct Prune {
     /// Also those that still have a name.
     pub named: bool,
-    /// Only those that got their last name, or were made, so long ago.
+    /// Only those that were pulled, got their last name, or were made, so long ago.
     pub older_than: Duration,
     /// Only as many, oldest first, as bring all images below so many bytes.
     pub keep_bytes: Option<u64>,
@@ -65,10 +76,14 @@ impl App {
         let users = self.image_users()?;
         let fits = |image: &ListedImage| match &wanted {
             None => true,
+            Some((wanted, true)) if wanted.digest().is_some() => {
+                let digests = image.digests.iter().filter_map(|name| ImageRef::parse(name).ok());
+                digests
+                    .into_iter()
+                    .any(|name| name.same_repository(wanted) && name.digest() == wanted.digest())
+            }
             Some((wanted, true)) => image.names.contains(wanted),
-            Some((wanted, false)) => image.names.iter().any(|name| {
-                name.registry() == wanted.registry() && name.repository() == wanted.repository()
-            }),
+            Some((wanted, false)) => image.names.iter().any(|name| name.same_repository(wanted)),
         };
         let images = self.engine.images().await?.into_iter().filter(|image| fits(image));
         let mut images: Vec<_> = images
@@ -123,15 +138,21 @@ impl App {
     pub async fn prune_images(&self, prune: &Prune) -> Result<Pruned> {
         let (images, total) = self.engine.image_usage().await?;
         let users = self.image_users()?;
-        let now = Timestamp::now().as_second();
+        let (now, pulled) = (Timestamp::now().as_second(), self.pulled_at().await?);
+        let building = self.builds.since().map(|since| since.as_second());
         let mut old = Vec::new();
         for image in images {
-            let wanted = prune.named || image.names.is_empty();
+            // The classic builder's steps leave such images, upon which it makes the next.
+            let of_build = image.unnamed && building.is_some_and(|since| image.created >= since);
+            let wanted = (prune.named || image.unnamed) && !of_build;
             if !wanted || users.contains_key(&image.id) || self.images.is_claimed(&image.id) {
                 continue;
             }
             let since = match self.engine.named_at(&image.id).await {
-                Ok(named) => named.unwrap_or(image.created).max(image.created),
+                Ok(named) => {
+                    let pulled = pulled.get(&image.id).copied();
+                    image.created.max(named.unwrap_or(0)).max(pulled.unwrap_or(0))
+                }
                 // Somebody else was quicker.
                 Err(error) if error.kind() == Kind::NotFound => continue,
                 Err(error) => return Err(error),
@@ -147,8 +168,18 @@ impl App {
             if prune.keep_bytes.is_some_and(|keep| left <= keep) {
                 break;
             }
-            if !prune.dry_run && !self.remove_unused(&image).await? {
-                continue;
+            match prune.dry_run {
+                true => {}
+                false => match self.remove_unused(&image).await {
+                    Ok(true) => {}
+                    Ok(false) => continue,
+                    Err(error) if pruned.images.is_empty() => return Err(error),
+                    // What went is told; the next prune meets the error again.
+                    Err(error) => {
+                        tracing::warn!(?error, image = image.id, "a prune ends early");
+                        break;
+                    }
+                },
             }
             let own = image.size.saturating_sub(image.shared);
             left = left.saturating_sub(own);
@@ -159,6 +190,25 @@ impl App {
             self.images.forget_names();
         }
         Ok(pruned)
+    }
+
+    /// Seconds since 1970 when images were last pulled by us, by their id: the engine
+    /// notes only when an image got a name by a tag or a build.
+    async fn pulled_at(&self) -> Result<HashMap<String, i64>> {
+        let question = EventQuery {
+            kinds: vec![EventKind::Pulled],
+            limit: PULLS,
+            bytes: usize::MAX,
+            newest_first: true,
+            ..EventQuery::default()
+        };
+        let mut pulled = HashMap::new();
+        for stored in self.store.events(question).await?.events {
+            if let What::Pulled { image_id, .. } = stored.event.what {
+                pulled.entry(image_id).or_insert(stored.event.at.as_second());
+            }
+        }
+        Ok(pulled)
     }
 
     /// False when it turns out to be in use.

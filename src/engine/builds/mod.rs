@@ -1,6 +1,6 @@
 //! Builds: the engine gets a context, what happens comes back as events.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use futures_util::{FutureExt as _, TryStreamExt as _, future::BoxFuture};
@@ -87,8 +87,8 @@ pub struct NewBuild<'a> {
     pub dockerfile_path: &'a str,
     /// Its instructions.
     pub instructions: Vec<Instruction>,
-    /// For the registries of its images.
-    pub credentials: &'a [(ImageRef, Credential)],
+    /// By their registries.
+    pub credentials: &'a BTreeMap<String, Credential>,
 }
 
 /// How the engine gets the context.
@@ -119,11 +119,11 @@ impl Engine {
     pub async fn build_session(
         &self,
         spec: &BuildSpec,
-        credentials: &[(ImageRef, Credential)],
+        credentials: &BTreeMap<String, Credential>,
         context: Arc<Shared>,
     ) -> Result<Session> {
         let id = session_id()?;
-        let (credentials, secrets) = (credentials.to_vec(), spec.secrets.clone());
+        let (credentials, secrets) = (credentials.clone(), spec.secrets.clone());
         let answers = Answers { credentials, secrets, context };
         let version = self.build_version().await?;
         let served = session::open(&self.address, &version, &id, answers).await?;
@@ -246,7 +246,9 @@ pub fn build_error(failure: &Failure) -> Error {
         let from = step.name.get(..5).is_some_and(|word| word.eq_ignore_ascii_case("FROM "));
         from || step.name.starts_with("load metadata for ")
     });
-    let (kind, reason) = if told.contains("no space left on device") {
+    // A command that ended by itself may say anything.
+    let no_space = failure.exit_code.is_none() && told.contains("no space left on device");
+    let (kind, reason) = if no_space {
         (Kind::ResourceExhausted, "NO_SPACE")
     } else if fetches {
         let fetched = errors::streamed(told);
@@ -321,13 +323,10 @@ fn query(new: &NewBuild<'_>) -> String {
     pairs.iter().map(pair).collect::<Vec<_>>().join("&")
 }
 
-fn registries(credentials: &[(ImageRef, Credential)]) -> String {
+fn registries(credentials: &BTreeMap<String, Credential>) -> String {
     let mut all = serde_json::Map::new();
-    for (image, credential) in credentials {
-        let host = match image.registry() {
-            "docker.io" => DOCKER_IO,
-            host => host,
-        };
+    for (registry, credential) in credentials {
+        let host = if registry == "docker.io" { DOCKER_IO } else { registry };
         let login = json!({
             "username": credential.username,
             "password": credential.password,

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioExecutor;
 use prost::Message as _;
 
 use crate::{
-    domain::{Result, build::Secret, image::ImageRef},
+    domain::{Result, build::Secret},
     engine::{Credential, body, context::Shared},
 };
 
@@ -43,7 +43,7 @@ const UNKNOWN: &str = "2";
 
 /// What is answered with.
 pub(super) struct Answers {
-    pub(super) credentials: Vec<(ImageRef, Credential)>,
+    pub(super) credentials: BTreeMap<String, Credential>,
     pub(super) secrets: BTreeMap<String, Secret>,
     pub(super) context: Arc<Shared>,
 }
@@ -144,8 +144,8 @@ fn credentials(answers: &Answers, host: &str) -> CredentialsResponse {
         "registry-1.docker.io" | "index.docker.io" => "docker.io",
         host => host,
     };
-    let found = answers.credentials.iter().find(|(image, _)| image.registry() == host);
-    found.map_or_else(CredentialsResponse::default, |(_, credential)| {
+    let found = answers.credentials.get(host);
+    found.map_or_else(CredentialsResponse::default, |credential| {
         match &credential.identity_token {
             // Without a user name, it is a token.
             Some(token) => CredentialsResponse { username: String::new(), secret: token.clone() },

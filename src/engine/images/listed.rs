@@ -18,8 +18,10 @@ const NEWEST: usize = 47;
 pub struct ListedImage {
     /// Content id.
     pub id: String,
-    /// Names with tags; none for one that lost its last name.
+    /// Names with tags that can be read here.
     pub names: Vec<ImageRef>,
+    /// It has no name with a tag, of whatever kind.
+    pub unnamed: bool,
     /// Names with digests, as registries know it.
     pub digests: Vec<String>,
     /// Seconds since 1970 when it was made.
@@ -113,9 +115,11 @@ impl From<Listed> for ListedImage {
         let known = |name: &String| !name.contains("<none>");
         let bytes = |count: i64| u64::try_from(count).unwrap_or(0);
         let names = listed.repo_tags.unwrap_or_default();
+        let unnamed = !names.iter().any(known);
         let digests = listed.repo_digests.unwrap_or_default();
         Self {
             id: listed.id,
+            unnamed,
             names: names.iter().filter_map(|name| ImageRef::parse(name).ok()).collect(),
             digests: digests.into_iter().filter(known).collect(),
             created: listed.created,

@@ -1,6 +1,6 @@
 //! How builds end that nobody waits for, and when the engine goes away.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use container_svc::rpc::pb::{self, build_image_stream_response::Event};
 use tonic::Code;
@@ -11,11 +11,11 @@ use super::{
 };
 use crate::{
     faults::private_engine::{Engine, TAG},
-    support::{Service, docker, eventually, unique},
+    support::{Service, docker, eventually, unique, within},
 };
 
 /// Reads until the build writes this.
-pub(super) async fn reads(
+pub(crate) async fn reads(
     stream: &mut tonic::Streaming<container_svc::rpc::pb::BuildImageStreamResponse>,
     word: &str,
 ) {
@@ -126,7 +126,8 @@ async fn an_engine_that_is_killed_during_a_build_is_told_and_nothing_is_left() {
         })
         .await;
     }
-    eventually("the step's container is gone", || async {
+    // An engine that is busy with its start takes its time.
+    within(Duration::from_secs(120), "the step's container is gone", || async {
         engine.docker(&["ps", "-aq"]).is_some_and(|ids| ids.is_empty())
     })
     .await;

@@ -81,6 +81,15 @@ async fn a_registry_that_limits_is_asked_again_when_it_says_and_not_when_that_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_limits_one_credential_is_asked_by_that_how_long_to_wait() {
+    let (_registry, proxy, name, service) = behind(true).await;
+    proxy.set(MANIFESTS, Fault::Limit("Retry-After: 7200\r\n"), 1000);
+    let refused = pull(&service, &name, alice("sesame")).await.expect_err("it is limited");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.message().contains("7200 s"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_registry_refuses_is_not_found_and_not_asked_for_again_and_again() {
     let (_registry, proxy, name, service) = behind(false).await;
     for status in [401, 403, 404] {
@@ -170,7 +179,9 @@ async fn a_credential_of_a_run_or_a_build_opens_a_registry_for_it_alone() {
 
     for builder in [pb::BuilderKind::Classic, pb::BuilderKind::Buildkit] {
         let base = registry.push(&unique("base"));
-        tree.write("ctx/Dockerfile", &format!("FROM {base}\nLABEL of={}\n", unique("label")));
+        // In quotes, which only the builder reads.
+        let text = format!("FROM \"{base}\"\nLABEL of={}\n", unique("label"));
+        tree.write("ctx/Dockerfile", &text);
         let with = |password: &str| pb::BuildImageRequest {
             builder: builder.into(),
             credentials: vec![pb::BuildCredential {

@@ -8,6 +8,7 @@ use tonic::{Code, Request, Status};
 
 use super::{alice, client, id_of, pull};
 use crate::{
+    builds::{Tree, begin, ends::reads},
     faults::private_engine::{Engine, TAG},
     proxy::{Mode, Proxy},
     registry::{
@@ -54,6 +55,12 @@ async fn a_push_tells_how_far_it_is_and_the_image_comes_back_by_its_digest() {
     let pulled = pull(&service, &pinned, None).await.expect("it is there");
     let pulled = pulled.last().expect("messages");
     assert_eq!((&pulled.image_id, &pulled.digest), (&id, &last.digest));
+    let (status, listed) = service.get(&format!("/container-svc/images?name={pinned}")).await;
+    assert_eq!((status, &listed["images"][0]["id"]), (200, &json!(id)), "{listed}");
+    let other =
+        pinned.replace("sha256:", "sha256:f").chars().take(pinned.len()).collect::<String>();
+    let (status, none) = service.get(&format!("/container-svc/images?name={other}")).await;
+    assert_eq!((status, none["images"].as_array().map(Vec::len)), (200, Some(0)), "{none}");
     docker(&["rmi", &pinned]);
 }
 
@@ -236,6 +243,51 @@ async fn a_prune_takes_the_oldest_unused_images_and_no_other() {
     assert_eq!(status, 400, "{refused}");
     drop(service);
     engine.end().await;
+}
+
+/// What a prune of images that are so old would take; it takes nothing, as the engine is
+/// that of others too.
+async fn would_go(service: &Service, body: serde_json::Value) -> Vec<String> {
+    let (status, told) =
+        service.rest("POST", "/container-svc/images/prune", &body.to_string()).await;
+    assert_eq!((status, &body["dryRun"]), (200, &json!(true)), "{told}");
+    let images = told["images"].as_array().expect("images").iter();
+    images.map(|image| image["id"].as_str().expect("an id").to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_as_old_as_its_pull() {
+    let registry = Registry::start(false).await;
+    let service = registry.service().await;
+    let name = registry.push("old");
+    let made = std::time::Instant::now();
+    eventually("it was made a while ago", || async { made.elapsed().as_secs() >= 8 }).await;
+    pull(&service, &name, None).await.expect("it is there");
+    let id = id_of(&name);
+    let older =
+        |than: &str| would_go(&service, json!({"all": true, "olderThan": than, "dryRun": true}));
+    assert!(!older("7s").await.contains(&id), "it came just now");
+    assert!(older("0s").await.contains(&id));
+    eventually("it is old", || async { older("7s").await.contains(&id) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_build_makes_on_its_way_is_not_pruned() {
+    let word = unique("way");
+    let tree = Tree::new(&format!("LABEL of={word}\nRUN echo {word}; sleep 1000\n"), &[]);
+    let service = tree.service().await;
+    let request =
+        pb::BuildImageRequest { builder: pb::BuilderKind::Classic.into(), ..tree.request() };
+    let mut stream = begin(&service, request).await.expect("it begins");
+    reads(&mut stream, &word).await;
+    let filter = format!("label=of={word}");
+    let between = docker(&["images", "-q", "--no-trunc", "--filter", &filter]);
+    assert!(between.starts_with("sha256:"), "{between}");
+    let unnamed = || would_go(&service, json!({"dryRun": true}));
+    assert!(!unnamed().await.contains(&between), "the build needs it");
+    drop(stream);
+    eventually("the build has ended", || async { unnamed().await.contains(&between) }).await;
+    docker(&["rmi", &between]);
 }
 
 /// On an engine of its own too. The list of images is kept back while a name goes to

@@ -16,6 +16,8 @@ use tokio::{
 pub enum Fault {
     /// This status with these headers and no more, in place of an answer.
     Answer(u16, &'static str),
+    /// 429 with these headers for who comes with a credential.
+    Limit(&'static str),
     /// All but the last hundredth of the body, and then nothing for ever.
     Stall,
     /// The body with its last byte changed.
@@ -124,6 +126,10 @@ async fn serve(
             _ => None,
         }
     };
+    let fault = match fault {
+        Some(Fault::Limit(headers)) => credential.then_some(Fault::Answer(429, headers)),
+        fault => fault,
+    };
     if let Some(Fault::Answer(status, headers)) = fault {
         let answer = format!(
             "HTTP/1.1 {status} Fault\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"
@@ -148,7 +154,7 @@ async fn serve(
                 *last ^= 1;
             }
         }
-        Some(Fault::Answer(..)) | None => {}
+        Some(Fault::Answer(..) | Fault::Limit(_)) | None => {}
     }
     client.write_all(&whole).await?;
     client.shutdown().await

@@ -535,8 +535,9 @@ type PruneImagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Also images that still have a name. By default only those without.
 	All bool `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
-	// Only images that got their last name, or else were made, so long ago. Default:
-	// any.
+	// Only images that were pulled by this service, got their last name by a tag or a
+	// build, or were made, all so long ago. When others pulled an image, nobody knows:
+	// then it counts when it was made. Default: any.
 	OlderThan *durationpb.Duration `protobuf:"bytes,2,opt,name=older_than,json=olderThan,proto3,oneof" json:"older_than,omitempty"`
 	// Only as many, oldest first, as bring the layers of all images below so many
 	// bytes. Default: all that fit.

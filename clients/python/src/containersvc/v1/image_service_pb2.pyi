@@ -302,8 +302,9 @@ class PruneImagesRequest(_message.Message):
     """Removes nothing and answers with what would go."""
     @_builtins.property
     def older_than(self) -> _duration_pb2.Duration:
-        """Only images that got their last name, or else were made, so long ago. Default:
-        any.
+        """Only images that were pulled by this service, got their last name by a tag or a
+        build, or were made, all so long ago. When others pulled an image, nobody knows:
+        then it counts when it was made. Default: any.
         """
 
     def __init__(

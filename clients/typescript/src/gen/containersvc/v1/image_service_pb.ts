@@ -306,8 +306,9 @@ export type PruneImagesRequest = Message<"containersvc.v1.PruneImagesRequest"> &
   all: boolean;
 
   /**
-   * Only images that got their last name, or else were made, so long ago. Default:
-   * any.
+   * Only images that were pulled by this service, got their last name by a tag or a
+   * build, or were made, all so long ago. When others pulled an image, nobody knows:
+   * then it counts when it was made. Default: any.
    *
    * @generated from field: optional google.protobuf.Duration older_than = 2;
    */
