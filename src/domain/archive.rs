@@ -24,6 +24,8 @@ const SKIPPED: &[u8] = &[0x2a, 0x4d, 0x18];
 const OUTSIDE: &str = "is outside; links must stay inside";
 /// Longest name, or further fields, that an entry may have.
 const LONGEST: u64 = 64 << 10;
+/// Bytes of a name that an error tells.
+const SHOWN: usize = 512;
 
 /// Follows an archive through its bytes.
 #[derive(Debug)]
@@ -270,10 +272,7 @@ impl Checker {
 
     fn entry(&mut self, kind: u8, path: &[u8], target: &[u8]) -> Result<Sort> {
         let depth = depth(path).map_err(|why| wrong(path, why))?;
-        let link = |why: &str| {
-            let target = String::from_utf8_lossy(target).into_owned();
-            wrong(path, &format!("links to \"{target}\", which {why}"))
-        };
+        let link = |why: &str| wrong(path, &format!("links to \"{}\", which {why}", shown(target)));
         if self.links.lead_to(path) {
             return Err(wrong(path, "is behind a link; name where it really is"));
         }
@@ -326,6 +325,10 @@ impl Checker {
                 (said.path, said.target, said.size) = (None, None, None);
                 for (key, value) in records(content)? {
                     match key {
+                        b"path" | b"linkpath" if value.contains(&0) => {
+                            let why = format!("the name \"{}\" has a NUL byte", shown(value));
+                            return Err(refused(&format!("{why}; no file can be called so")));
+                        }
                         b"path" => said.path = some(value),
                         b"linkpath" => said.target = some(value),
                         b"size" if value.is_empty() => said.size = None,
@@ -421,13 +424,19 @@ fn goes_up(from: usize, target: &[u8]) -> Result<usize, &'static str> {
     Ok(ups)
 }
 
+/// A path for an error, which is not as long as paths may be.
+pub fn shown(path: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&path[..path.len().min(SHOWN)]).replace('\0', "\\0");
+    if path.len() > SHOWN { text + "..." } else { text }
+}
+
 /// What is empty says nothing.
 fn some(value: &[u8]) -> Option<Vec<u8>> {
     (!value.is_empty()).then(|| value.to_vec())
 }
 
 fn wrong(path: &[u8], why: &str) -> Error {
-    refused(&format!("the entry \"{}\" {why}", String::from_utf8_lossy(path)))
+    refused(&format!("the entry \"{}\" {why}", shown(path)))
 }
 
 fn compressed() -> Error {

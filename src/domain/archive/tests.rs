@@ -71,6 +71,23 @@ fn a_plain_archive_is_fine() {
 }
 
 #[test]
+fn a_name_with_a_nul_byte_is_refused_and_a_long_one_is_told_in_short() {
+    for key in ["path", "linkpath"] {
+        let told = check(&archive(&[pax(&[(key, "a\0b")]), entry(b'2', "a", "b", b"")]));
+        assert_eq!(
+            told.unwrap_err(),
+            "the name \"a\\0b\" has a NUL byte; no file can be called so"
+        );
+    }
+    let long = format!("../{}", "x".repeat(60_000));
+    for key in ["path", "linkpath"] {
+        let told = check(&archive(&[pax(&[(key, &long)]), entry(b'2', "a", "b", b"")]));
+        let told = told.unwrap_err();
+        assert!(told.len() < 1000 && told.contains("xxx...\""), "{told}");
+    }
+}
+
+#[test]
 fn what_would_lead_out_is_refused_by_name() {
     for (entries, part) in [
         (vec![entry(b'0', "/etc/passwd", "", b"x")], "is absolute"),

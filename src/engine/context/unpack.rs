@@ -18,7 +18,7 @@ use rustix::{
 
 use crate::domain::{
     Error, Kind, Result,
-    archive::{Checker, Entry, Part, Sort},
+    archive::{self, Checker, Entry, Part, Sort},
 };
 
 /// Bytes that are read at once.
@@ -55,8 +55,7 @@ pub fn unpack(
     wanted: &dyn Fn() -> bool,
 ) -> Result<u64> {
     let root = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root =
-        rustix::fs::open(folder, root, Mode::empty()).map_err(|why| unusable(b"", why.into()))?;
+    let root = rustix::fs::open(folder, root, Mode::empty()).map_err(lost)?;
     let mut unpack = Unpack {
         root,
         limits,
@@ -216,7 +215,7 @@ impl Unpack {
         let (name, above) =
             steps.split_last().ok_or_else(|| refused(entry.path, "links to no entry"))?;
         let from = self.folder(above, entry.path)?;
-        let from = from.try_clone().map_err(|why| unusable(entry.path, why))?;
+        let from = from.try_clone().map_err(lost)?;
         Ok((from, name.to_vec()))
     }
 
@@ -265,7 +264,7 @@ impl Unpack {
                  build_source_max_bytes decides"
             )));
         }
-        let disk = rustix::fs::fstatvfs(&self.root).map_err(|why| unusable(b"", why.into()))?;
+        let disk = rustix::fs::fstatvfs(&self.root).map_err(lost)?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         match free < more.saturating_add(self.limits.min_free) {
             true => Err(disk_full()),
@@ -284,7 +283,7 @@ fn times(mtime: u64) -> Timestamps {
 }
 
 fn refused(path: &[u8], why: &str) -> Error {
-    let path = String::from_utf8_lossy(path);
+    let path = archive::shown(path);
     Error::new(Kind::InvalidArgument, "ARCHIVE_REFUSED", format!("the entry \"{path}\" {why}"))
 }
 
@@ -310,18 +309,33 @@ fn unread(why: io::Error) -> Error {
     }
 }
 
+/// What an archive asks for and the disk does not do; what it says is the caller's doing.
 fn unusable(path: &[u8], why: io::Error) -> Error {
-    match why.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => disk_full().because(why),
-        io::ErrorKind::NotFound
-        | io::ErrorKind::IsADirectory
-        | io::ErrorKind::NotADirectory
-        | io::ErrorKind::InvalidFilename
-        | io::ErrorKind::PermissionDenied => {
-            refused(path, &format!("cannot be made: {why}")).because(why)
-        }
-        _ => Error::internal("a build context cannot be unpacked").because(why),
+    match Errno::from_io_error(&why) {
+        Some(Errno::NOSPC | Errno::DQUOT) => disk_full().because(why),
+        Some(
+            Errno::NOENT
+            | Errno::EXIST
+            | Errno::ISDIR
+            | Errno::NOTDIR
+            | Errno::LOOP
+            | Errno::MLINK
+            | Errno::NAMETOOLONG
+            // Names that this disk takes not: not in its encoding, or reserved.
+            | Errno::ILSEQ
+            | Errno::INVAL
+            | Errno::ACCESS
+            | Errno::PERM
+            | Errno::OPNOTSUPP
+            | Errno::FBIG,
+        ) => refused(path, &format!("cannot be made: {why}; leave it out")).because(why),
+        _ => lost(why),
     }
+}
+
+/// What is wrong with the folder itself, or with this machine.
+fn lost(why: impl Into<io::Error>) -> Error {
+    Error::internal("a build context cannot be unpacked").because(why.into())
 }
 
 #[cfg(test)]

@@ -113,7 +113,12 @@ async fn a_hostile_or_broken_upload_is_refused_and_leaves_nothing() {
     let up = ["--transform=s,^a$,../../evil,", "-P", "a"];
     let absolute = ["--transform=s,^a$,/tmp/evil,", "-P", "a"];
     let whole = packed(&tree, &tree.path("ctx"), &["."]);
+    let mut nul =
+        packed(&tree, &tree.path("ctx"), &["--format=pax", "--pax-option=path:=zQz", "a"]);
+    let at = nul.windows(3).position(|at| at == b"zQz").expect("its name");
+    nul[at + 1] = 0;
     let cases = [
+        (nul, "NUL"),
         (packed(&tree, &tree.path("ctx"), &up), "contains \"..\""),
         (packed(&tree, &tree.path("ctx"), &absolute), "is absolute"),
         (b"hello ".repeat(200), "no tar archive"),

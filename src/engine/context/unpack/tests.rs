@@ -4,7 +4,10 @@ use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
 use tempfile::TempDir;
 
-use super::*;
+use super::{
+    super::{tar, walk},
+    *,
+};
 
 const LIMITS: UnpackLimits = UnpackLimits { bytes: 1 << 20, min_free: 0 };
 const ALWAYS: &dyn Fn() -> bool = &|| true;
@@ -114,4 +117,59 @@ fn what_is_too_much_no_archive_or_not_whole_is_refused() {
     assert_eq!((error.kind(), error.reason()), (Kind::ResourceExhausted, "DISK_FULL"));
     let error = unpack(&whole[..], dir.path(), LIMITS, &|| false).unwrap_err();
     assert_eq!(error.kind(), Kind::Cancelled);
+}
+
+#[test]
+fn what_an_archive_asks_for_and_no_disk_does_is_the_fault_of_the_archive() {
+    use Errno as E;
+    let callers =
+        [E::INVAL, E::MLINK, E::NAMETOOLONG, E::LOOP, E::ILSEQ, E::FBIG, E::PERM, E::EXIST];
+    for why in callers {
+        let error = unusable(b"a", why.into());
+        assert_eq!((error.kind(), error.reason()), (Kind::InvalidArgument, "ARCHIVE_REFUSED"));
+        assert!(error.message().starts_with("the entry \"a\" cannot be made: "), "{error}");
+    }
+    for why in [E::NOSPC, E::DQUOT] {
+        assert_eq!(unusable(b"a", why.into()).reason(), "DISK_FULL");
+    }
+    for why in [E::IO, E::MFILE, E::ROFS] {
+        assert_eq!(unusable(b"a", why.into()).kind(), Kind::Internal);
+    }
+}
+
+#[test]
+fn a_folder_that_is_gone_is_not_the_fault_of_the_archive() {
+    let whole = archive("echo > a", &["a"]);
+    let error = unpack(&whole[..], Path::new("/nowhere/at/all"), LIMITS, ALWAYS).unwrap_err();
+    assert_eq!(error.kind(), Kind::Internal);
+}
+
+/// One entry as our own archives have it.
+fn entry(sort: Sort, path: &str, link: &str) -> Vec<u8> {
+    let entry = walk::Entry {
+        sort,
+        path: path.as_bytes(),
+        link: link.as_bytes(),
+        mode: 0o755,
+        size: 0,
+        mtime: 1000,
+        nanos: 0,
+        capability: b"",
+    };
+    let mut bytes = Vec::new();
+    tar::header(&entry, &mut bytes);
+    bytes
+}
+
+#[test]
+fn more_links_to_a_file_than_a_disk_has_are_refused_or_made() {
+    let first = entry(Sort::File, "a", "");
+    let links = (0..65_100).flat_map(|at| entry(Sort::HardLink, &format!("l{at}"), "a"));
+    let bytes: Vec<u8> = first.into_iter().chain(links).chain(tar::END).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let limits = UnpackLimits { bytes: 1 << 30, ..LIMITS };
+    if let Err(error) = unpack(&bytes[..], dir.path(), limits, ALWAYS) {
+        assert_eq!(error.reason(), "ARCHIVE_REFUSED", "{error}");
+        assert!(error.message().contains("cannot be made"), "{error}");
+    }
 }
