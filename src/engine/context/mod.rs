@@ -24,6 +24,7 @@ use crate::domain::{Error, Result, ignore::Ignore, spec::hex};
 
 mod archive;
 mod beneath;
+mod kept;
 mod only;
 mod pieces;
 mod sync;

@@ -304,7 +304,6 @@ impl Sink for Stats<'_, '_> {
 
     fn file(&mut self, entry: &Entry<'_>, _: &File) -> Result<()> {
         let id = self.stat(Stat::of(entry))?;
-        self.files.push(id, entry.path, entry.size);
-        Ok(())
+        self.files.push(id, entry.path, entry.size)
     }
 }

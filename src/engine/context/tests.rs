@@ -302,3 +302,92 @@ async fn a_sparse_file_of_two_gibibytes_is_sent_whole_and_few_pieces_of_it_wait(
     }
     assert!((SIZE..SIZE + 8192).contains(&taken), "{taken}");
 }
+
+/// A folder so deep that its path has that many bytes, opened.
+fn deep(dir: &Path, mut length: usize) -> (OwnedFd, Vec<u8>) {
+    use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let mut at = open(dir, flags, Mode::empty()).unwrap();
+    let mut path = Vec::new();
+    while length > 0 {
+        let name = "d".repeat(length.min(199));
+        mkdirat(&at, &name, Mode::from_raw_mode(0o755)).unwrap();
+        at = openat(&at, &name, flags, Mode::empty()).unwrap();
+        path.extend_from_slice(name.as_bytes());
+        path.push(b'/');
+        length = length.saturating_sub(200);
+    }
+    path.pop();
+    (at, path)
+}
+
+#[tokio::test]
+async fn a_path_longer_than_the_kernel_takes_is_told_unless_it_is_left_out() {
+    let dir = tree(&[("Dockerfile", "FROM a")]);
+    let (folder, path) = deep(dir.path(), 4090);
+    assert_eq!(path.len(), 4090);
+    let touch = |name: &str| {
+        let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
+        rustix::fs::openat(&folder, name, flags, rustix::fs::Mode::empty()).unwrap();
+    };
+    touch("fits5");
+    assert_eq!(listed(&dir).await.last().unwrap().len(), 4096);
+    touch("longer");
+    let error = sent(opened(dir.path(), dir.path(), "").await.unwrap()).await.unwrap_err();
+    assert_eq!((error.kind(), error.reason()), (Kind::FailedPrecondition, "CONTEXT_UNUSABLE"));
+    assert!(error.message().contains("more than 4096 bytes"), "{error}");
+    fs::write(dir.path().join(".dockerignore"), "**/longer").unwrap();
+    assert_eq!(listed(&dir).await.last().unwrap().len(), 4096);
+}
+
+/// Takes all and keeps nothing.
+struct Nothing;
+
+impl walk::Sink for Nothing {
+    fn go_on(&self) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    fn tell(&mut self, _: String) {}
+
+    fn folder(&mut self, _: &walk::Entry<'_>, _: bool) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    fn entry(&mut self, _: &walk::Entry<'_>) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    fn file(&mut self, _: &walk::Entry<'_>, _: &fs::File) -> Result<(), Stop> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_paths_of_hard_links_take_no_more_memory_than_is_given_for_them() {
+    use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat};
+    let dir = tree(&[]);
+    let (folder, _) = deep(dir.path(), 4000);
+    let walked = || {
+        let root = rustix::fs::open(dir.path(), OFlags::RDONLY, Mode::empty()).unwrap();
+        let wanted = Wanted { ignore: &Ignore::default(), only: None, apart: None };
+        walk::walk(root, wanted, &mut Nothing)
+    };
+    let files = |numbers: std::ops::Range<u32>| {
+        for at in numbers {
+            let (name, other) = (format!("f{at}"), format!("g{at}"));
+            let flags = OFlags::CREATE | OFlags::WRONLY;
+            openat(&folder, &name, flags, Mode::from_raw_mode(0o600)).unwrap();
+            linkat(&folder, &name, &folder, &other, AtFlags::empty()).unwrap();
+        }
+    };
+    files(0..900);
+    assert!(walked().is_ok());
+    files(900..1100);
+    match walked() {
+        Err(Stop::Failed(error)) => {
+            assert!(error.message().contains("too long together"), "{error}");
+        }
+        _ => panic!("it is too much"),
+    }
+}

@@ -16,6 +16,7 @@ use rustix::{
     io::Errno,
 };
 
+use super::kept::{BESIDE, Kept, LONGEST};
 use crate::domain::{
     Error, Kind, Result,
     archive::{self, Checker, Entry, Part, Sort},
@@ -37,7 +38,7 @@ const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 /// What an archive may take.
 #[derive(Debug, Clone, Copy)]
 pub struct UnpackLimits {
-    /// Most bytes of all its files.
+    /// Most bytes of all its files, and of the archive itself, unpacked.
     pub bytes: u64,
     /// Bytes that stay free on the disk.
     pub min_free: u64,
@@ -64,27 +65,41 @@ pub fn unpack(
         looked: 0,
         file: None,
         held: HashMap::new(),
-        folders: Vec::new(),
+        folders: HashMap::new(),
+        kept: Kept::default(),
     };
+    let mut passed = 0;
     let mut checker = Checker::of_any_links();
     let mut archive = plain(archive)?;
     let mut buffer = vec![0; PIECE];
     loop {
-        if !wanted() {
-            return Err(Error::new(Kind::Cancelled, "GIVEN_UP", "nobody wants the context"));
-        }
+        go_on(wanted)?;
         match archive.read(&mut buffer) {
             Ok(0) => break,
-            Ok(read) => checker.read(&buffer[..read], &mut |part| match part {
-                Part::Entry(entry) => unpack.entry(&entry),
-                Part::Data(data) => unpack.data(data),
-            })?,
+            Ok(read) => {
+                // Headers have a price too.
+                passed += read as u64;
+                if passed > limits.bytes {
+                    return Err(over(passed, limits.bytes));
+                }
+                checker.read(&buffer[..read], &mut |part| match part {
+                    Part::Entry(entry) => unpack.entry(&entry),
+                    Part::Data(data) => unpack.data(data),
+                })?;
+            }
             Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
             Err(why) => return Err(unread(why)),
         }
     }
     checker.finish()?;
-    unpack.end()
+    unpack.end(wanted)
+}
+
+fn go_on(wanted: &dyn Fn() -> bool) -> Result<()> {
+    match wanted() {
+        true => Ok(()),
+        false => Err(Error::new(Kind::Cancelled, "GIVEN_UP", "nobody wants the context")),
+    }
 }
 
 /// Undoes the compression, if there is one.
@@ -111,7 +126,8 @@ struct Unpack {
     /// Folders by their paths.
     held: HashMap<Vec<u8>, OwnedFd>,
     /// Modes and times of folders, which are set last: one may be closed to its owner.
-    folders: Vec<(Vec<u8>, u32, u64)>,
+    folders: HashMap<Vec<u8>, (u32, u64)>,
+    kept: Kept,
 }
 
 impl Unpack {
@@ -130,13 +146,20 @@ impl Unpack {
             return Ok(()); // The folder itself.
         };
         let path = parts.join(&b'/');
+        if path.len() > LONGEST {
+            let why = format!("has a path of {} bytes; at most {LONGEST} are taken", path.len());
+            return Err(refused(entry.path, &why));
+        }
         let failed = |why: Errno| unusable(entry.path, why.into());
+        self.room(entry.size)?;
         if entry.sort == Sort::Folder {
             self.folder(&parts, entry.path)?;
-            self.folders.push((path, entry.mode, entry.mtime));
+            if !self.folders.contains_key(&path) && !self.kept.take(path.len() + BESIDE) {
+                return Err(too_large("has folders whose paths are too long together"));
+            }
+            self.folders.insert(path, (entry.mode, entry.mtime));
             return Ok(());
         }
-        self.room(entry.size)?;
         let link = match entry.sort {
             Sort::HardLink => Some(self.linked(entry)?),
             _ => None,
@@ -192,12 +215,13 @@ impl Unpack {
         rustix::fs::futimens(&file, &times(mtime)).map_err(failed)
     }
 
-    fn end(mut self) -> Result<u64> {
+    fn end(mut self, wanted: &dyn Fn() -> bool) -> Result<u64> {
         self.close()?;
-        let mut folders = std::mem::take(&mut self.folders);
+        let mut folders: Vec<_> = std::mem::take(&mut self.folders).into_iter().collect();
         // What is deepest first: the folders above must stay open to us.
         folders.sort_by_key(|(path, ..)| std::cmp::Reverse(parts(path).count()));
-        for (path, mode, mtime) in folders {
+        for (path, (mode, mtime)) in folders {
+            go_on(wanted)?;
             let steps: Vec<&[u8]> = parts(&path).collect();
             let failed = |why: Errno| unusable(&path, why.into());
             // It may have become something else since.
@@ -258,11 +282,7 @@ impl Unpack {
     fn room(&self, more: u64) -> Result<()> {
         let bytes = self.bytes.saturating_add(more);
         if bytes > self.limits.bytes {
-            let most = self.limits.bytes;
-            return Err(too_large(&format!(
-                "unpacks to {bytes} bytes or more; at most {most} are taken, which \
-                 build_source_max_bytes decides"
-            )));
+            return Err(over(bytes, self.limits.bytes));
         }
         let disk = rustix::fs::fstatvfs(&self.root).map_err(lost)?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -285,6 +305,13 @@ fn times(mtime: u64) -> Timestamps {
 fn refused(path: &[u8], why: &str) -> Error {
     let path = archive::shown(path);
     Error::new(Kind::InvalidArgument, "ARCHIVE_REFUSED", format!("the entry \"{path}\" {why}"))
+}
+
+fn over(bytes: u64, most: u64) -> Error {
+    too_large(&format!(
+        "unpacks to {bytes} bytes or more; at most {most} are taken, which \
+         build_source_max_bytes decides"
+    ))
 }
 
 fn too_large(what: &str) -> Error {

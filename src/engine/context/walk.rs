@@ -4,7 +4,7 @@
 //! whatever happens to the tree meanwhile, nothing outside of it is read.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry as Slot},
     fs::File,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     os::{fd::OwnedFd, unix::ffi::OsStringExt as _},
@@ -16,7 +16,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::only::{Only, Way};
+use super::{
+    kept::{BESIDE, Kept, LONGEST},
+    only::{Only, Way},
+};
 pub(super) use crate::domain::archive::Sort;
 use crate::domain::{
     Error,
@@ -97,6 +100,8 @@ struct Walk<'a, S> {
     /// The first path of each file that has several.
     links: HashMap<(u64, u64), Vec<u8>>,
     entries: usize,
+    /// Of names and of these paths.
+    kept: Kept,
 }
 
 /// A folder whose entries are being written.
@@ -113,7 +118,8 @@ struct Level {
 
 /// Tells all entries of a tree; answers whether the path apart was met and not ignored.
 pub(super) fn walk(folder: OwnedFd, wanted: Wanted<'_>, sink: &mut impl Sink) -> Result<bool> {
-    let mut walk = Walk { wanted, met: false, sink, links: HashMap::new(), entries: 0 };
+    let mut walk =
+        Walk { wanted, met: false, sink, links: HashMap::new(), entries: 0, kept: Kept::default() };
     let mut levels = vec![walk.enter(folder, Vec::new(), None)?];
     while let Some(mut level) = levels.pop() {
         let Some((name, sort)) = level.names.next() else { continue };
@@ -158,6 +164,9 @@ impl<S: Sink> Walk<'_, S> {
                 let why = format!("has more than {MOST} entries; leave some out in .dockerignore");
                 return Err(unusable(b"", &why, None));
             }
+            if !self.kept.take(name.len()) {
+                return Err(too_long());
+            }
             names.push((name.to_vec(), entry.file_type()));
         }
         // The order of a disk is not the same twice.
@@ -191,6 +200,11 @@ impl<S: Sink> Walk<'_, S> {
         if self.wanted.apart == Some(&*text) {
             self.met |= !verdict.ignored;
             return Ok(None);
+        }
+        if path.len() > LONGEST {
+            let why =
+                format!("has a path of more than {LONGEST} bytes; leave it out in .dockerignore");
+            return Err(unusable(&path, &why, None));
         }
         let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
@@ -278,7 +292,11 @@ impl<S: Sink> Walk<'_, S> {
         };
         if found.st_nlink > 1 {
             let first = self.links.entry((stat.st_dev, stat.st_ino));
-            let first = first.or_insert_with(|| path.to_vec());
+            let first = match first {
+                Slot::Occupied(first) => first.into_mut(),
+                Slot::Vacant(_) if !self.kept.take(path.len() + BESIDE) => return Err(too_long()),
+                Slot::Vacant(first) => first.insert(path.to_vec()),
+            };
             if first != path {
                 entry = Entry { sort: Sort::HardLink, link: first, ..entry };
                 return self.sink.entry(&entry);
@@ -331,6 +349,12 @@ pub(super) fn below(first: &OwnedFd, path: &[u8]) -> std::result::Result<OwnedFd
         folder = rustix::fs::openat(&folder, name, flags, Mode::empty())?;
     }
     Ok(folder)
+}
+
+/// More paths than memory is given for.
+pub(super) fn too_long() -> Stop {
+    let why = "has paths that are too long together; leave some out in .dockerignore";
+    unusable(b"", why, None)
 }
 
 pub(super) fn shown(path: &[u8]) -> String {

@@ -7,7 +7,10 @@ use rustix::{
     io::Errno,
 };
 
-use crate::engine::context::walk::{Result, below, unusable};
+use crate::engine::context::{
+    kept::{BESIDE, Kept},
+    walk::{Result, below, too_long, unusable},
+};
 
 /// What was told of the files, kept short: there may be millions.
 #[derive(Default)]
@@ -18,6 +21,7 @@ pub(super) struct Files {
     names: Vec<u8>,
     /// The folder that was opened last, since they are mostly asked for in their order.
     open: Option<(u32, OwnedFd)>,
+    kept: Kept,
 }
 
 struct Told {
@@ -31,13 +35,18 @@ struct Told {
 
 impl Files {
     /// Takes one down, after those of lower numbers.
-    pub(super) fn push(&mut self, id: u32, path: &[u8], size: u64) {
+    pub(super) fn push(&mut self, id: u32, path: &[u8], size: u64) -> Result<()> {
         let slash = path.iter().rposition(|byte| *byte == b'/');
         let (folder, name) = match slash {
             Some(slash) => (&path[..slash], &path[slash + 1..]),
             None => (&path[..0], path),
         };
-        if self.folders.last().is_none_or(|last| last != folder) {
+        let another = self.folders.last().is_none_or(|last| last != folder);
+        let more = if another { folder.len() + BESIDE } else { 0 };
+        if !self.kept.take(name.len() + more) {
+            return Err(too_long());
+        }
+        if another {
             self.folders.push(folder.to_vec());
         }
         // There are fewer entries than this holds, and their names are short.
@@ -51,6 +60,7 @@ impl Files {
         };
         self.files.push(told);
         self.names.extend_from_slice(name);
+        Ok(())
     }
 
     pub(super) fn len(&self) -> usize {
@@ -111,5 +121,25 @@ impl Files {
         }
         self.open = Some((told.folder, folder));
         Ok(file.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::context::walk::Stop;
+
+    #[test]
+    fn paths_take_no_more_memory_than_is_given_for_them() {
+        let mut files = Files::default();
+        let folders = ["a".repeat(3990), "b".repeat(3990)];
+        let mut told = |at: u32| {
+            let folder = &folders[at as usize % 2];
+            files.push(at, format!("{folder}/x").as_bytes(), 1)
+        };
+        assert!((0..900).all(|at| told(at).is_ok()));
+        let stop = (900..1100).map(told).find_map(Result::err);
+        let Some(Stop::Failed(error)) = stop else { panic!("it is too much") };
+        assert!(error.message().contains("too long together"), "{error}");
     }
 }

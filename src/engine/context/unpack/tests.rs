@@ -173,3 +173,79 @@ fn more_links_to_a_file_than_a_disk_has_are_refused_or_made() {
         assert!(error.message().contains("cannot be made"), "{error}");
     }
 }
+
+/// Entries one after the other, which are in memory one at a time.
+struct Entries<I>(I, Vec<u8>);
+
+impl<I: Iterator<Item = Vec<u8>>> Read for Entries<I> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.1.is_empty() {
+            self.1 = self.0.next().unwrap_or_default();
+        }
+        let length = self.1.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&self.1[..length]);
+        self.1.drain(..length);
+        Ok(length)
+    }
+}
+
+fn of_entries(
+    entries: impl Iterator<Item = Vec<u8>>,
+    bytes: u64,
+    wanted: &dyn Fn() -> bool,
+) -> Result<u64> {
+    let dir = tempfile::tempdir().unwrap();
+    let all = Entries(entries.chain([tar::END.to_vec()]), Vec::new());
+    unpack(all, dir.path(), UnpackLimits { bytes, min_free: 0 }, wanted)
+}
+
+/// A path of so many bytes, with this at its end.
+fn deep(length: usize, end: &str) -> String {
+    let folder = format!("{}/", "d".repeat(199));
+    let mut path = folder.repeat((length - end.len()) / folder.len());
+    path.extend(std::iter::repeat_n('e', length - end.len() - path.len()));
+    path + end
+}
+
+#[test]
+fn the_paths_of_an_archive_take_no_more_memory_than_is_given_for_them() {
+    let path = deep(4000, "x");
+    let same = std::iter::repeat_n(entry(Sort::Folder, &path, ""), 1200);
+    assert_eq!(of_entries(same, u64::MAX, ALWAYS).unwrap(), 0, "one folder is one path");
+    let others = (0..1200).map(|at| entry(Sort::Folder, &deep(4000, &format!("{at}")), ""));
+    let error = of_entries(others, u64::MAX, ALWAYS).unwrap_err();
+    assert_eq!((error.kind(), error.reason()), (Kind::ResourceExhausted, "CONTEXT_TOO_LARGE"));
+    assert!(error.message().contains("too long together"), "{error}");
+}
+
+#[test]
+fn a_path_longer_than_the_kernel_takes_is_refused() {
+    for sort in [Sort::Folder, Sort::File] {
+        let of = |length| [entry(sort, &deep(length, "x"), "")].into_iter();
+        assert_eq!(of_entries(of(4096), 1 << 20, ALWAYS).unwrap(), 0);
+        let error = of_entries(of(4097), 1 << 20, ALWAYS).unwrap_err();
+        assert_eq!(error.reason(), "ARCHIVE_REFUSED");
+        assert!(error.message().contains("4097 bytes") && error.message().len() < 1000, "{error}");
+    }
+}
+
+#[test]
+fn headers_count_as_files_do() {
+    let folders = |count| std::iter::repeat_n(entry(Sort::Folder, "a", ""), count);
+    assert_eq!(of_entries(folders(1000), 1 << 20, ALWAYS).unwrap(), 0);
+    let error = of_entries(folders(3000), 1 << 20, ALWAYS).unwrap_err();
+    assert!(error.message().contains("build_source_max_bytes"), "{error}");
+}
+
+#[test]
+fn folders_are_not_set_up_for_nobody() {
+    let folders = || (0..10).map(|at| entry(Sort::Folder, &format!("f{at}"), ""));
+    let asked = std::cell::Cell::new(0);
+    let up_to =
+        |most: u32| move |asked: &std::cell::Cell<u32>| asked.replace(asked.get() + 1) < most;
+    let (all, fewer) = (up_to(u32::MAX), up_to(15));
+    of_entries(folders(), 1 << 20, &|| all(&asked)).unwrap();
+    assert!(asked.replace(0) > 20, "once for each entry that is read, and for each folder");
+    let error = of_entries(folders(), 1 << 20, &|| fewer(&asked)).unwrap_err();
+    assert_eq!(error.reason(), "GIVEN_UP");
+}
