@@ -181,6 +181,11 @@ impl Checker {
         Ok(())
     }
 
+    /// Whether the end of the archive was there.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ended)
+    }
+
     /// Says whether it was a whole archive.
     pub fn finish(&self) -> Result<()> {
         match &self.state {

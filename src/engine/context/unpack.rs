@@ -30,6 +30,8 @@ const MOST: u64 = 1_000_000;
 const DEEPEST: usize = 200;
 /// Bytes after which the disk is looked at again.
 const LOOK: u64 = 16 << 20;
+/// Bytes that are read behind the end of an archive: what fills its last record.
+const BEHIND: u64 = 1 << 20;
 /// Folders that are held open.
 const HELD: usize = 32;
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -68,7 +70,7 @@ pub fn unpack(
         folders: HashMap::new(),
         kept: Kept::default(),
     };
-    let mut passed = 0;
+    let (mut passed, mut behind) = (0, 0);
     let mut checker = Checker::of_any_links();
     let mut archive = plain(archive)?;
     let mut buffer = vec![0; PIECE];
@@ -76,6 +78,13 @@ pub fn unpack(
         go_on(wanted)?;
         match archive.read(&mut buffer) {
             Ok(0) => break,
+            Ok(read) if checker.has_ended() => {
+                behind += read as u64;
+                // Whoever sends more of it would keep a thread busy with nothing.
+                if behind > BEHIND {
+                    break;
+                }
+            }
             Ok(read) => {
                 // Headers have a price too.
                 passed += read as u64;

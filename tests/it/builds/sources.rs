@@ -51,7 +51,7 @@ pub(super) fn packed(tree: &Tree, folder: &str, more: &[&str]) -> Vec<u8> {
 
 pub(super) async fn upload(service: &Service, tree: &Tree) -> (u16, serde_json::Value) {
     let file = format!("@{}", tree.path("packed"));
-    let more = ["--data-binary", &file, "-H", "Content-Type: application/x-tar"];
+    let more = ["--data-binary", &file, "-H", "Content-Type: application/x-tar", "-H", "Expect:"];
     let (status, _, body) = service.raw("POST", CONTEXT, "", &more).await;
     (status, serde_json::from_str(&body).expect("JSON"))
 }
@@ -73,6 +73,20 @@ async fn an_upload_is_good_for_one_build_and_gone_with_it() {
     nothing_is_held(&service).await;
     let (code, told) = refusal(&service, of(&tree, From::UploadId(id))).await;
     assert_eq!(code, Code::NotFound, "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_done_when_its_archive_ends_whatever_comes_behind() {
+    let tree = Tree::new("", &[("a", "a")]);
+    let service = Service::with(|config: &mut Config| config.build_source_max_bytes = 5 << 20);
+    let service = service.await.synced().await;
+    let bytes = packed(&tree, &tree.path("ctx"), &["."]);
+    let file = fs::OpenOptions::new().write(true).open(tree.root().join("packed"));
+    file.expect("a file").set_len(bytes.len() as u64 + (50 << 20)).expect("a hole");
+    let (status, answer) = upload(&service, &tree).await;
+    assert_eq!(status, 200, "{answer}");
+    let id = answer["uploadId"].as_str().expect("an id").to_owned();
+    finished(&build(&service, of(&tree, From::UploadId(id))).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

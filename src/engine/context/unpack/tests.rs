@@ -249,3 +249,21 @@ fn folders_are_not_set_up_for_nobody() {
     let error = of_entries(folders(), 1 << 20, &|| fewer(&asked)).unwrap_err();
     assert_eq!(error.reason(), "GIVEN_UP");
 }
+
+#[test]
+fn little_is_read_behind_the_end_of_an_archive() {
+    let whole = archive("head -c 20000 /dev/urandom > x", &["x"]);
+    let read = std::cell::Cell::new(0);
+    let zeros = std::iter::from_fn(|| {
+        read.set(read.get() + 1);
+        Some(vec![0; 4096])
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let all = (&whole[..]).chain(Entries(zeros, Vec::new()));
+    assert_eq!(unpack(all, dir.path(), LIMITS, ALWAYS).unwrap(), 20_000);
+    assert!((256..400).contains(&read.get()), "{} pieces", read.get());
+    let long = archive("echo > x", &["-b", "1000", "-z", "x"]);
+    assert_eq!(unpacked(&long).1.unwrap(), 1, "a record may be long");
+    let cut = unpacked(&long[..long.len() - 1]).1.unwrap_err();
+    assert_eq!(cut.kind(), Kind::InvalidArgument, "what compresses it is read to its end");
+}
