@@ -241,18 +241,21 @@ impl App {
             }
             Source::Upload(_) | Source::Path(_) => "",
         };
-        let root = scratch.context();
+        // As errors name it, also where a link leads to data_dir.
+        let root = tokio::fs::canonicalize(scratch.context()).await;
+        let root = root.map_err(|error| Error::internal("a source is lost").because(error))?;
         let folder = root.join(below).to_string_lossy().into_owned();
         let opened = Context::open(vec![root.clone()], folder, spec.dockerfile_path.clone()).await;
         // Where it was unpacked says nothing to a caller.
-        let shown = format!("{}", root.display());
+        let shown = format!("{root:?}");
+        let shown = shown.trim_matches('"');
         let context = opened.map_err(|error| match error.violations() {
             [wrong] => {
                 let field = match wrong.field.as_str() {
                     "contextPath" => "source",
                     field => field,
                 };
-                Error::field(field, wrong.description.replace(&shown, "(source)"))
+                Error::field(field, wrong.description.replace(shown, "(source)"))
             }
             _ => error,
         })?;

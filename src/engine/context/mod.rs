@@ -222,8 +222,8 @@ fn open(roots: &Roots, folder: &str, dockerfile: &str) -> Result<Context> {
     })?;
     let (given, named) = find_dockerfile(roots, &place, dockerfile)?;
     let text = read_dockerfile(&named)?;
-    let own = own_list(roots, &given)?;
-    let listed = list(roots, &place.path.join(IGNORE))?;
+    let own = own_list(roots, &place, &given)?;
+    let listed = list(roots, &place, &place.path.join(IGNORE))?;
     let patterns = own.as_ref().or(listed.as_ref());
     let wrong = |why: String| {
         let name = if own.is_some() { "the Dockerfile's own .dockerignore" } else { IGNORE };
@@ -295,15 +295,17 @@ fn read_dockerfile(place: &Place) -> Result<String> {
 
 /// `<Dockerfile>.dockerignore`, which wins; by the name that was given, also where that
 /// is a link.
-fn own_list(roots: &Roots, dockerfile: &Path) -> Result<Option<Vec<u8>>> {
+fn own_list(roots: &Roots, context: &Place, dockerfile: &Path) -> Result<Option<Vec<u8>>> {
     let mut path = dockerfile.as_os_str().to_owned();
     path.push(IGNORE);
-    list(roots, Path::new(&path))
+    list(roots, context, Path::new(&path))
 }
 
-fn list(roots: &Roots, path: &Path) -> Result<Option<Vec<u8>>> {
+fn list(roots: &Roots, context: &Place, path: &Path) -> Result<Option<Vec<u8>>> {
+    // Where the context is says nothing to a caller from elsewhere.
+    let name = path.strip_prefix(&context.path).unwrap_or(path);
     let unreadable = |why: io::Error| {
-        let told = format!("{path:?} cannot be read: {why}");
+        let told = format!("{name:?} cannot be read: {why}; make it a file, or leave it out");
         Error::precondition("DOCKERIGNORE", told).because(why)
     };
     match roots.find(path) {
@@ -311,7 +313,7 @@ fn list(roots: &Roots, path: &Path) -> Result<Option<Vec<u8>>> {
         Err(Unusable::Io(why)) if why.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(Unusable::Io(why)) => Err(unreadable(why)),
         Err(Unusable::Outside | Unusable::LeadsOut) => {
-            let told = format!("{path:?} leads out of what builds may read; make it a file");
+            let told = format!("{name:?} leads out of what builds may read; make it a file");
             Err(Error::precondition("DOCKERIGNORE", told))
         }
     }

@@ -391,3 +391,18 @@ fn the_paths_of_hard_links_take_no_more_memory_than_is_given_for_them() {
         _ => panic!("it is too much"),
     }
 }
+
+#[tokio::test]
+async fn a_list_that_cannot_be_read_is_told_by_its_path_in_the_context() {
+    for name in [".dockerignore", "Dockerfile.dockerignore"] {
+        let dir = tree(&[("Dockerfile", "FROM a"), (&format!("{name}/x"), "")]);
+        let error = opened(dir.path(), dir.path(), "").await.unwrap_err();
+        assert_eq!(error.reason(), "DOCKERIGNORE");
+        let begin = format!("\"{name}\" cannot be read: ");
+        assert!(error.message().starts_with(&begin), "{error}");
+        fs::remove_dir_all(dir.path().join(name)).unwrap();
+        std::os::unix::fs::symlink("/etc/hosts", dir.path().join(name)).unwrap();
+        let error = opened(dir.path(), dir.path(), "").await.unwrap_err();
+        assert!(error.message().starts_with(&format!("\"{name}\" leads out")), "{error}");
+    }
+}

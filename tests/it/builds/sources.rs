@@ -90,6 +90,26 @@ async fn an_upload_is_done_when_its_archive_ends_whatever_comes_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn errors_of_a_source_tell_no_path_of_the_node() {
+    let tree = Tree::new("", &[("a", "a"), (".dockerignore/x", "")]);
+    let (real, link) = (tree.root().join("real"), tree.root().join("link"));
+    fs::create_dir(&real).expect("a folder");
+    std::os::unix::fs::symlink(&real, &link).expect("a link");
+    let service = Service::with(|config: &mut Config| config.data_dir = link).await.synced().await;
+    for word in ["\".dockerignore\" cannot be read", "at \"(source)/Dockerfile\""] {
+        packed(&tree, &tree.path("ctx"), &["."]);
+        let (status, answer) = upload(&service, &tree).await;
+        assert_eq!(status, 200, "{answer}");
+        let id = answer["uploadId"].as_str().expect("an id").to_owned();
+        let (_, told) = refusal(&service, of(&tree, From::UploadId(id))).await;
+        assert!(told.contains(word), "{word} in {told}");
+        assert!(!told.contains("/sources/"), "{told}");
+        fs::remove_dir_all(tree.root().join("ctx/.dockerignore")).ok();
+        fs::remove_file(tree.root().join("ctx/Dockerfile")).ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn uploads_are_bounded_by_size_count_and_age() {
     let tree = Tree::new("", &[("a", "a")]);
     let service = Service::with(|config: &mut Config| {
