@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use container_svc::rpc::pb;
+use container_svc::rpc::pb::{
+    self,
+    BuilderKind::{Buildkit, Classic},
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -34,7 +37,7 @@ struct Took {
 }
 
 /// Many small files, and one large one: time, processor time and memory.
-pub(crate) async fn contexts(plan: Plan) -> Result<[Row; 6], Failure> {
+pub(crate) async fn contexts(plan: Plan) -> Result<[Row; 8], Failure> {
     let data = TempDir::new()?;
     let (many, large) = (data.path().join("many"), data.path().join("large"));
     for folder in 0..plan.files.div_ceil(200) {
@@ -56,7 +59,7 @@ pub(crate) async fn contexts(plan: Plan) -> Result<[Row; 6], Failure> {
         fs::write(folder.join("Dockerfile"), DOCKERFILE)?;
     }
     let child = Child::start(data.path()).await?;
-    let one = by_turns(&child, &large).await?;
+    let one = by_turns(&child, &large, Classic).await?;
     let memory = child.memory()?;
     let builds = u32::try_from(ROUNDS)?;
     let bytes = plan.file_bytes as f64;
@@ -70,7 +73,8 @@ pub(crate) async fn contexts(plan: Plan) -> Result<[Row; 6], Failure> {
         bar,
     };
     let alone = |what, ours, unit, bar| Row { what, against: "", ours, beside: 1.0, unit, bar };
-    let many = by_turns(&child, &many).await?;
+    let again = by_turns(&child, &many, Buildkit).await?;
+    let many = by_turns(&child, &many, Classic).await?;
     docker(&["rmi", "-f", NAME]);
     let rows = |what, of, [ours, beside]: [Took; 2]| {
         let bar = || Bar::AtMost(1.05);
@@ -88,9 +92,16 @@ pub(crate) async fn contexts(plan: Plan) -> Result<[Row; 6], Failure> {
         "the same of one large file, processor time without the engine's",
         one,
     );
+    let [again, again_cost] = rows(
+        "Build by BuildKit again, of many files",
+        "the same by BuildKit, processor time without the engine's",
+        again,
+    );
     Ok([
         many,
         many_cost,
+        again,
+        again_cost,
         large,
         large_cost,
         alone(
@@ -109,16 +120,20 @@ pub(crate) async fn contexts(plan: Plan) -> Result<[Row; 6], Failure> {
 }
 
 /// What ours took, and the docker command.
-async fn by_turns(child: &Child, folder: &Path) -> Result<[Took; 2], Failure> {
+async fn by_turns(
+    child: &Child,
+    folder: &Path,
+    builder: pb::BuilderKind,
+) -> Result<[Took; 2], Failure> {
     let (mut ours, mut beside) = (Took::default(), Took::default());
     for turn in 0..=ROUNDS {
         for our_turn in [turn % 2 == 0, turn % 2 != 0] {
             let cpu = || if our_turn { child.cpu() } else { cpu_of_programs() };
             let (before, begin) = (cpu()?, Instant::now());
             if our_turn {
-                build(child, folder).await?;
+                build(child, folder, builder).await?;
             } else {
-                by_docker(folder)?;
+                by_docker(folder, builder)?;
             }
             let (time, cost) = (begin.elapsed(), cpu()? - before);
             if turn > 0 {
@@ -131,20 +146,25 @@ async fn by_turns(child: &Child, folder: &Path) -> Result<[Took; 2], Failure> {
     Ok([ours, beside])
 }
 
-async fn build(child: &Child, folder: &Path) -> Result<(), Failure> {
+async fn build(child: &Child, folder: &Path, builder: pb::BuilderKind) -> Result<(), Failure> {
     let request = pb::BuildImageRequest {
         name: NAME.to_owned(),
         context_path: folder.display().to_string(),
+        builder: builder.into(),
         ..Default::default()
     };
     child.builds.clone().build_image(request).await?;
     Ok(())
 }
 
-fn by_docker(folder: &Path) -> Result<(), Failure> {
-    let mut build = Command::new("docker");
-    build.env("DOCKER_BUILDKIT", "0").args(["build", "-q", "-t", NAME]).arg(folder);
-    let out = build.output()?;
+fn by_docker(folder: &Path, builder: pb::BuilderKind) -> Result<(), Failure> {
+    // Where two are installed, the newer one may lack BuildKit.
+    const OLDER: &str = "/usr/bin/docker";
+    let kit = builder == Buildkit;
+    let program = if kit && Path::new(OLDER).exists() { OLDER } else { "docker" };
+    let mut build = Command::new(program);
+    build.env("DOCKER_BUILDKIT", if kit { "1" } else { "0" });
+    let out = build.args(["build", "-q", "-t", NAME]).arg(folder).output()?;
     match out.status.success() {
         true => Ok(()),
         false => Err(String::from_utf8_lossy(&out.stderr).into_owned().into()),

@@ -230,7 +230,7 @@ impl App {
         let mut images = base_images(&instructions, &spec.args);
         images.extend(frontend);
         images.extend(spec.cache_from.iter().map(ToString::to_string));
-        let credentials = self.credentials(spec, &images).await?;
+        let credentials = self.credentials(spec, &images, events).await;
         let text = context.dockerfile.clone();
         let new = |dockerfile_path| NewBuild {
             spec,
@@ -310,19 +310,28 @@ impl App {
         &self,
         spec: &BuildSpec,
         images: &[String],
-    ) -> Result<BTreeMap<String, Credential>> {
+        events: &Events,
+    ) -> BTreeMap<String, Credential> {
         // All that is given: an image may be named in a way that only the builder reads.
         let given = spec.logins.iter();
         let mut found: BTreeMap<_, _> =
             given.map(|(registry, login)| (registry.clone(), Credential::from(login))).collect();
         for image in images.iter().filter_map(|image| ImageRef::parse(image).ok()) {
-            if !found.contains_key(image.registry())
-                && let Some(credential) = self.credential_of(&image).await?
-            {
-                found.insert(image.registry().to_owned(), credential);
+            let registry = image.registry();
+            if found.contains_key(registry) {
+                continue;
+            }
+            match self.credential_of(&image).await {
+                Ok(Some(credential)) => drop(found.insert(registry.to_owned(), credential)),
+                Ok(None) => {}
+                // It may not be needed: the image may be here, or be for everybody.
+                Err(error) => {
+                    let why = format!("{registry} is asked without credentials: {error}");
+                    tell(events, BuildEvent::Warning(why)).await;
+                }
             }
         }
-        Ok(found)
+        found
     }
 }
 

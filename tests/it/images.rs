@@ -16,6 +16,7 @@ use super::{
 
 mod faults;
 mod manage;
+mod secrets;
 mod turns;
 
 /// `alice` with the password `wrong`.

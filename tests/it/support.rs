@@ -40,6 +40,9 @@ pub fn image() -> &'static str {
     })
 }
 
+/// What the program logs in most tests.
+const QUIET: &str = "error";
+
 /// Runs the docker command against the engine of the tests.
 pub fn docker(args: &[&str]) -> String {
     let out = Command::new("docker").args(args).output().expect("the docker command");
@@ -147,13 +150,15 @@ impl Service {
         environment: Vec<(String, String)>,
         change: impl FnOnce(&mut Config),
     ) -> Self {
-        let mut service = Self::prepare(change);
+        let mut service = Self::prepare(|config| {
+            config.log = QUIET.into();
+            change(config);
+        });
         service.program = true;
         service.environment = environment;
         // The kernel gives this port to no connection while the program is down.
         let address = ([127, 0, 0, 1], service.ports.range.1).into();
         service.config.listen = vec![Listen::Tcp(address)];
-        service.config.log = "error".into();
         service.resume().await;
         service
     }
@@ -214,6 +219,9 @@ impl Service {
             let mut program = Command::new(env!("CARGO_BIN_EXE_container-svc"));
             program.args(["serve", "--config"]).arg(file).env_clear().stdout(Stdio::null());
             program.envs(self.environment.iter().cloned());
+            if self.config.log != QUIET {
+                program.stderr(std::fs::File::create(self.log_file()).expect("a file"));
+            }
             self.process = Some(program.spawn().expect("the program starts"));
             return;
         }
@@ -224,6 +232,11 @@ impl Service {
             container_svc::server::run(config, stopped).await.expect("the service runs");
         }));
         self.stop = Some(stop);
+    }
+
+    /// What the program logs, where it is told to log more than errors.
+    pub fn log_file(&self) -> std::path::PathBuf {
+        self.config.data_dir.join("program.log")
     }
 
     /// Waits until it takes connections.

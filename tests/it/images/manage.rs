@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// All messages of one push.
-async fn push(
+pub(super) async fn push(
     service: &Service,
     name: &str,
     credential: Option<pb::RegistryCredential>,
