@@ -31,10 +31,12 @@ use crate::{
 };
 
 mod follow;
+mod outputs;
 mod powers;
 mod sends;
 mod source;
 
+use outputs::Outputs;
 use powers::{Chosen, choose};
 use sends::Sends;
 use source::Scratch;
@@ -48,8 +50,6 @@ const AHEAD: usize = 64;
 const TELL: Duration = Duration::from_millis(250);
 /// How long a step's container is looked for after the engine went away.
 const SWEEP: Duration = Duration::from_secs(300);
-/// Output of a failing step that an error repeats.
-const LAST_OUTPUT: usize = 2048;
 
 type Events = mpsc::Sender<Result<BuildEvent>>;
 
@@ -150,24 +150,23 @@ impl App {
         caller: Arc<Caller>,
     ) -> Result<(Built, Vec<String>)> {
         let mut events = Box::pin(self.build(request, caller).await?);
-        let (mut warnings, mut output) = (Vec::new(), Vec::new());
+        let (mut warnings, mut outputs, mut last) = (Vec::new(), Outputs::default(), None);
         while let Some(event) = events.next().await {
             match event {
                 Ok(BuildEvent::Finished(built)) => return Ok((built, warnings)),
                 Ok(BuildEvent::Warning(warning)) if warnings.len() < AHEAD => {
                     warnings.push(warning);
                 }
-                Ok(BuildEvent::Step(_)) => output.clear(),
-                Ok(BuildEvent::Log { data, .. }) => {
-                    output.extend_from_slice(&data);
-                    let over = output.len().saturating_sub(LAST_OUTPUT);
-                    output.drain(..over);
+                Ok(BuildEvent::Log { vertex, data, .. }) => outputs.add(vertex, &data),
+                Ok(BuildEvent::Failed(failure)) => {
+                    last = failure.step.and_then(|step| outputs.of(&step.vertex));
                 }
                 Ok(_) => {}
-                Err(error) if output.is_empty() => return Err(error),
                 Err(error) => {
-                    let last = String::from_utf8_lossy(&output).into_owned();
-                    return Err(error.and(&format!("it wrote last:\n{}", last.trim_end())));
+                    return Err(match last {
+                        Some(last) => error.and(&format!("it wrote last:\n{last}")),
+                        None => error,
+                    });
                 }
             }
         }

@@ -179,9 +179,11 @@ fn entitlement(allow: Allow) -> pb::BuildEntitlement {
 /// How a build is shown, all on stderr.
 struct View {
     sort: Sort,
-    /// The step that began last.
+    /// The step that began last; others may run beside it.
     step: Option<Running>,
-    /// What steps wrote, the last of it.
+    /// What steps are called, by their vertices.
+    labels: HashMap<String, String>,
+    /// What they wrote, the last of it.
     output: HashMap<String, Vec<u8>>,
     /// The step that failed.
     failed: String,
@@ -196,6 +198,7 @@ enum Sort {
 }
 
 struct Running {
+    vertex: String,
     label: String,
     began: Instant,
     cached: bool,
@@ -214,7 +217,8 @@ impl View {
         } else {
             Sort::Plain
         };
-        Self { sort, step: None, output: HashMap::new(), failed: String::new() }
+        let (labels, output) = (HashMap::new(), HashMap::new());
+        Self { sort, step: None, labels, output, failed: String::new() }
     }
 
     fn show(&mut self, event: Event) -> Result<(), Failure> {
@@ -235,16 +239,23 @@ impl View {
                         bar.set_message("");
                     }
                 }
-                self.step = Some(Running { label, began: Instant::now(), cached: false });
+                self.labels.insert(step.vertex.clone(), label.clone());
+                let (vertex, began) = (step.vertex, Instant::now());
+                self.step = Some(Running { vertex, label, began, cached: false });
             }
-            Event::Cached(_) => {
-                if let Some(step) = &mut self.step {
+            Event::Cached(cached) => match &mut self.step {
+                Some(step) if step.vertex == cached.vertex => {
                     step.cached = true;
                     if matches!(self.sort, Sort::Plain) {
                         warn("  cached");
                     }
                 }
-            }
+                _ => {
+                    if let Some(label) = self.labels.get(&cached.vertex) {
+                        self.line(&format!("{label}  cached"));
+                    }
+                }
+            },
             Event::Log(log) => self.log(log.vertex, &log.data)?,
             Event::Failed(failed) => self.failed = failed.step.unwrap_or_default().vertex,
             Event::Progress(progress) => {
@@ -303,9 +314,10 @@ impl View {
 
     /// The output of the step that failed comes last, before the error.
     fn failed(&mut self) -> Result<(), Failure> {
-        let step = self.step.take().filter(|_| matches!(self.sort, Sort::Live(_)));
-        if let Some(step) = &step {
-            self.line(&format!("{}  failed", step.label));
+        let began_last = self.step.take().map(|step| step.label);
+        let failed = self.labels.remove(&self.failed).or(began_last);
+        if let Some(label) = failed.filter(|_| matches!(self.sort, Sort::Live(_))) {
+            self.line(&format!("{label}  failed"));
         }
         self.clear();
         match self.output.remove(&self.failed) {

@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 
 mod frontend;
+mod stages;
 
 pub use frontend::{Frontend, SYNTAX_ARG, frontend};
+pub use stages::Stages;
 
 /// Longest text of an instruction that is kept.
 const LONGEST: usize = 1024;
@@ -19,14 +21,6 @@ pub struct Instruction {
     pub line: usize,
     /// Its text on one line, cut where it is long.
     pub text: String,
-}
-
-impl Instruction {
-    /// True where this text is that of the instruction, of which the end may be missing.
-    pub fn is(&self, text: &str) -> bool {
-        let cut = self.text.len() >= LONGEST;
-        self.text == text || (cut && text.starts_with(&self.text))
-    }
 }
 
 /// The instructions, in their order.
@@ -294,6 +288,7 @@ mod tests {
         #[test]
         fn no_text_makes_it_panic(text in "\\PC*|([A-Z]{0,4} ?[a<\\\\#`=\"-]{0,6}\n){0,8}") {
             base_images(&instructions(&text), &BTreeMap::from([("a".into(), text.clone())]));
+            Stages::of(instructions(&text)).line("", 1, 1, &text);
             frontend(&text);
         }
     }

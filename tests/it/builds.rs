@@ -54,6 +54,25 @@ impl Tree {
         tree
     }
 
+    /// Two steps that BuildKit runs at once: line 5 says "the reason" and fails, when the
+    /// one of line 2 wrote last.
+    pub(crate) fn with_steps_at_once() -> Self {
+        let tree = Self::new("", &[]);
+        let run = format!("RUN --mount=type=cache,id={},target=/c", unique("at-once"));
+        let text = format!(
+            "FROM {base} AS sleeps\n\
+             {run} until test -e /c/reason; do sleep 0.1; done; echo noise; \\\n  \
+                touch /c/noise; sleep 60\n\
+             FROM {base} AS fails\n\
+             {run} echo the reason >&2; touch /c/reason; \\\n  \
+                until test -e /c/noise; do sleep 0.1; done; exit 7\n\
+             FROM scratch\nCOPY --from=sleeps / /a\nCOPY --from=fails / /b\n",
+            base = image(),
+        );
+        tree.write("ctx/Dockerfile", &text);
+        tree
+    }
+
     pub(crate) fn root(&self) -> &Path {
         self.dir.path()
     }

@@ -12,7 +12,7 @@ use super::{Next, bounded};
 use crate::{
     domain::{
         build::{BuildEvent, Failure, Step},
-        dockerfile::Instruction,
+        dockerfile::{Instruction, Stages},
     },
     engine::lines::Message,
 };
@@ -21,6 +21,10 @@ use crate::{
 const TRACE: &str = "moby.buildkit.trace";
 /// Most steps that are told apart.
 const MOST: usize = 10_000;
+/// Most steps whose failure is remembered; the images of layers are fewer.
+const MOST_FAILED: usize = 512;
+/// Bytes at the end of an error by which it is known again.
+const LONGEST_END: usize = 512;
 
 /// A change of the graph of steps.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -71,10 +75,11 @@ struct VertexLog {
 
 /// What was told so far.
 pub(super) struct Trace {
-    instructions: Vec<Instruction>,
+    stages: Stages,
     /// Steps that began, and whether it was told that the cache had them.
     steps: HashMap<String, (Step, bool)>,
-    failed: Option<Step>,
+    /// Steps that failed by themselves, and how their errors end.
+    failed: Vec<(Step, String)>,
     image: Option<String>,
     waiting: VecDeque<Next>,
 }
@@ -82,9 +87,9 @@ pub(super) struct Trace {
 impl Trace {
     pub(super) fn new(instructions: Vec<Instruction>) -> Self {
         Self {
-            instructions,
+            stages: Stages::of(instructions),
             steps: HashMap::new(),
-            failed: None,
+            failed: Vec::new(),
             image: None,
             waiting: VecDeque::new(),
         }
@@ -122,7 +127,7 @@ impl Trace {
         self.waiting.push_back(Next::Failed(Failure {
             exit_code: exit_code(message),
             message: bounded(message.to_owned()),
-            step: self.failed.clone(),
+            step: self.failed(message).cloned(),
         }));
     }
 
@@ -170,7 +175,7 @@ impl Trace {
                 step.clone()
             }
             None if room => {
-                let step = step(&vertex, &self.instructions);
+                let step = step(&vertex, &self.stages);
                 self.waiting.push_back(Next::Event(BuildEvent::Step(step.clone())));
                 if vertex.cached {
                     let vertex = step.vertex.clone();
@@ -181,30 +186,51 @@ impl Trace {
             }
             None => return,
         };
-        if !vertex.error.is_empty() {
-            self.failed = Some(step);
+        // With the first that fails, all that runs is cancelled.
+        let cancelled = vertex.error.ends_with("context canceled");
+        if !vertex.error.is_empty() && !cancelled && self.failed.len() < MOST_FAILED {
+            self.failed.push((step, end_of(&vertex.error).to_owned()));
         }
+    }
+
+    /// The step of which this failure is. Others may have failed before without ending the
+    /// build: that an image of layers cannot be had is no reason to.
+    fn failed(&self, failure: &str) -> Option<&Step> {
+        let its = self.failed.iter().find(|(_, error)| failure.trim_end().ends_with(error));
+        its.or(self.failed.first()).map(|(step, _)| step)
     }
 }
 
 /// `[build 2/5] RUN …`: the second of five of the stage "build".
-fn step(vertex: &Vertex, instructions: &[Instruction]) -> Step {
+fn step(vertex: &Vertex, stages: &Stages) -> Step {
     let split = vertex.name.strip_prefix('[').and_then(|rest| rest.split_once("] "));
     let count = split.and_then(|(head, _)| {
-        let (number, total) = head.rsplit(' ').next()?.split_once('/')?;
-        Some((number.parse().ok()?, total.parse().ok()?))
+        let mut words = head.split_whitespace().rev();
+        let (number, total) = words.next()?.split_once('/')?;
+        // Before the name of the stage, or in its place, a platform may stand.
+        let stage = words.next().filter(|word| !word.contains('/')).unwrap_or_default();
+        Some((stage, number.parse().ok()?, total.parse().ok()?))
     });
-    let (number, total) = count.unwrap_or((0, 0));
+    let (stage, number, total) = count.unwrap_or(("", 0, 0));
     let name = split.map_or(vertex.name.as_str(), |(_, name)| name);
-    let found = instructions.iter().find(|instruction| number > 0 && instruction.is(name));
-    let line = found.and_then(|instruction| u32::try_from(instruction.line).ok());
+    let line = usize::try_from(number).ok().zip(usize::try_from(total).ok());
+    let line = line.and_then(|(number, total)| stages.line(stage, number, total, name));
     Step {
         vertex: vertex.digest.clone(),
         name: name.chars().take(1024).collect(),
         number,
         total,
-        line: line.unwrap_or(0),
+        line: line.and_then(|line| u32::try_from(line).ok()).unwrap_or(0),
     }
+}
+
+/// The end of an error, which says how a step ended; before it stands its command.
+fn end_of(error: &str) -> &str {
+    let mut from = error.trim_end().len().saturating_sub(LONGEST_END);
+    while !error.is_char_boundary(from) {
+        from += 1;
+    }
+    error[from..].trim_end()
 }
 
 fn exit_code(message: &str) -> Option<i32> {
@@ -228,15 +254,15 @@ mod tests {
 
     #[test]
     fn a_step_is_told_once_with_its_line_and_that_the_cache_had_it() {
-        let mut trace = Trace::new(instructions("FROM a\n\nRUN x\n"));
+        let mut trace = Trace::new(instructions("FROM a\n\nRUN \\\n  x\n"));
         let mut vertex =
-            Vertex { digest: "d".into(), name: "[stage-1 2/3] RUN x".into(), ..Default::default() };
+            Vertex { digest: "d".into(), name: "[ 2/2] RUN x".into(), ..Default::default() };
         let of = |vertex: &Vertex| Status { vertexes: vec![vertex.clone()], ..Default::default() };
         assert_eq!(told(&mut trace, &of(&vertex)).len(), 0, "it did not begin");
         vertex.started = Some(prost_types::Timestamp::default());
         let first = told(&mut trace, &of(&vertex));
         let [Next::Event(BuildEvent::Step(step))] = &first[..] else { panic!("{first:?}") };
-        assert_eq!((step.number, step.total, step.line, step.name.as_str()), (2, 3, 3, "RUN x"));
+        assert_eq!((step.number, step.total, step.line, step.name.as_str()), (2, 2, 3, "RUN x"));
         vertex.cached = true;
         assert_eq!(told(&mut trace, &of(&vertex)).len(), 1);
         vertex.error = "executor failed: exit code: 7".into();
@@ -245,6 +271,35 @@ mod tests {
         trace.message(&serde_json::from_str(detail).unwrap());
         let Some(Next::Failed(failure)) = trace.waiting() else { panic!("it failed") };
         assert_eq!((failure.exit_code, failure.step.unwrap().line), (Some(7), 3));
+    }
+
+    #[test]
+    fn the_step_that_failed_is_the_one_of_the_failure() {
+        let mut trace = Trace::new(instructions("FROM a AS x\nRUN x\nFROM a AS y\nRUN y\n"));
+        for (digest, name, error) in [
+            ("c", "importing cache manifest from a", "no route to host"),
+            ("y", "[y 2/2] RUN y", "executor failed running [y]: exit code: 7"),
+            ("z", "[z 1/1] RUN z", "container process is already dead"),
+            ("x", "[x 2/2] RUN x", "executor failed running [x]: context canceled"),
+        ] {
+            let vertex = Vertex {
+                digest: digest.into(),
+                name: name.into(),
+                started: Some(prost_types::Timestamp::default()),
+                error: error.into(),
+                ..Default::default()
+            };
+            told(&mut trace, &Status { vertexes: vec![vertex], ..Default::default() });
+        }
+        for (message, line) in [
+            ("failed to solve: executor failed running [y]: exit code: 7", Some(4)),
+            ("something else", Some(0)),
+        ] {
+            let detail = serde_json::json!({"errorDetail": {"message": message}});
+            trace.message(&serde_json::from_value(detail).unwrap());
+            let Some(Next::Failed(failure)) = trace.waiting() else { panic!("it failed") };
+            assert_eq!(failure.step.map(|step| step.line), line, "{message}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use container_svc::rpc::pb::{self, build_image_stream_response::Event};
 use serde_json::json;
 use tonic::Code;
 
-use super::{Tree, begin, build, count, finished};
+use super::{Tree, begin, build, count, finished, powers::frontend};
 use crate::{
     registry::Registry,
     support::{Service, docker, eventually, image, unique},
@@ -108,6 +108,66 @@ async fn failures_of_buildkit_are_told_as_those_of_the_classic_builder() {
     let wrong = build(&service, by_buildkit(&tree)).await.1.expect("it is wrong");
     assert_eq!(wrong.code(), Code::InvalidArgument, "{wrong:?}");
     assert!(wrong.message().contains("line 3, \"RUUN echo hi\""), "{wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_step_has_its_line_by_the_engines_own_frontend_and_by_a_newer_one() {
+    let tree = Tree::new("", &[("a", "a")]);
+    let service = tree.service().await;
+    for head in ["# plain\n".to_owned(), format!("# syntax={}\n", frontend())] {
+        let text = format!(
+            "ARG base={base}\nFROM $base AS One\nARG X={word}\nRUN echo \\\n  \
+                \"a $X\" && \\\n  # why\n\\\n  ec\\\nho two\n\
+             COPY \"a\" /$X/\nWORKDIR \"/w\"\nRUN echo twice\nRUN echo twice\n\
+             FROM {base}\nENV y={word}\ncopy --from=one /$y \\\n  /x/\n\
+             RUN [\"echo\", \"{word}\"]\nRUN echo twice\n\
+             FROM scratch\nCOPY --from=1 /x /x\nENV y={word}\nCOPY --from=one $y/a \"/y\"\n",
+            base = image(),
+            word = unique("word"),
+        );
+        tree.write("ctx/Dockerfile", &format!("{head}{text}"));
+        let told = build(&service, by_buildkit(&tree)).await;
+        finished(&told);
+        // Of what builds at the same time share, as a base image, one tells the name of another.
+        let of_this = |step: &pb::BuildStep| step.number > 0 && !step.name.starts_with("FROM");
+        let mut steps: Vec<_> = told
+            .0
+            .iter()
+            .filter_map(|event| match event {
+                Event::Step(step) if of_this(step) => Some((step.line, step.name.as_str())),
+                _ => None,
+            })
+            .collect();
+        steps.sort_unstable();
+        let lines: Vec<_> = steps.iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [5, 11, 12, 13, 14, 17, 19, 20, 22, 24], "{head}{steps:?}");
+    }
+}
+
+/// Of two steps that run at once one fails, when the other wrote last; the other one, which
+/// is only cancelled, is told to have failed last of all.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_steps_that_run_at_once_the_one_that_fails_is_told_with_its_own_output() {
+    let tree = Tree::with_steps_at_once();
+    let service = tree.service().await;
+    let (events, failed) = build(&service, tree.request()).await;
+    let failed = failed.expect("it fails");
+    assert!(failed.message().contains("step 2 of 2, line 5"), "{failed:?} after {events:?}");
+    assert!(failed.message().ends_with("exit code: 7"), "{failed:?}");
+    let told = events.iter().find_map(|event| match event {
+        Event::Failed(failed) => failed.step.clone(),
+        _ => None,
+    });
+    assert!(told.is_some_and(|step| step.line == 5 && step.name.contains("the reason")));
+
+    let tree = Tree::with_steps_at_once();
+    let service = tree.service().await;
+    let body = json!({"name": tree.name(), "contextPath": tree.path("ctx")}).to_string();
+    let (_, answer) = service.rest("PUT", "/container-svc/image", &body).await;
+    let told = answer["message"].as_str().expect("a message");
+    assert!(told.contains("line 5") && told.ends_with("it wrote last:\nthe reason"), "{told}");
+    let (_, events) = service.rest("POST", "/container-svc/events", "{}").await;
+    assert!(events.to_string().contains("step 2 of 2, line 5"), "{events}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

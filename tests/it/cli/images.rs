@@ -45,6 +45,25 @@ async fn a_build_is_shown_live_to_a_person_and_as_lines_to_a_script() {
     assert_eq!(lines[lines.len() - 1]["finished"]["imageId"], id);
 }
 
+/// A terminal of 120 columns, in which a step that began later runs beside the one that fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_step_that_failed_is_shown_and_not_one_that_ran_beside_it() {
+    let tree = Tree::with_steps_at_once();
+    let service = tree.service().await;
+    let mut person = of(&service, "script");
+    let (path, name) = (tree.path("ctx"), tree.name());
+    let line = format!("stty cols 120 rows 30; exec {PROGRAM} build -t {name} {path}");
+    person.env("TERM", "xterm").args(["-qec", &line, "/dev/null"]);
+    let Ended { code, out, .. } = end(person).await;
+    assert_eq!(code, Some(6), "{out}");
+    let (shown, rest) = out.rsplit_once("  failed").expect("a step failed");
+    let step = shown.rsplit('\r').next().unwrap_or_default();
+    assert!(step.contains("echo the reason") && !step.contains("echo noise"), "{step}");
+    let last: Vec<_> = rest.lines().rev().take(2).collect();
+    assert!(last[0].contains("error: the build failed at step 2 of 2, line 5"), "{last:?}");
+    assert!(last[1].ends_with("the reason"), "its output last: {last:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn images_are_listed_pushed_and_removed_by_the_command_line() {
     let registry = Registry::start(false).await;
