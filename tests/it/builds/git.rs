@@ -76,8 +76,10 @@ impl Repository {
     /// Serves it by git's own daemon; answers with its URL.
     pub(super) async fn daemon(&self) -> (Server, String) {
         let address = free_address();
-        let mut daemon = Command::new("git");
-        daemon.args(["daemon", "--reuseaddr", "--export-all", "--listen=127.0.0.1"]);
+        // `git daemon` would be a process of its own, which outlives the one that is ended.
+        let mut daemon = Command::new("sh");
+        daemon.args(["-c", "exec \"$(git --exec-path)/git-daemon\" \"$@\"", "sh"]);
+        daemon.args(["--reuseaddr", "--export-all", "--listen=127.0.0.1"]);
         daemon.arg(format!("--port={}", address.port()));
         daemon.arg(format!("--base-path={}", self.dir.path().display()));
         let daemon = daemon.stderr(Stdio::null()).spawn().expect("git daemon");
