@@ -106,6 +106,8 @@ impl App {
 
     /// An import that was begun must come to its end before anybody else uses the keep.
     fn refuse_half_imported(&self, owner: &str, path: &str) -> Result<()> {
+        // Until the first listing nobody knows of it.
+        self.view.require_synced()?;
         let has = |container: &Container, key, value: &str| {
             container.labels.get(key).is_some_and(|have| have == value)
         };
@@ -141,6 +143,8 @@ impl App {
 
     /// Lists keeps, by owner and path.
     pub async fn list_keeps(&self, query: &KeepQuery) -> Result<Vec<KeepInfo>> {
+        // What is not known might have any of them.
+        self.view.require_synced()?;
         let label = format!("{}={}", labels::NODE, self.settings.node_id);
         let volumes = self.engine.volumes(&label).await?;
         let sizes = match query.sizes {

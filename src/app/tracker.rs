@@ -67,7 +67,7 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
     let inspected = inspect_all(app, ids, &mut deaths).await;
     deaths.write(app).await;
     let mut slow = inspected?;
-    app.forget_lost_records().await?;
+    let mut lost = !forget_lost_records(app).await;
     *wait = RETRY.0;
     app.view.set_synced();
     super::recover::recover_all(app).await;
@@ -135,10 +135,16 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
         deaths.write(app).await;
         slow = inspected?;
         started.retain(|id, _| slow.contains(id) || !app.view.has(id));
-        if gone {
-            app.forget_lost_records().await?;
+        if gone || lost {
+            lost = !forget_lost_records(app).await;
         }
     }
+}
+
+/// False when it must be tried again: a store without room leaves the view as true as it is.
+async fn forget_lost_records(app: &Arc<App>) -> bool {
+    let forgotten = app.forget_lost_records().await;
+    forgotten.inspect_err(|error| tracing::warn!(?error, "records of what is gone stay")).is_ok()
 }
 
 /// Asks about containers and answers with those that the engine was too slow

@@ -151,11 +151,11 @@ impl Engine {
         self.within(self.timeout, docker.rename_container(id, options)).await
     }
 
-    /// Removes a container, running or not; its volumes stay. One that is gone
-    /// is fine.
+    /// Removes a container, running or not, with the volumes that have no name; those with
+    /// one stay. One that is gone is fine.
     pub async fn remove(&self, id: &str) -> Result<()> {
         let docker = self.docker().await?;
-        let options = RemoveContainerOptions { force: true, ..Default::default() };
+        let options = RemoveContainerOptions { force: true, v: true, ..Default::default() };
         match self.within(self.work_limit(), docker.remove_container(id, Some(options))).await {
             Err(error) if error.kind() == Kind::NotFound => Ok(()),
             other => other,

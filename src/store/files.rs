@@ -60,9 +60,6 @@ pub struct AssetFiles {
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 impl AssetFiles {
-    /// What the folder with the whole files is called, whatever it is in.
-    pub const FOLDER: &str = "assets/files";
-
     /// Makes the folder, and removes what a service that was killed left and nobody can
     /// go on with.
     pub fn open(folder: &Path, min_free: u64) -> Result<Self> {

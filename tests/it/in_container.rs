@@ -187,6 +187,32 @@ async fn an_asset_is_mounted_from_a_service_in_a_container() {
     assert_eq!(used, serde_json::json!([name]));
 }
 
+/// The folder of the cache has another name on the host then.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_asset_on_a_mount_of_its_own_is_in_use() {
+    let (dir, cache) = (TempDir::new().expect("a directory"), TempDir::new().expect("another"));
+    let mounts = [
+        format!("{}:/var/lib", dir.path().display()),
+        format!("{}:{DATA}/assets", cache.path().display()),
+        "/etc/hostname:/etc/assets/name.txt:ro".to_owned(),
+    ];
+    let service = Contained::start(&mounts.each_ref().map(String::as_str)).await;
+    let name = unique("inside");
+    let url = "file:///etc/assets/name.txt";
+    let body = format!(
+        r#"{{"image":"{}","names":["{name}"],"command":["sleep","1000"],
+            "assets":[{{"envVarKey":"NAME","url":"{url}"}}]}}"#,
+        image()
+    );
+    let run = || service.call("PUT", "/container-svc/container", &body)["action"].clone();
+    assert_eq!(run(), "RUN_ACTION_CREATED", "{}", service.logs());
+    assert_eq!(run(), "RUN_ACTION_UNCHANGED");
+    let used = service.call("GET", "/container-svc/assets", "")["assets"][0]["usedBy"].clone();
+    assert_eq!(used, serde_json::json!([name]));
+    let refused = service.call("DELETE", &format!("/container-svc/asset?url={url}"), "");
+    assert_eq!(refused["details"][0]["reason"], "ASSET_IN_USE", "{refused}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_of_the_host_is_known_by_its_name_there() {
     let dir = TempDir::new().expect("a directory");

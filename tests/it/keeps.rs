@@ -3,7 +3,10 @@
 use container_svc::rpc::pb;
 use serde_json::Value;
 
-use crate::support::{Service, docker, eventually, unique};
+use crate::{
+    proxy::{Mode, Proxy},
+    support::{Service, docker, eventually, unique},
+};
 
 mod faults;
 mod hostile;
@@ -41,6 +44,71 @@ async fn listed(service: &Service, query: &str) -> Vec<Value> {
 
 async fn drop_keep(service: &Service, name: &str, path: &str) -> (u16, Value) {
     service.rest("DELETE", &format!("/container-svc/keep?name={name}&path={path}"), "").await
+}
+
+/// Data of an image's own volumes are as the container's other files, unless they are kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_kept_goes_with_its_container() {
+    let service = Service::start().await.synced().await;
+    let (name, made, image) = (unique("volume"), unique("made"), format!("{}:1", unique("image")));
+    docker(&["create", "--name", &made, crate::support::image(), "true"]);
+    docker(&["commit", "--change", "VOLUME /one", "--change", "VOLUME /two", &made, &image]);
+    docker(&["rm", &made]);
+    let volumes = || {
+        let format = "{{range .Mounts}}{{.Name}} {{end}}";
+        let told = docker(&["inspect", "--format", format, &name]);
+        told.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let is_there = |volume: &String| docker(&["volume", "ls", "-q"]).lines().any(|v| v == volume);
+    let request = |word: &str| pb::RunContainerRequest {
+        image: image.clone(),
+        envs: vec![pb::EnvVar { key: "WORD".into(), value: word.into() }],
+        ..keeping(&service, &name, &[("/two", false)])
+    };
+    let mut all = Vec::new();
+    for word in ["first", "second"] {
+        run(&service, request(word)).await;
+        assert_eq!(volumes().len(), 2, "{word}");
+        all.extend(volumes());
+    }
+    remove(&service, &name).await;
+    all.sort();
+    all.dedup();
+    let left: Vec<_> = all.into_iter().filter(is_there).collect();
+    let [kept] = &left[..] else { panic!("{left:?}") };
+    assert_eq!(listed(&service, &format!("?name={name}")).await[0]["volume"], **kept);
+    assert_eq!(drop_keep(&service, &name, "/two").await.0, 200);
+    docker(&["rmi", &image]);
+}
+
+/// Nobody can say who has a keep while the engine was not listed.
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_wait_for_a_listing() {
+    let proxy = Proxy::start();
+    let service = Service::with(|config| proxy.under(config)).await.synced().await;
+    let name = unique("early");
+    run(&service, keeping(&service, &name, &[("/data", false)])).await;
+    proxy.set(Mode::Refuse);
+    let synced = async || {
+        let (_, node) = service.get("/container-svc/node").await;
+        node["node"]["engine"]["synced"] == true
+    };
+    eventually("the engine is gone", || async { !synced().await }).await;
+    proxy.set_for(Mode::Late, "/containers/json");
+    let of = format!("name={name}&path=/data");
+    for (method, path) in [
+        ("GET", "/container-svc/keeps".to_owned()),
+        ("DELETE", format!("/container-svc/keep?{of}")),
+        ("GET", format!("/container-svc/keep/export?{of}")),
+    ] {
+        let (status, told) = service.rest(method, &path, "").await;
+        assert_eq!(status, 503, "{method} {path} {told}");
+    }
+    proxy.set(Mode::Pass);
+    let service = service.synced().await;
+    assert_eq!(listed(&service, "").await.len(), 1);
+    remove(&service, &name).await;
+    assert_eq!(drop_keep(&service, &name, "/data").await.0, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -233,12 +233,10 @@ impl App {
     }
 }
 
-/// The content that a source of a mount holds, when it is a file of the cache, whatever
-/// the folder of that is called on the engine's host.
+/// The content that a source of a mount holds, when it is a file of the cache. Its name says
+/// so: what the folders are called on the engine's host, nobody knows.
 fn content_mounted(source: &str) -> Option<&str> {
-    let path = Path::new(source);
-    let ours = path.parent().is_some_and(|folder| folder.ends_with(AssetFiles::FOLDER));
-    path.file_name().filter(|_| ours)?.to_str().and_then(asset::content_of)
+    Path::new(source).file_name()?.to_str().and_then(asset::content_of)
 }
 
 /// A source that a rule refuses is a wrong field of the request.

@@ -138,6 +138,7 @@ impl App {
     /// Says why a keep cannot be filled now.
     async fn may_import(&self, import: &Import) -> Result<()> {
         let Import { owner, path, replace } = import;
+        self.view.require_synced()?;
         match self.find_keep(owner, path).await {
             Ok((_, keep)) if !keep.used_by.is_empty() => Err(super::in_use(&keep)),
             Ok(_) if !replace => Err(Error::new(

@@ -13,7 +13,6 @@ use futures_util::{
 use http::{Request, header, uri::PathAndQuery};
 use tokio::time::{Instant, sleep_until};
 use tonic::{
-    Code,
     client::Grpc,
     transport::{Channel, Endpoint},
 };
@@ -170,7 +169,7 @@ impl Control {
 
 /// The connection broke, which is no answer of the engine.
 fn is_gone(status: &tonic::Status) -> bool {
-    status.source().is_some() || status.code() == Code::Unavailable
+    status.source().is_some()
 }
 
 async fn next<T>(stream: &mut Option<BoxStream<'static, T>>) -> Option<T> {

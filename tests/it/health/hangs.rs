@@ -177,6 +177,7 @@ async fn waits_and_budgets_hold_while_the_disk_is_full_and_are_told_afterwards()
     });
     let service = service.await.synced().await;
     let (fails, dies, last) = (unique("fails"), unique("dies"), unique("last"));
+    let gone = unique("gone");
     let with = |name: &str, end: &str, restart| pb::RunContainerRequest {
         restart,
         ..script(&service, name, &format!("echo start; {end}"))
@@ -185,8 +186,11 @@ async fn waits_and_budgets_hold_while_the_disk_is_full_and_are_told_afterwards()
     run(&service, with(&fails, "exit 1", quick(4000, 4000, 100))).await;
     run(&service, with(&last, "sleep 2; exit 1", quick(100, 100, 2))).await;
     becomes(&service, &fails, pb::RestartState::BackingOff).await;
+    run(&service, with(&gone, "exec sleep 1000", None)).await;
     disk.fill();
     let before = starts(&fails);
+    // Neither by us nor by others, and neither stops the rest.
+    docker(&["rm", "-f", &gone]);
     docker(&["kill", &dies]);
     eventually("what ends now comes back", || async { starts(&dies) == 2 }).await;
     let status = becomes(&service, &last, pb::RestartState::GaveUp).await;
@@ -197,7 +201,12 @@ async fn waits_and_budgets_hold_while_the_disk_is_full_and_are_told_afterwards()
     let again = starts(&fails) - before;
     assert!((2..=6).contains(&again), "{again} starts");
 
+    let (_, node) = service.get("/container-svc/node").await;
+    assert_eq!(node["node"]["engine"]["synced"], true, "{node}");
+
     disk.relieve();
+    let removed = || did(&service, &gone, pb::EventKind::Removed);
+    eventually("what went is told", removed).await;
     let restarted = async || {
         let told = kinds(&service, &fails).await;
         told.iter().filter(|kind| **kind == pb::EventKind::Restarted).count()
