@@ -6,22 +6,26 @@
 //! below a folder that is left out only when its own text begins with that
 //! folder's path: so the docker command walks a tree, and so it is done here.
 
-use regex::Regex;
+use super::archive::shown;
 
 mod glob;
 
-use glob::Shape;
+use glob::{Pieces, Shape};
 
 /// Longest line, as the docker command reads them.
 const LONGEST_LINE: usize = 64 << 10;
 /// Most patterns; the docker command has no limit.
 const MOST_PATTERNS: usize = 10_000;
+/// Most characters of those with wildcards, together.
+const MOST_PIECES: usize = 128 << 10;
 
 /// The patterns of one file, in their order.
 #[derive(Debug, Clone, Default)]
 pub struct Ignore {
     patterns: Vec<Pattern>,
     exceptions: bool,
+    /// Characters of those with wildcards.
+    pieces: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -29,7 +33,7 @@ struct Pattern {
     /// Takes in again what fits.
     exception: bool,
     /// In its shortest form.
-    text: String,
+    text: Vec<u8>,
     fit: Fit,
 }
 
@@ -37,10 +41,10 @@ struct Pattern {
 enum Fit {
     Exact,
     /// All that begin so.
-    Begin(String),
+    Begin(Vec<u8>),
     /// All that end so, and the path that is the end without its slash.
-    End(String),
-    Regex(Box<Regex>),
+    End(Vec<u8>),
+    Pieces(Pieces),
 }
 
 /// What is decided for one path.
@@ -62,12 +66,11 @@ impl Ignore {
             if line.len() >= LONGEST_LINE {
                 return Err(wrong("is longer than 64 KiB; split it"));
             }
-            let line = String::from_utf8_lossy(line);
             // A comment begins in the first column.
-            if line.starts_with('#') {
+            if line.starts_with(b"#") {
                 continue;
             }
-            if let Some((exception, pattern)) = pattern_of(&line) {
+            if let Some((exception, pattern)) = pattern_of(line) {
                 ignore.add(exception, &pattern).map_err(|why| wrong(&why))?;
             }
             if ignore.patterns.len() > MOST_PATTERNS {
@@ -80,29 +83,37 @@ impl Ignore {
     /// Takes a path in again when the patterns leave it out: what the build itself
     /// needs is sent all the same.
     pub fn always(&mut self, path: &str) -> Result<(), String> {
-        match self.verdict(path, None).ignored {
-            true => self.add(true, path),
+        match self.verdict(path.as_bytes(), None).ignored {
+            true => self.add(true, path.as_bytes()),
             false => Ok(()),
         }
     }
 
-    fn add(&mut self, exception: bool, pattern: &str) -> Result<(), String> {
-        if exception && matches!(pattern, "" | "/") {
+    fn add(&mut self, exception: bool, pattern: &[u8]) -> Result<(), String> {
+        if exception && matches!(pattern, b"" | b"/") {
             return Err("has a \"!\" without a pattern; name what is taken in again".to_owned());
         }
         let shape = Shape::read(pattern).ok_or_else(|| {
+            let pattern = shown(pattern);
             format!("\"{pattern}\" is no pattern; see its brackets and its last \"\\\"")
         })?;
         let fit = match shape {
             Shape::Plain => Fit::Exact,
             Shape::Begin(text) => Fit::Begin(text),
             Shape::End(text) => Fit::End(text),
-            Shape::Regex(regex) => Fit::Regex(Box::new(
-                Regex::new(&regex).map_err(|_| format!("\"{pattern}\" is no pattern"))?,
-            )),
+            Shape::Pieces(pieces) => {
+                self.pieces += pieces.size();
+                if self.pieces > MOST_PIECES {
+                    return Err(format!(
+                        "has, with the lines before it, more than {MOST_PIECES} characters in \
+                         patterns with *, ?, [ or \\; name folders instead"
+                    ));
+                }
+                Fit::Pieces(pieces)
+            }
         };
         self.exceptions |= exception;
-        self.patterns.push(Pattern { exception, text: pattern.to_owned(), fit });
+        self.patterns.push(Pattern { exception, text: pattern.to_vec(), fit });
         Ok(())
     }
 
@@ -110,7 +121,7 @@ impl Ignore {
     ///
     /// A pattern that could change nothing is not tried, and so does not count for
     /// what is below either; the docker command does the same.
-    pub fn verdict(&self, path: &str, folder: Option<&Verdict>) -> Verdict {
+    pub fn verdict(&self, path: &[u8], folder: Option<&Verdict>) -> Verdict {
         let mut ignored = false;
         let mut fits = vec![false; self.patterns.len()];
         for (at, pattern) in self.patterns.iter().enumerate() {
@@ -131,63 +142,81 @@ impl Ignore {
     }
 
     /// Whether a folder that is left out must be walked for exceptions below it.
-    pub fn has_exception_below(&self, folder: &str) -> bool {
+    pub fn has_exception_below(&self, folder: &[u8]) -> bool {
         self.exceptions
             && self.patterns.iter().filter(|pattern| pattern.exception).any(|pattern| {
                 let rest = pattern.text.strip_prefix(folder);
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
             })
     }
 }
 
 impl Pattern {
-    fn fits(&self, path: &str) -> bool {
+    fn fits(&self, path: &[u8]) -> bool {
         match &self.fit {
             Fit::Exact => path == self.text,
-            Fit::Begin(text) => path.starts_with(text.as_str()),
-            Fit::End(text) => path.ends_with(text.as_str()) || text.strip_prefix('/') == Some(path),
-            Fit::Regex(regex) => regex.is_match(path),
+            Fit::Begin(text) => path.starts_with(text),
+            Fit::End(text) => path.ends_with(text) || text.strip_prefix(b"/") == Some(path),
+            Fit::Pieces(pieces) => pieces.fits(path),
         }
     }
 }
 
 /// A line as a pattern in its shortest form, and whether it is an exception.
-fn pattern_of(line: &str) -> Option<(bool, String)> {
-    let line = line.trim();
-    let (exception, text) = match line.strip_prefix('!') {
-        Some(rest) => (true, rest.trim()),
+fn pattern_of(line: &[u8]) -> Option<(bool, Vec<u8>)> {
+    let line = trimmed(line);
+    let (exception, text) = match line.strip_prefix(b"!") {
+        Some(rest) => (true, trimmed(rest)),
         None => (false, line),
     };
     if text.is_empty() {
-        return exception.then(|| (true, String::new()));
+        return exception.then(|| (true, Vec::new()));
     }
-    let text = shortest(text);
-    let relative = text.strip_prefix('/').filter(|rest| !rest.is_empty()).unwrap_or(&text);
-    Some((exception, relative.to_owned()))
+    let text = shortest_of(text);
+    let relative = text.strip_prefix(b"/").filter(|rest| !rest.is_empty()).unwrap_or(&text);
+    Some((exception, relative.to_vec()))
+}
+
+/// Without white space at both ends; bytes that are no text are none.
+fn trimmed(line: &[u8]) -> &[u8] {
+    let mut chunks = line.utf8_chunks();
+    let Some(first) = chunks.next() else { return line };
+    let begin = first.valid().len() - first.valid().trim_start().len();
+    let last = chunks.last().unwrap_or(first);
+    let end = match last.invalid() {
+        [] => last.valid().len() - last.valid().trim_end().len(),
+        _ => 0,
+    };
+    line.get(begin..line.len() - end).unwrap_or_default()
 }
 
 /// A path without `.`, `..` and doubled slashes, as far as its text tells.
 pub fn shortest(path: &str) -> String {
-    let absolute = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
+    // What is cut at slashes stays text.
+    String::from_utf8_lossy(&shortest_of(path.as_bytes())).into_owned()
+}
+
+fn shortest_of(path: &[u8]) -> Vec<u8> {
+    let absolute = path.starts_with(b"/");
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in path.split(|byte| *byte == b'/') {
         match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|last| *last != "..") => drop(parts.pop()),
-            ".." if absolute => {}
+            b"" | b"." => {}
+            b".." if parts.last().is_some_and(|last| *last != b"..") => drop(parts.pop()),
+            b".." if absolute => {}
             part => parts.push(part),
         }
     }
-    match (absolute, parts.join("/")) {
-        (true, rest) => format!("/{rest}"),
-        (false, rest) if rest.is_empty() => ".".to_owned(),
+    match (absolute, parts.join(&b'/')) {
+        (true, rest) => [b"/", &rest[..]].concat(),
+        (false, rest) if rest.is_empty() => b".".to_vec(),
         (false, rest) => rest,
     }
 }
 
 /// The folders that a path is in, the outermost first.
-fn folders(path: &str) -> impl Iterator<Item = &str> {
-    path.match_indices('/').map(|(at, _)| &path[..at])
+fn folders(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    memchr::memchr_iter(b'/', path).map(|at| &path[..at])
 }
 
 #[cfg(test)]

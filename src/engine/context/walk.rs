@@ -189,15 +189,14 @@ impl<S: Sink> Walk<'_, S> {
         if way == Way::Unwanted {
             return Ok(None);
         }
-        let text = String::from_utf8_lossy(&path);
-        let verdict = self.wanted.ignore.verdict(&text, level.verdict.as_ref());
+        let verdict = self.wanted.ignore.verdict(&path, level.verdict.as_ref());
         let certainly_no_folder = !matches!(sort, FileType::Directory | FileType::Unknown);
         if verdict.ignored
-            && (certainly_no_folder || !self.wanted.ignore.has_exception_below(&text))
+            && (certainly_no_folder || !self.wanted.ignore.has_exception_below(&path))
         {
             return Ok(None);
         }
-        if self.wanted.apart == Some(&*text) {
+        if self.wanted.apart.is_some_and(|apart| apart.as_bytes() == path) {
             self.met |= !verdict.ignored;
             return Ok(None);
         }

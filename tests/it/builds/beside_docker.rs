@@ -4,8 +4,10 @@
 //! the same id means the same context.
 
 use std::{
+    ffi::OsStr,
     fs,
     os::unix::{
+        ffi::OsStrExt as _,
         fs::{PermissionsExt as _, symlink},
         net::UnixListener,
     },
@@ -123,6 +125,38 @@ async fn every_dockerignore_sends_what_the_docker_command_sends() {
         seen.insert(ours);
     }
     assert!(seen.len() > 20, "the lists differ: {}", seen.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_are_no_text_are_left_out_as_the_docker_command_leaves_them_out() {
+    let tree = Tree::new(COPY, &[]);
+    let names = [&b"\xe4"[..], b"\xf6", b"\xe4x", b"\xf6x", b"a\xe4", "\u{fffd}".as_bytes(), b"xx"];
+    for name in names {
+        fs::write(tree.root().join("ctx").join(OsStr::from_bytes(name)), name).expect("a file");
+    }
+    let service = tree.service().await;
+    let mut seen = std::collections::BTreeSet::new();
+    for list in [
+        &b"\xe4"[..],
+        b"\xe4*",
+        b"\xe4**",
+        b"**/\xe4",
+        b"**\xe4",
+        b"?",
+        b"?x",
+        "[\u{fffd}]".as_bytes(),
+        b"[^a]x",
+        b"*\n!\xe4",
+        b" \xe4 \n\xf6\xa0",
+    ] {
+        fs::write(tree.path("ctx/.dockerignore"), list).expect("a list");
+        let theirs = by_docker(&tree, &[]);
+        let ours = finished(&build(&service, tree.request()).await).image_id;
+        let (a, b) = (files(&theirs), files(&ours));
+        assert_eq!(ours, theirs, "for {list:?} docker sends {a:?}\nand we send {b:?}");
+        seen.insert(ours);
+    }
+    assert!(seen.len() > 6, "the lists differ: {}", seen.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

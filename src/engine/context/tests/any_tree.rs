@@ -54,14 +54,13 @@ fn expected(dir: &Path, ignore: &Ignore) -> Vec<Vec<u8>> {
         entries.sort_by_key(std::fs::DirEntry::file_name);
         for entry in entries {
             let path = [path, entry.file_name().as_bytes()].concat();
-            let text = String::from_utf8_lossy(&path);
-            let verdict = ignore.verdict(&text, from);
+            let verdict = ignore.verdict(&path, from);
             let folder = entry.file_type().unwrap().is_dir();
             let slash: &[u8] = if folder { b"/" } else { b"" };
             if !verdict.ignored {
                 all.push([&path[..], slash].concat());
             }
-            if folder && (!verdict.ignored || ignore.has_exception_below(&text)) {
+            if folder && (!verdict.ignored || ignore.has_exception_below(&path)) {
                 below(&entry.path(), &[&path[..], b"/"].concat(), Some(&verdict), ignore, all);
             }
         }
