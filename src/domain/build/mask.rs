@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use memchr::memmem;
 
-use super::{BuildEvent, Failure, Secret};
+use super::{BuildEvent, Failure, Secret, Step};
 
 /// Shorter lines of a secret are not hidden: they may stand in any text.
 const SHORTEST: usize = 6;
@@ -19,8 +19,16 @@ const HIDDEN: &[u8] = b"[redacted]";
 #[derive(Debug, Default)]
 pub struct Mask {
     lines: Vec<Secret>,
-    /// By step, and whether it is of standard error: what may become a secret.
-    held: BTreeMap<(String, bool), Vec<u8>>,
+    /// By step, and whether it is of standard error.
+    held: BTreeMap<(String, bool), Held>,
+}
+
+/// What may become a secret; so it is shorter than the longest of them.
+#[derive(Debug, Default)]
+struct Held {
+    data: Vec<u8>,
+    /// So many first bytes are of secrets that were told as hidden.
+    hidden: usize,
 }
 
 impl Mask {
@@ -47,46 +55,57 @@ impl Mask {
         match event {
             BuildEvent::Log { vertex, stderr, data } => {
                 let key = (vertex, stderr);
-                let mut all = self.held.remove(&key).unwrap_or_default();
+                let Held { data: mut all, hidden } = self.held.remove(&key).unwrap_or_default();
                 all.extend(data);
-                let found = self.found(&all);
-                let mut to = all.len() - self.begun(&all);
-                // A secret may end with what another begins with: it stays whole.
-                while let Some((begin, _)) = found.iter().find(|it| it.0 < to && to < it.1) {
-                    to = *begin;
-                }
-                let (told, held) = all.split_at(to);
-                let data = hide(told, &found);
-                if !held.is_empty() {
-                    self.held.insert(key.clone(), held.to_vec());
+                let to = all.len() - self.begun(&all);
+                let (data, end) = hide(&all[..to], hidden, &self.found(&all));
+                if to < all.len() {
+                    // A secret may end with what another begins with.
+                    let held = Held { data: all.split_off(to), hidden: end.saturating_sub(to) };
+                    self.held.insert(key.clone(), held);
                 }
                 let (vertex, stderr) = key;
                 let some = (!data.is_empty()).then_some(BuildEvent::Log { vertex, stderr, data });
                 some.into_iter().collect()
             }
             BuildEvent::Warning(why) => vec![BuildEvent::Warning(self.text(&why))],
-            other => vec![other],
+            BuildEvent::Step(step) => vec![BuildEvent::Step(self.step(step))],
+            BuildEvent::Progress { id, status, current, total } => {
+                let (id, status) = (self.text(&id), self.text(&status));
+                vec![BuildEvent::Progress { id, status, current, total }]
+            }
+            BuildEvent::Failed(failure) => vec![BuildEvent::Failed(self.failure(failure))],
+            other @ (BuildEvent::Started(_)
+            | BuildEvent::Cached { .. }
+            | BuildEvent::Finished(_)) => vec![other],
         }
     }
 
     /// What may be told of a failure.
     pub fn failure(&self, failure: Failure) -> Failure {
-        Failure { message: self.text(&failure.message), ..failure }
+        let (message, step) = (self.text(&failure.message), failure.step);
+        Failure { message, step: step.map(|step| self.step(step)), ..failure }
+    }
+
+    fn step(&self, step: Step) -> Step {
+        Step { name: self.text(&step.name), ..step }
     }
 
     /// What may be told of what was held back; nothing more comes.
     pub fn rest(&mut self) -> Vec<BuildEvent> {
         let held = std::mem::take(&mut self.held).into_iter();
-        held.map(|((vertex, stderr), data)| BuildEvent::Log {
+        let told = held.map(|((vertex, stderr), Held { data, hidden })| BuildEvent::Log {
             vertex,
             stderr,
-            data: self.hidden(&data),
-        })
-        .collect()
+            data: hide(&data, hidden, &self.found(&data)).0,
+        });
+        told.filter(|event| !matches!(event, BuildEvent::Log { data, .. } if data.is_empty()))
+            .collect()
     }
 
     fn text(&self, text: &str) -> String {
-        String::from_utf8_lossy(&self.hidden(text.as_bytes())).into_owned()
+        let told = hide(text.as_bytes(), 0, &self.found(text.as_bytes())).0;
+        String::from_utf8_lossy(&told).into_owned()
     }
 
     /// Where secrets stand, from their beginnings to their ends.
@@ -100,10 +119,6 @@ impl Mask {
         found
     }
 
-    fn hidden(&self, text: &[u8]) -> Vec<u8> {
-        hide(text, &self.found(text))
-    }
-
     /// How many last bytes may be the beginning of a secret.
     fn begun(&self, text: &[u8]) -> usize {
         let of = |line: &Secret| {
@@ -114,23 +129,26 @@ impl Mask {
     }
 }
 
-/// The text without the secrets that were found in it, in order.
-fn hide(text: &[u8], found: &[(usize, usize)]) -> Vec<u8> {
-    let (mut told, mut to) = (Vec::with_capacity(text.len()), 0);
-    for &(begin, end) in found.iter().filter(|(_, end)| *end <= text.len()) {
-        // Those that overlap are hidden as one.
-        if begin > to || (begin == to && !told.ends_with(HIDDEN)) {
+/// The text without the secrets that begin in it, in order, and where the last of them
+/// ends. So many bytes at its beginning were told as hidden.
+fn hide(text: &[u8], hidden: usize, found: &[(usize, usize)]) -> (Vec<u8>, usize) {
+    let (mut told, mut to, mut begun) = (Vec::with_capacity(text.len()), hidden, hidden > 0);
+    for &(begin, end) in found.iter().take_while(|(begin, _)| *begin < text.len()) {
+        // Those that overlap, or follow at once, are hidden as one.
+        if begin > to || !begun {
             told.extend_from_slice(&text[to..begin]);
             told.extend_from_slice(HIDDEN);
         }
-        to = to.max(end);
+        (to, begun) = (to.max(end), true);
     }
-    told.extend_from_slice(&text[to..]);
-    told
+    told.extend_from_slice(text.get(to..).unwrap_or_default());
+    (told, to)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn log(vertex: &str, data: &[u8]) -> BuildEvent {
@@ -210,5 +228,64 @@ mod tests {
         assert_eq!(told(mask.pass(log("a", b"the hunt"))), "the ");
         assert_eq!(told(mask.rest()), "hunt");
         assert_eq!(told(mask.rest()), "");
+    }
+
+    #[test]
+    fn secrets_that_overlap_without_end_hold_nothing_back() {
+        let secrets = [Secret(b"ababab".to_vec()), Secret(b"bababa".to_vec())];
+        let mut mask = Mask::new(&secrets);
+        let mut events = mask.pass(log("a", b"it is "));
+        for _ in 0..10_000 {
+            events.extend(mask.pass(log("a", b"ababa")));
+            events.extend(mask.pass(log("a", b"b")));
+            assert!(mask.held.values().all(|held| held.data.len() < 6));
+        }
+        events.extend(mask.pass(log("a", b"!")));
+        events.extend(mask.rest());
+        assert_eq!(told(events), "it is [redacted]!");
+    }
+
+    #[test]
+    fn steps_progress_and_failures_tell_no_secret() {
+        let mut mask = Mask::new([&Secret(b"hunter2".to_vec())]);
+        let text = "RUN echo hunter2".to_owned();
+        let step = Step { name: text.clone(), vertex: "a".into(), ..Step::default() };
+        let failure = Failure { message: text.clone(), step: Some(step.clone()), exit_code: None };
+        for event in [
+            BuildEvent::Step(step),
+            BuildEvent::Progress { id: text.clone(), status: text.clone(), current: 1, total: 2 },
+            BuildEvent::Warning(text),
+            BuildEvent::Failed(failure.clone()),
+            BuildEvent::Failed(mask.failure(failure)),
+        ] {
+            let told = format!("{:?}", mask.pass(event));
+            assert!(!told.contains("hunter2") && told.contains("echo [redacted]"), "{told}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn fuzz_no_secret_is_told_and_all_else_is(
+            secrets in prop::collection::vec("[ab]{6,9}", 1..4),
+            pieces in prop::collection::vec("[ab]{0,9}|[abc]{0,4}", 0..20),
+        ) {
+            let all: Vec<_> = secrets.iter().map(|it| Secret(it.clone().into_bytes())).collect();
+            let mut mask = Mask::new(&all);
+            let mut events = Vec::new();
+            for piece in &pieces {
+                events.extend(mask.pass(log("a", piece.as_bytes())));
+            }
+            events.extend(mask.rest());
+            let (got, text) = (told(events), pieces.concat());
+            for part in got.split("[redacted]") {
+                prop_assert!(secrets.iter().all(|secret| !part.contains(secret)), "{}", got);
+                prop_assert!(text.contains(part), "{}", got);
+            }
+            if secrets.iter().all(|secret| !text.contains(secret)) {
+                prop_assert_eq!(got, text);
+            }
+        }
     }
 }
