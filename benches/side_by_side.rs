@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench side_by_side` prints a table and writes it to `BENCHMARKS.md`;
 //! `-- --quick` takes a few samples only, `-- --logs` measures only what concerns logs,
-//! memory and the start, `-- --gpus` only what concerns GPUs; none of these writes anything.
+//! memory and the start, `-- --gpus` and `-- --builds` only what
+//! concerns those; none of these writes anything.
 
 #[path = "side_by_side/assets.rs"]
 mod assets;
@@ -127,8 +128,14 @@ const QUICK: Plan = Plan {
 async fn main() -> ExitCode {
     let asked = |flag: &str| std::env::args().any(|argument| argument == flag);
     let (quick, logs) = (asked("--quick"), asked("--logs"));
-    if asked("--gpus") {
-        return match gpus::rows(if quick { QUICK } else { FULL }).await {
+    let plan = if quick { QUICK } else { FULL };
+    let part = match (asked("--gpus"), asked("--builds")) {
+        (true, _) => Some(gpus::rows(plan).await),
+        (_, true) => Some(builds::contexts(plan).await.map(Vec::from)),
+        _ => None,
+    };
+    if let Some(rows) = part {
+        return match rows {
             Ok(rows) => {
                 report::say(&report::table(&rows));
                 ExitCode::SUCCESS
@@ -140,7 +147,7 @@ async fn main() -> ExitCode {
         };
     }
     let measured = tokio::select! {
-        measured = measure(if quick { QUICK } else { FULL }, logs, !quick && !logs) => measured,
+        measured = measure(plan, logs, !quick && !logs) => measured,
         // What was made is removed as the benchmarks are dropped.
         _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
     };

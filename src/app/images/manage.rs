@@ -20,6 +20,8 @@ use crate::{
 
 /// Most pulls that are looked through for when images came.
 const PULLS: usize = 10_000;
+/// Bytes that these take.
+const PULL_BYTES: usize = 16 << 20;
 
 /// An image, and who has it.
 #[derive(Debug, Clone)]
@@ -198,7 +200,7 @@ impl App {
         let question = EventQuery {
             kinds: vec![EventKind::Pulled],
             limit: PULLS,
-            bytes: usize::MAX,
+            bytes: PULL_BYTES,
             newest_first: true,
             ..EventQuery::default()
         };
