@@ -86,7 +86,8 @@ pub struct Config {
     /// Registries, `host` or `host:port`, that are spoken to without TLS. Default: none.
     pub insecure_registries: Vec<String>,
     /// How long nothing may come of a pull before it is tried again, and nothing be taken
-    /// of a push before it is given up, 1 s to 1 h. Default 60 s.
+    /// of a push, or come of an image of a build, before it is given up, 1 s to 1 h. Default
+    /// 60 s.
     pub pull_stall_timeout: Duration,
     /// Origins whose web pages may call the API, as in `https://ui.example.com`, or
     /// `*`. Default: none.

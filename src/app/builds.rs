@@ -35,6 +35,7 @@ mod outputs;
 mod powers;
 mod sends;
 mod source;
+mod stall;
 
 use outputs::Outputs;
 use powers::{Chosen, choose};
@@ -120,13 +121,15 @@ impl App {
         let (events, receiver) = mpsc::channel(AHEAD);
         let (app, began) = (self.clone(), self.builds.begin());
         self.tasks.background("build", async move {
-            let _held = (place, began);
+            let held = (place, began);
             let work = app.work(&spec, &caller, opened, uploaded, &events);
             let end = tokio::select! {
                 end = work => end,
                 () = events.closed() => return,
             };
             app.note_build(&spec, &end).await;
+            // Who reads the end may build again at once.
+            drop(held);
             // A caller that left needs no answer.
             let _ = events.send(end).await;
         });

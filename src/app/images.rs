@@ -33,6 +33,7 @@ use claims::Claims;
 
 pub use crate::engine::{Credential, ListedImage};
 pub(super) use claims::Claim;
+pub(super) use download::{LOCAL, nothing_came};
 pub use manage::{ImageInfo, Prune, Pruned};
 pub use push::PushUpdate;
 

@@ -47,6 +47,11 @@ pub struct PullStep {
     pub total: u64,
 }
 
+/// What the engine's words say of a layer is done here, and no registry is waited for.
+pub fn is_local(status: &str) -> bool {
+    ["Extracting", "Verifying"].iter().any(|word| status.starts_with(word))
+}
+
 /// An image on the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalImage {

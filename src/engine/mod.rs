@@ -34,7 +34,9 @@ pub use errors::{
 };
 pub use events::{Death, Event};
 pub use exec::Ran;
-pub use images::{Credential, ListedImage, LocalImage, PullStep, Pushed, Pushing, Removed};
+pub use images::{
+    Credential, ListedImage, LocalImage, PullStep, Pushed, Pushing, Removed, is_local,
+};
 pub use logs::{LogFiles, Progress, Wake, Wakes};
 pub use own::Own;
 pub use volumes::Volume;

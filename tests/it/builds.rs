@@ -31,6 +31,7 @@ mod file_sync;
 mod git;
 mod hostile;
 mod insecure;
+mod mute;
 mod powers;
 mod sources;
 mod tells;

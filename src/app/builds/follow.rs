@@ -29,7 +29,15 @@ impl App {
         events: &Events,
     ) -> Result<String> {
         loop {
-            match building.next().await {
+            let next = match self.next_of(building).await {
+                Ok(next) => next,
+                Err(stalled) => {
+                    tell_all(events, mask.rest()).await;
+                    return Err(stalled.tell(events).await);
+                }
+            };
+            match next {
+                Ok(Some(Next::Moved)) => {}
                 Ok(Some(Next::Event(event))) => tell_all(events, mask.pass(event)).await,
                 Ok(Some(Next::Made(id))) => {
                     tell_all(events, mask.rest()).await;

@@ -16,7 +16,7 @@ use super::{Credential, Progress, Pulled};
 use crate::{
     app::App,
     domain::{Error, Kind, Result, image::ImageRef},
-    engine::{REGISTRY_LIMIT, REGISTRY_UNREACHABLE},
+    engine::{REGISTRY_LIMIT, REGISTRY_UNREACHABLE, is_local},
     fetch,
 };
 
@@ -30,14 +30,21 @@ const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(60);
 const WAITS: u32 = 5;
 /// Unpacking and checking a large layer may tell nothing for so many times as long.
-pub(super) const LOCAL: u32 = 10;
+pub(in crate::app) const LOCAL: u32 = 10;
+
+/// Why an image is given up of which nothing came for so long.
+pub(in crate::app) fn nothing_came(patience: Duration) -> String {
+    let seconds = patience.as_secs_f32();
+    format!(
+        "the image cannot be pulled: nothing came from its registry for {seconds} s; see whether \
+         it hangs"
+    )
+}
 
 impl Progress {
     /// Something is done here, for which no registry is waited for.
     fn is_local(&self) -> bool {
-        let local =
-            |status: &str| ["Extracting", "Verifying"].iter().any(|w| status.starts_with(w));
-        self.layers.values().any(|layer| local(&layer.status))
+        self.layers.values().any(|layer| is_local(&layer.status))
     }
 
     /// How far it is, in numbers that only grow.
@@ -107,12 +114,7 @@ impl App {
                 Ok(Some(step)) => step?,
                 Ok(None) => break,
                 Err(_) => {
-                    let seconds = patience.as_secs_f32();
-                    let why = format!(
-                        "the image cannot be pulled: nothing came from its registry for {seconds} \
-                         s; see whether it hangs"
-                    );
-                    return Err(Error::new(Kind::Unavailable, STALLED, why));
+                    return Err(Error::new(Kind::Unavailable, STALLED, nothing_came(patience)));
                 }
             };
             if let Some(told) = step.status.strip_prefix("Digest: ") {

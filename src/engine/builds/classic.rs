@@ -3,10 +3,16 @@
 //! What a step's program writes comes in the same stream as the builder's own
 //! words. So these count only where the builder would say them.
 
-use super::{Message, Next, bounded};
-use crate::domain::{
-    build::{BuildEvent, Failure, Step},
-    dockerfile::Instruction,
+use std::collections::{BTreeMap, HashSet};
+
+use super::{Fetch, Message, Next, bounded, fetches};
+use crate::{
+    domain::{
+        build::{BuildEvent, Failure, Step},
+        dockerfile::{Instruction, base_images},
+        image::ImageRef,
+    },
+    engine::is_local,
 };
 
 /// How the engine colours what was written to stderr.
@@ -15,17 +21,50 @@ const PLAIN: &str = "\u{1b}[0m";
 
 pub(super) struct Classic {
     instructions: Vec<Instruction>,
+    /// What steps fetch, as far as no argument is in its name.
+    images: Vec<String>,
     step: Option<Step>,
     /// Nothing came after the head of the step yet.
     fresh: bool,
     container: Option<String>,
     /// What the stage at hand came to; a further step begins another one.
     image: Option<String>,
+    fetching: Fetching,
+    /// Layers that it works on, by their ids.
+    local: HashSet<String>,
+}
+
+/// Whether the step fetches an image now.
+enum Fetching {
+    No,
+    /// The builder says nothing before the registry does: it may also copy from an
+    /// image that is here.
+    Unless(ImageRef),
+    Yes,
 }
 
 impl Classic {
     pub(super) fn new(instructions: Vec<Instruction>) -> Self {
-        Self { instructions, step: None, fresh: false, container: None, image: None }
+        Self {
+            images: base_images(&instructions, &BTreeMap::new()),
+            instructions,
+            step: None,
+            fresh: false,
+            container: None,
+            image: None,
+            fetching: Fetching::No,
+            local: HashSet::new(),
+        }
+    }
+
+    /// The image that the step waits for.
+    pub(super) fn fetch(&self) -> Option<Fetch> {
+        let unless_here = match &self.fetching {
+            Fetching::No => return None,
+            Fetching::Unless(image) => Some(image.clone()),
+            Fetching::Yes => None,
+        };
+        Some(Fetch { step: self.step.clone()?, quiet: !self.local.is_empty(), unless_here })
     }
 
     pub(super) fn container(&self) -> Option<&str> {
@@ -47,16 +86,36 @@ impl Classic {
         if !message.status.is_empty() {
             let (current, total) = message.progress();
             let (id, status) = (message.id, message.status);
+            self.status(&id, &status);
             return Some(Next::Event(BuildEvent::Progress { id, status, current, total }));
         }
         self.text(&message.stream)
+    }
+
+    /// Of a pull: no other step tells "Pulling from", also where a base image has more
+    /// steps for those that build on it.
+    fn status(&mut self, id: &str, status: &str) {
+        if status.starts_with("Pulling from") {
+            self.fetching = Fetching::Yes;
+        } else if status.starts_with("Status: ") {
+            self.fetching = Fetching::No;
+        }
+        match is_local(status) {
+            true => drop(self.local.insert(id.to_owned())),
+            false => drop(self.local.remove(id)),
+        }
     }
 
     fn text(&mut self, text: &str) -> Option<Next> {
         if text.is_empty() {
             return None;
         }
+        if text != "\n" {
+            self.fetching = Fetching::No;
+        }
         if let Some(step) = self.step_of(text) {
+            self.fetching = self.begins_with(&step.name);
+            self.local.clear();
             self.step = Some(step.clone());
             (self.fresh, self.container, self.image) = (true, None, None);
             return Some(Next::Event(BuildEvent::Step(step)));
@@ -132,6 +191,18 @@ impl Classic {
             total,
             line: line.unwrap_or(0),
         })
+    }
+
+    fn begins_with(&self, step: &str) -> Fetching {
+        if fetches(step) {
+            return Fetching::Yes;
+        }
+        let mut words = step.split_whitespace();
+        let copies = words.next().is_some_and(|word| word.eq_ignore_ascii_case("COPY"));
+        let mut options = words.take_while(|word| copies && word.starts_with("--"));
+        let from = options.find_map(|option| option.strip_prefix("--from="));
+        let image = from.filter(|from| self.images.iter().any(|image| image == from));
+        image.and_then(|image| ImageRef::parse(image).ok()).map_or(Fetching::No, Fetching::Unless)
     }
 
     fn vertex(&self) -> String {
@@ -245,5 +316,77 @@ mod tests {
         );
         let [_, Next::Failed(failure)] = &told[..] else { panic!("{told:?}") };
         assert_eq!((failure.exit_code, failure.step.as_ref().unwrap().number), (Some(3), 1));
+    }
+
+    /// The number of the step that fetches, whether the engine works on a layer, and the
+    /// image on the node that would mean that it copies; after each message.
+    fn fetches(dockerfile: &str, stream: &[&str]) -> Vec<Option<(u32, bool, Option<String>)>> {
+        let mut classic = Classic::new(instructions(dockerfile));
+        let after = |text: &&str| {
+            let message = match text.strip_prefix("status ") {
+                Some(status) => {
+                    let (id, status) = status.split_once(' ').unwrap();
+                    Message { id: id.into(), status: status.into(), ..Default::default() }
+                }
+                None => Message { stream: (*text).to_owned(), ..Default::default() },
+            };
+            classic.message(message);
+            let fetch = classic.fetch()?;
+            let unless = fetch.unless_here.map(|image| image.familiar());
+            Some((fetch.step.number, fetch.quiet, unless))
+        };
+        stream.iter().map(after).collect()
+    }
+
+    #[test]
+    fn a_base_image_is_fetched_until_the_builder_says_anything_else() {
+        let told = fetches(
+            "FROM a\nRUN x\n",
+            &[
+                "Step 1/2 : FROM a",
+                "\n",
+                "status 1 Pulling from library/a",
+                "status l Downloading",
+                "status l Verifying Checksum",
+                "status l Download complete",
+                "status l Extracting",
+                "status l Pull complete",
+                " ---> 970f85668e83\n",
+                "Step 2/2 : RUN x",
+                "\n",
+                " ---> Running in ca5809c1f124\n",
+            ],
+        );
+        let quiet: Vec<_> = told.iter().map_while(|fetch| Some(fetch.as_ref()?.1)).collect();
+        assert_eq!(quiet, [false, false, false, false, true, false, true, false]);
+        assert!(told[8..].iter().all(Option::is_none), "{told:?}");
+        let told = fetches(
+            "FROM a\n",
+            &["Step 1/1 : FROM a", "# Executing 1 build trigger\n", "status 1 Pulling from b"],
+        );
+        assert_eq!(told, [Some((1, false, None)), None, Some((1, false, None))], "a trigger");
+    }
+
+    #[test]
+    fn an_image_that_is_copied_from_is_fetched_when_it_is_not_there() {
+        let b = || Some((2, false, Some("b:1".to_owned())));
+        let told = fetches(
+            "FROM a AS one\nCOPY --from=b:1 /x /\nCOPY --from=one /x /\nCOPY --from=0 /x /\nCOPY x --from=b:1\n",
+            &[
+                "Step 1/5 : FROM a AS one",
+                " ---> 970f85668e83\n",
+                "Step 2/5 : COPY --from=b:1 /x /",
+                "\n",
+                "status 1 Pulling from library/b",
+                "status  Status: Downloaded newer image for b:1",
+                " ---> 970f85668e84\n",
+                "Step 3/5 : COPY --from=one /x /",
+                "Step 4/5 : COPY --from=0 /x /",
+                "Step 5/5 : COPY x --from=b:1",
+            ],
+        );
+        assert_eq!(told[..4], [Some((1, false, None)), None, b(), b()]);
+        assert_eq!(told[4..6], [Some((2, false, None)), None], "it copies");
+        assert!(told[6..].iter().all(Option::is_none), "{told:?}");
     }
 }

@@ -19,12 +19,13 @@ use super::{
 };
 use crate::domain::{
     Error, Kind, Result,
-    build::{BuildEvent, BuildSpec, Entitlement, Failure},
+    build::{BuildEvent, BuildSpec, Entitlement, Failure, Step},
     dockerfile::Instruction,
     image::ImageRef,
     spec::hex,
 };
 
+mod active;
 mod classic;
 mod control;
 mod session;
@@ -112,6 +113,19 @@ pub enum Next {
     Failed(Failure),
     /// The image of this id was made.
     Made(String),
+    /// It goes on, in a way that is not told.
+    Moved,
+}
+
+/// An image that a build fetches while nothing else of it goes on.
+#[derive(Debug)]
+pub struct Fetch {
+    /// The step that needs it.
+    pub step: Step,
+    /// The engine may work on it for long without a word.
+    pub quiet: bool,
+    /// Nothing is fetched if this image is on the node; the step only works on it then.
+    pub unless_here: Option<ImageRef>,
 }
 
 impl Engine {
@@ -187,9 +201,7 @@ impl Building {
             match &mut self.0 {
                 Reader::Classic(lines, classic) => {
                     let Some(message) = lines.next().await? else { return Ok(None) };
-                    if let Some(next) = classic.message(message) {
-                        return Ok(Some(next));
-                    }
+                    return Ok(Some(classic.message(message).unwrap_or(Next::Moved)));
                 }
                 Reader::BuildKit(words, trace) => {
                     if let Some(next) = trace.waiting() {
@@ -200,6 +212,14 @@ impl Building {
                     }
                 }
             }
+        }
+    }
+
+    /// The image that it waits for, when it waits for nothing else.
+    pub fn fetch(&self) -> Option<Fetch> {
+        match &self.0 {
+            Reader::Classic(_, classic) => classic.fetch(),
+            Reader::BuildKit(_, trace) => trace.fetch(),
         }
     }
 
@@ -232,8 +252,47 @@ fn session_id() -> Result<String> {
     Ok(hex(&bytes))
 }
 
+/// True for a step that fetches a base image, as the builders call it.
+fn is_base(step: &str) -> bool {
+    let from = step.get(..5).is_some_and(|word| word.eq_ignore_ascii_case("FROM "));
+    from || step.starts_with("load metadata for ")
+}
+
+/// True for one that fetches this or another image.
+fn fetches(step: &str) -> bool {
+    const OTHERS: [&str; 3] =
+        ["resolve image config for ", "docker-image://", "importing cache manifest from "];
+    is_base(step) || OTHERS.iter().any(|words| step.starts_with(words))
+}
+
 /// The error for a build that failed.
 pub fn build_error(failure: &Failure) -> Error {
+    let told = failure.message.trim();
+    // A command that ended by itself may say anything.
+    let no_space = failure.exit_code.is_none() && told.contains("no space left on device");
+    let (kind, reason) = if no_space {
+        (Kind::ResourceExhausted, "NO_SPACE")
+    } else if failure.step.as_ref().is_some_and(|step| is_base(&step.name)) {
+        let fetched = errors::streamed(told);
+        (fetched.kind(), fetched.reason())
+    } else {
+        (Kind::FailedPrecondition, "BUILD_FAILED")
+    };
+    let error = failed(failure, kind, reason);
+    if told.contains("network.host is not allowed") {
+        return error.and("ask for NETWORK_HOST in entitlements, and let the engine's setting builder.entitlements allow it");
+    } else if told.contains("security.insecure is not allowed") {
+        return error.and("ask for SECURITY_INSECURE in entitlements, and let the engine's setting builder.entitlements allow it");
+    }
+    error
+}
+
+/// The error for a build whose image does not come any more.
+pub fn stalled_error(failure: &Failure) -> Error {
+    failed(failure, Kind::Unavailable, "PULL_STALLED")
+}
+
+fn failed(failure: &Failure, kind: Kind, reason: &'static str) -> Error {
     let at = failure.step.as_ref().map(|step| {
         let line = if step.line > 0 { format!(", line {}", step.line) } else { String::new() };
         match step.number {
@@ -242,27 +301,8 @@ pub fn build_error(failure: &Failure) -> Error {
         }
     });
     let told = failure.message.trim();
-    let fetches = failure.step.as_ref().is_some_and(|step| {
-        let from = step.name.get(..5).is_some_and(|word| word.eq_ignore_ascii_case("FROM "));
-        from || step.name.starts_with("load metadata for ")
-    });
-    // A command that ended by itself may say anything.
-    let no_space = failure.exit_code.is_none() && told.contains("no space left on device");
-    let (kind, reason) = if no_space {
-        (Kind::ResourceExhausted, "NO_SPACE")
-    } else if fetches {
-        let fetched = errors::streamed(told);
-        (fetched.kind(), fetched.reason())
-    } else {
-        (Kind::FailedPrecondition, "BUILD_FAILED")
-    };
     let message = format!("the build failed {}{told}", at.unwrap_or_default());
     let mut error = Error::new(kind, reason, message);
-    if told.contains("network.host is not allowed") {
-        error = error.and("ask for NETWORK_HOST in entitlements, and let the engine's setting builder.entitlements allow it");
-    } else if told.contains("security.insecure is not allowed") {
-        error = error.and("ask for SECURITY_INSECURE in entitlements, and let the engine's setting builder.entitlements allow it");
-    }
     if let Some(step) = &failure.step {
         error = error.with("step", step.number.to_string()).with("line", step.line.to_string());
     }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use prost::Message as _;
 
-use super::{Next, bounded};
+use super::{Fetch, Next, active::Active, bounded};
 use crate::{
     domain::{
         build::{BuildEvent, Failure, Step},
@@ -47,6 +47,8 @@ struct Vertex {
     cached: bool,
     #[prost(message, optional, tag = "5")]
     started: Option<prost_types::Timestamp>,
+    #[prost(message, optional, tag = "6")]
+    completed: Option<prost_types::Timestamp>,
     #[prost(string, tag = "7")]
     error: String,
 }
@@ -61,6 +63,8 @@ struct VertexStatus {
     current: i64,
     #[prost(int64, tag = "5")]
     total: i64,
+    #[prost(message, optional, tag = "8")]
+    completed: Option<prost_types::Timestamp>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -78,6 +82,7 @@ pub(super) struct Trace {
     stages: Stages,
     /// Steps that began, and whether it was told that the cache had them.
     steps: HashMap<String, (Step, bool)>,
+    active: Active,
     /// Steps that failed by themselves, and how their errors end.
     failed: Vec<(Step, String)>,
     image: Option<String>,
@@ -89,6 +94,7 @@ impl Trace {
         Self {
             stages: Stages::of(instructions),
             steps: HashMap::new(),
+            active: Active::default(),
             failed: Vec::new(),
             image: None,
             waiting: VecDeque::new(),
@@ -98,6 +104,15 @@ impl Trace {
     /// What was read and not told yet.
     pub(super) fn waiting(&mut self) -> Option<Next> {
         self.waiting.pop_front()
+    }
+
+    /// The image that the build waits for, when it waits for nothing else.
+    pub(super) fn fetch(&self) -> Option<Fetch> {
+        // Of layers the engine tells each mebibyte, however slowly it comes, and not
+        // that it checks them.
+        let (vertex, quiet) = self.active.fetch()?;
+        let step = self.steps.get(vertex)?.0.clone();
+        Some(Fetch { step, quiet, unless_here: None })
     }
 
     /// The image, once the engine has nothing more to say.
@@ -138,10 +153,15 @@ impl Trace {
 
     /// The graph of steps changed.
     pub(super) fn status(&mut self, status: Status) {
+        let (told, mut moved) = (self.waiting.len(), false);
         for vertex in status.vertexes {
-            self.vertex(vertex);
+            moved |= self.vertex(vertex);
         }
         for status in status.statuses {
+            let (current, ended) = (status.current, status.completed.is_some());
+            if !self.active.status(&status.vertex, &status.id, current, ended) {
+                continue;
+            }
             let bytes = |count: i64| u64::try_from(count).unwrap_or(0);
             let vertex = self.steps.get(&status.vertex).map(|(step, _)| step.name.clone());
             self.waiting.push_back(Next::Event(BuildEvent::Progress {
@@ -158,12 +178,18 @@ impl Trace {
                 data: log.data,
             }));
         }
+        if moved && self.waiting.len() == told {
+            self.waiting.push_back(Next::Moved);
+        }
     }
 
-    fn vertex(&mut self, vertex: Vertex) {
+    /// True when it begins or ends.
+    fn vertex(&mut self, vertex: Vertex) -> bool {
         if vertex.started.is_none() && !vertex.cached {
-            return;
+            return false;
         }
+        let goes_on = vertex.started.is_some() && vertex.completed.is_none();
+        let moved = self.active.vertex(&vertex.digest, halves(&vertex.name).1, goes_on);
         let room = self.steps.len() < MOST;
         let step = match self.steps.get_mut(&vertex.digest) {
             Some((step, cached)) => {
@@ -184,13 +210,14 @@ impl Trace {
                 self.steps.insert(vertex.digest, (step.clone(), vertex.cached));
                 step
             }
-            None => return,
+            None => return moved,
         };
         // With the first that fails, all that runs is cancelled.
         let cancelled = vertex.error.ends_with("context canceled");
         if !vertex.error.is_empty() && !cancelled && self.failed.len() < MOST_FAILED {
             self.failed.push((step, end_of(&vertex.error).to_owned()));
         }
+        moved
     }
 
     /// The step of which this failure is. Others may have failed before without ending the
@@ -203,8 +230,8 @@ impl Trace {
 
 /// `[build 2/5] RUN …`: the second of five of the stage "build".
 fn step(vertex: &Vertex, stages: &Stages) -> Step {
-    let split = vertex.name.strip_prefix('[').and_then(|rest| rest.split_once("] "));
-    let count = split.and_then(|(head, _)| {
+    let (head, name) = halves(&vertex.name);
+    let count = head.and_then(|head| {
         let mut words = head.split_whitespace().rev();
         let (number, total) = words.next()?.split_once('/')?;
         // Before the name of the stage, or in its place, a platform may stand.
@@ -212,7 +239,6 @@ fn step(vertex: &Vertex, stages: &Stages) -> Step {
         Some((stage, number.parse().ok()?, total.parse().ok()?))
     });
     let (stage, number, total) = count.unwrap_or(("", 0, 0));
-    let name = split.map_or(vertex.name.as_str(), |(_, name)| name);
     let line = usize::try_from(number).ok().zip(usize::try_from(total).ok());
     let line = line.and_then(|(number, total)| stages.line(stage, number, total, name));
     Step {
@@ -222,6 +248,12 @@ fn step(vertex: &Vertex, stages: &Stages) -> Step {
         total,
         line: line.and_then(|line| u32::try_from(line).ok()).unwrap_or(0),
     }
+}
+
+/// `[build 2/5]` and what it does; nothing stands before some.
+fn halves(name: &str) -> (Option<&str>, &str) {
+    let split = name.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+    split.map_or((None, name), |(head, rest)| (Some(head), rest))
 }
 
 /// The end of an error, which says how a step ended; before it stands its command.
@@ -300,6 +332,30 @@ mod tests {
             let Some(Next::Failed(failure)) = trace.waiting() else { panic!("it failed") };
             assert_eq!(failure.step.map(|step| step.line), line, "{message}");
         }
+    }
+
+    #[test]
+    fn what_moves_is_told_and_what_is_repeated_is_not() {
+        let mut trace = Trace::new(instructions("FROM a\n"));
+        let time = || Some(prost_types::Timestamp::default());
+        let name = "[internal] load metadata for a:1".to_owned();
+        let mut vertex = Vertex { digest: "d".into(), name, started: time(), ..Default::default() };
+        let of = |vertex: &Vertex| Status { vertexes: vec![vertex.clone()], ..Default::default() };
+        assert_eq!(told(&mut trace, &of(&vertex)).len(), 1, "the step");
+        let fetch = trace.fetch().unwrap();
+        assert_eq!((fetch.step.name.as_str(), fetch.quiet), ("load metadata for a:1", false));
+        assert_eq!(told(&mut trace, &of(&vertex)).len(), 0, "no news");
+        let layer = VertexStatus { id: "l".into(), vertex: "d".into(), ..Default::default() };
+        let layer = Status { statuses: vec![layer], ..Default::default() };
+        assert!(matches!(
+            &told(&mut trace, &layer)[..],
+            [Next::Event(BuildEvent::Progress { .. })]
+        ));
+        assert!(trace.fetch().is_some_and(|fetch| fetch.quiet));
+        assert_eq!(told(&mut trace, &layer).len(), 0, "nothing came");
+        vertex.completed = time();
+        assert!(matches!(&told(&mut trace, &of(&vertex))[..], [Next::Moved]), "it ended");
+        assert!(trace.fetch().is_none());
     }
 
     #[test]

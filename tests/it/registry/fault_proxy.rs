@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use tokio::{
@@ -11,6 +12,9 @@ use tokio::{
     task::JoinHandle,
 };
 
+/// Layers are longer, and what describes an image is shorter.
+const LAYER: usize = 512 << 10;
+
 /// What goes wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
@@ -18,8 +22,14 @@ pub enum Fault {
     Answer(u16, &'static str),
     /// 429 with these headers for who comes with a credential.
     Limit(&'static str),
+    /// Nothing at all, for ever.
+    Mute,
     /// All but the last hundredth of the body, and then nothing for ever.
     Stall,
+    /// The same for a layer alone, and not for what is small.
+    StallLayer,
+    /// A layer in ten pieces, each after so long.
+    SlowLayer(Duration),
     /// The body with its last byte changed.
     Change,
 }
@@ -136,26 +146,43 @@ async fn serve(
         );
         return client.write_all(answer.as_bytes()).await;
     }
+    if fault == Some(Fault::Mute) {
+        return until_left(&mut client).await;
+    }
     let mut server = TcpStream::connect(real).await?;
     server.write_all(head.replacen("\r\n", "\r\nConnection: close\r\n", 1).as_bytes()).await?;
     let mut whole = Vec::new();
     server.read_to_end(&mut whole).await?;
     let body = whole.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
+    let layer = whole.len() - body > LAYER;
     match fault {
-        Some(Fault::Stall) => {
+        Some(Fault::StallLayer) if !layer => {}
+        Some(Fault::Stall | Fault::StallLayer) => {
             let end = whole.len() - (whole.len() - body) / 100 - 1;
             client.write_all(&whole[..end]).await?;
-            // Until whoever asked has left.
-            while client.read(&mut [0; 64]).await? > 0 {}
-            return Ok(());
+            return until_left(&mut client).await;
+        }
+        Some(Fault::SlowLayer(wait)) if layer => {
+            let mut ticks = tokio::time::interval(wait);
+            for piece in whole.chunks(whole.len().div_ceil(10)) {
+                ticks.tick().await;
+                client.write_all(piece).await?;
+            }
+            return client.shutdown().await;
         }
         Some(Fault::Change) => {
             if let Some(last) = whole.last_mut() {
                 *last ^= 1;
             }
         }
-        Some(Fault::Answer(..) | Fault::Limit(_)) | None => {}
+        Some(Fault::Answer(..) | Fault::Limit(_) | Fault::Mute | Fault::SlowLayer(_)) | None => {}
     }
     client.write_all(&whole).await?;
     client.shutdown().await
+}
+
+/// Waits until whoever asked has left.
+async fn until_left(client: &mut TcpStream) -> std::io::Result<()> {
+    while client.read(&mut [0; 64]).await? > 0 {}
+    Ok(())
 }

@@ -53,6 +53,8 @@ type BuildServiceClient interface {
 	// changes while it is read, when no folder may be read at all, or when the
 	// builder cannot do what is asked. NOT_FOUND when a registry has not the base
 	// image. RESOURCE_EXHAUSTED when 16 builds are under way, or the disk is full.
+	// UNAVAILABLE when a registry gives nothing of an image for pull_stall_timeout while
+	// no other step runs (with the step); the same build again begins from the cache.
 	BuildImage(ctx context.Context, in *BuildImageRequest, opts ...grpc.CallOption) (*BuildImageResponse, error)
 	// BuildImageStream is BuildImage, told as it happens. The last message is
 	// finished; a build that fails sends failed and ends with the error. A reader
@@ -147,6 +149,8 @@ type BuildServiceServer interface {
 	// changes while it is read, when no folder may be read at all, or when the
 	// builder cannot do what is asked. NOT_FOUND when a registry has not the base
 	// image. RESOURCE_EXHAUSTED when 16 builds are under way, or the disk is full.
+	// UNAVAILABLE when a registry gives nothing of an image for pull_stall_timeout while
+	// no other step runs (with the step); the same build again begins from the cache.
 	BuildImage(context.Context, *BuildImageRequest) (*BuildImageResponse, error)
 	// BuildImageStream is BuildImage, told as it happens. The last message is
 	// finished; a build that fails sends failed and ends with the error. A reader

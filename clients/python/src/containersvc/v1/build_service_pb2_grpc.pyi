@@ -56,6 +56,8 @@ class BuildServiceStub:
     changes while it is read, when no folder may be read at all, or when the
     builder cannot do what is asked. NOT_FOUND when a registry has not the base
     image. RESOURCE_EXHAUSTED when 16 builds are under way, or the disk is full.
+    UNAVAILABLE when a registry gives nothing of an image for pull_stall_timeout while
+    no other step runs (with the step); the same build again begins from the cache.
     """
     BuildImageStream: _grpc.UnaryStreamMultiCallable[_build_service_pb2.BuildImageStreamRequest, _build_service_pb2.BuildImageStreamResponse]
     """BuildImageStream is BuildImage, told as it happens. The last message is
@@ -102,6 +104,8 @@ class BuildServiceAsyncStub(BuildServiceStub):
     changes while it is read, when no folder may be read at all, or when the
     builder cannot do what is asked. NOT_FOUND when a registry has not the base
     image. RESOURCE_EXHAUSTED when 16 builds are under way, or the disk is full.
+    UNAVAILABLE when a registry gives nothing of an image for pull_stall_timeout while
+    no other step runs (with the step); the same build again begins from the cache.
     """
     BuildImageStream: _aio.UnaryStreamMultiCallable[_build_service_pb2.BuildImageStreamRequest, _build_service_pb2.BuildImageStreamResponse]  # type: ignore[assignment]
     """BuildImageStream is BuildImage, told as it happens. The last message is
@@ -151,6 +155,8 @@ class BuildServiceServicer(metaclass=_abc_1.ABCMeta):
         changes while it is read, when no folder may be read at all, or when the
         builder cannot do what is asked. NOT_FOUND when a registry has not the base
         image. RESOURCE_EXHAUSTED when 16 builds are under way, or the disk is full.
+        UNAVAILABLE when a registry gives nothing of an image for pull_stall_timeout while
+        no other step runs (with the step); the same build again begins from the cache.
         """
 
     @_abc_1.abstractmethod

@@ -1029,6 +1029,8 @@ export const BuildService: GenService<{
    * changes while it is read, when no folder may be read at all, or when the
    * builder cannot do what is asked. NOT_FOUND when a registry has not the base
    * image. RESOURCE_EXHAUSTED when 16 builds are under way, or the disk is full.
+   * UNAVAILABLE when a registry gives nothing of an image for pull_stall_timeout while
+   * no other step runs (with the step); the same build again begins from the cache.
    *
    * @generated from rpc containersvc.v1.BuildService.BuildImage
    */
