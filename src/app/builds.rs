@@ -246,6 +246,9 @@ impl App {
             let sends = Sends { text, warnings, state };
             return self.build_with(new(&path), Given::Archive(archive), sends, events).await;
         }
+        if let Err(stalled) = self.hear_caches(spec).await {
+            return Err(stalled.tell(events).await);
+        }
         let Sharing { shared, dockerfile_name, warnings, state } = context.share();
         let session = self.engine.build_session(spec, &credentials, shared).await?;
         let (given, sends) = (Given::Session(session.id), Sends { text, warnings, state });

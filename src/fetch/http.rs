@@ -13,6 +13,8 @@ use crate::domain::{Error, Kind, Result};
 
 /// Reason of an error for a connection that could not be made.
 pub(super) const UNREACHABLE: &str = "REGISTRY_UNREACHABLE";
+/// Reason of an error for a registry that took a request and said nothing.
+pub(super) const TIMEOUT: &str = "REGISTRY_TIMEOUT";
 /// Reason of an error for a registry that takes no more requests, and the seconds that it
 /// asks to wait among its facts.
 pub(super) const RATE_LIMIT: &str = "REGISTRY_RATE_LIMIT";
@@ -66,6 +68,12 @@ impl Rules {
         Err(self.refused(format!("Registry {registry} leads to {host:?}, which {why}: refused.")))
     }
 
+    /// The registry, or what it sends us to, said nothing in time.
+    pub(super) fn late(&self) -> Error {
+        let told = format!("Registry {} did not answer in time: try again later.", self.registry);
+        Error::new(Kind::Unavailable, TIMEOUT, told).with("registry", &self.registry)
+    }
+
     /// The registry cannot be asked now.
     pub(super) fn unavailable(&self, what: &str) -> Error {
         Error::new(
@@ -91,10 +99,11 @@ impl Rules {
             }
             link = error.source();
         }
+        if cause.is_timeout() && !cause.is_connect() {
+            return self.late().because(cause);
+        }
         let (reason, what) = if cause.is_connect() {
             (UNREACHABLE, "cannot be reached: check its name, the network and its certificate")
-        } else if cause.is_timeout() {
-            ("REGISTRY_TIMEOUT", "did not answer in time: try again later")
         } else {
             ("REGISTRY_UNAVAILABLE", "broke the connection: try again later")
         };

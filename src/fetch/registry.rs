@@ -65,7 +65,7 @@ impl Registry {
         let rules = self.rules(image, false);
         match tokio::time::timeout(self.timeout, Box::pin(self.ask(image))).await {
             Ok(answer) => answer,
-            Err(_) => Err(rules.unavailable("did not answer in time")),
+            Err(_) => Err(rules.late()),
         }
     }
 
@@ -85,6 +85,13 @@ impl Registry {
     /// The same, asked with this credential in place of that of the node.
     pub fn with(&self, given: Option<Credential>) -> Self {
         Self { given, ..self.clone() }
+    }
+
+    /// Waits until the registry says anything at all of the image, or cannot be reached.
+    pub async fn speaks(&self, image: &ImageRef) {
+        let mute =
+            |told: &Result<bool>| told.as_ref().is_err_and(|error| error.reason() == http::TIMEOUT);
+        while mute(&self.pullable(image).await) {}
     }
 
     /// What the engine should send with a pull; `None` is anonymous.

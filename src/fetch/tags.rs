@@ -30,7 +30,7 @@ impl Registry {
         let rules = self.rules(image, false);
         match tokio::time::timeout(self.timeout(), Box::pin(self.tags_somehow(image))).await {
             Ok(answer) => answer,
-            Err(_) => Err(rules.unavailable("did not answer in time")),
+            Err(_) => Err(rules.late()),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Ends builds that wait for an image of which nothing comes any more.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
+
+use futures_util::future;
 
 use super::{Events, tell};
 use crate::{
@@ -10,7 +12,7 @@ use crate::{
     },
     domain::{
         Error, Result,
-        build::{BuildEvent, Failure, Step},
+        build::{BuildEvent, BuildSpec, Failure, Step},
     },
     engine::builds::{Building, Fetch, Next, stalled_error},
 };
@@ -60,5 +62,21 @@ impl App {
             }
         }
         Ok(building.next().await)
+    }
+
+    /// Asks the registries of images whose layers may be taken whether they say anything.
+    ///
+    /// Where such a registry is mute, BuildKit waits for ever, also when the build is
+    /// given up, and every other build of the node waits with it.
+    pub(super) async fn hear_caches(&self, spec: &BuildSpec) -> Result<(), Stalled> {
+        let mut asked = BTreeSet::new();
+        let first = spec.cache_from.iter().filter(|image| asked.insert(image.registry()));
+        let patience = self.settings.pull_stall_timeout;
+        let heard = first.map(async |image| {
+            let spoke = tokio::time::timeout(patience, self.registry.speaks(image)).await;
+            let name = format!("importing cache manifest from {image}");
+            spoke.map_err(|_| Stalled::new(Step { name, ..Step::default() }, patience))
+        });
+        future::try_join_all(heard).await.map(drop)
     }
 }

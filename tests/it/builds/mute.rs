@@ -193,3 +193,19 @@ async fn a_step_that_prints_nothing_for_long_is_never_ended_by_this() {
         assert_eq!(count(&told.0, ended), 1, "{builder:?}: {told:?}");
     }
 }
+
+/// BuildKit would wait for it for ever, with all builds of the node.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mute_registry_of_layers_to_take_ends_the_build_before_buildkit_asks_it() {
+    let stage = Stage::set().await;
+    let (base, mute) = (image(), stage.image());
+    let mine = stage.request(BuilderKind::Buildkit, &format!("FROM {base}\nRUN true\n"));
+    let from = pb::BuildImageRequest { cache_from: vec![mute.clone()], ..mine.clone() };
+    stage.proxy.set(MANIFESTS, Fault::Mute, usize::MAX);
+    is_stalled(&build(&stage.service, from.clone()).await, &mute, PATIENCE);
+    assert_eq!(stage.proxy.seen(MANIFESTS, false), 1, "the engine asks it too");
+    finished(&build(&stage.service, mine).await);
+    // One that says no is left to the engine, which builds without.
+    stage.proxy.set(MANIFESTS, Fault::Answer(404, ""), usize::MAX);
+    finished(&build(&stage.service, from).await);
+}
