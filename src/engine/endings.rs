@@ -1,16 +1,19 @@
 //! How runs of containers ended, from the past events that the engine still has, and
 //! from what it wrote down.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use bollard::{
     models::EventMessage,
     query_parameters::{EventsOptions, InspectNetworkOptions},
 };
-use futures_util::StreamExt as _;
+use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 
-use super::{Engine, events::asks_to_end};
+use super::{
+    Engine,
+    events::{asks_to_end, time},
+};
 use crate::domain::{Kind, Result, container::Container};
 
 /// Seconds that an engine takes at most, or nearly always, to end what it finds running.
@@ -30,63 +33,46 @@ pub enum Ending {
 impl Engine {
     /// Asks how the run of a container ended that ended then.
     pub async fn ending(&self, id: &str, end: Timestamp) -> Result<Ending> {
-        // What an engine ends as it starts, it tells as stopped.
-        let begin = end.max(self.began().await?.unwrap_or(end));
-        let mut ending = Ending::Forgotten;
-        for event in self.past(id, &["die", "stop"], begin).await? {
-            match event.action.as_deref() {
-                Some("stop") => ending = Ending::Stopped,
-                Some("die") if ending == Ending::Forgotten => ending = Ending::Died,
-                _ => {}
-            }
-        }
-        Ok(ending)
+        let began = self.began().await?;
+        let past = self.past(id, &["start", "die", "stop"]).await?;
+        Ok(ending_of(&past, end, began, self.now().await?))
     }
 
-    /// True when a container was sent a signal since then that asks it to end, as far as
-    /// the engine remembers.
-    pub async fn was_asked_to_end(&self, id: &str, since: Timestamp) -> Result<bool> {
-        let sent = self.past(id, &["kill"], since).await?;
-        let mut signals = sent.iter().map(|event| {
-            let told = event.actor.as_ref().and_then(|actor| actor.attributes.as_ref());
-            told.and_then(|told| told.get("signal"))
-        });
-        Ok(signals.any(asks_to_end))
+    /// True when a container was sent a signal, in the run that began then and not longer
+    /// ago than that, that asks it to end, as far as the engine remembers.
+    pub async fn was_asked_to_end(
+        &self,
+        id: &str,
+        run: Timestamp,
+        longest: Duration,
+    ) -> Result<bool> {
+        let past = self.past(id, &["start", "kill"]).await?;
+        Ok(asked_to_end(&past, run, self.now().await?, longest))
     }
 
-    /// What happened to a container since then, of what the engine remembers.
-    async fn past(&self, id: &str, kinds: &[&str], since: Timestamp) -> Result<Vec<EventMessage>> {
+    /// All that the engine remembers of a container, in the order in which it happened.
+    async fn past(&self, id: &str, kinds: &[&str]) -> Result<Vec<EventMessage>> {
         let docker = self.docker().await?;
         let kinds = kinds.iter().map(|kind| (*kind).to_owned()).collect();
         let filters = HashMap::from([
             ("container".to_owned(), vec![id.to_owned()]),
             ("event".to_owned(), kinds),
         ]);
+        // An end makes it no stream. That of 1970 leaves nothing out, also not what happened
+        // before the clock was put back, which is ahead of any other end.
+        let forever = Some("0".to_owned());
+        let options =
+            EventsOptions { since: forever.clone(), until: forever, filters: Some(filters) };
+        let told = docker.events(Some(options)).try_collect();
+        self.within(self.timeout, told).await
+    }
+
+    /// What the engine's clock says.
+    async fn now(&self) -> Result<Timestamp> {
+        let docker = self.docker().await?;
         let info = self.within(self.timeout, docker.info()).await?;
-        let now = info.system_time.and_then(|time| time.parse::<Timestamp>().ok());
-        // By the engine's clock. Without an end the answer would be a stream.
-        let until = now.unwrap_or_else(Timestamp::now);
-        let options = EventsOptions {
-            since: Some((since.as_second() - 1).to_string()),
-            until: Some(format!("{}.{:09}", until.as_second(), until.subsec_nanosecond())),
-            filters: Some(filters),
-        };
-        let since = since.as_nanosecond();
-        let mut past = Vec::new();
-        let told = async {
-            let mut events = docker.events(Some(options));
-            while let Some(event) = events.next().await {
-                let event = event?;
-                // Seconds are all that can be asked for; it may have been stopped and
-                // started just before.
-                if event.time_nano.is_none_or(|at| i128::from(at) >= since) {
-                    past.push(event);
-                }
-            }
-            Ok(())
-        };
-        self.within(self.timeout, told).await?;
-        Ok(past)
+        let now = info.system_time.and_then(|time| time.parse().ok());
+        Ok(now.unwrap_or_else(Timestamp::now))
     }
 
     /// True when the engine wrote down that somebody stopped or killed a container since it
@@ -117,3 +103,64 @@ impl Engine {
         }
     }
 }
+
+/// How the run of a container ended that ended then. The order of what is told is that in
+/// which it happened; its times are not, where the clock was put back in between.
+fn ending_of(
+    past: &[EventMessage],
+    end: Timestamp,
+    began: Option<Timestamp>,
+    now: Timestamp,
+) -> Ending {
+    // What an engine ends as it starts, it tells as stopped. What it remembers of long before
+    // its start happened since, by a clock that was put back.
+    let is_of_start = |at: Timestamp| {
+        began.is_some_and(|began| {
+            let before = began.duration_since(at).as_secs_f64();
+            before > 0.0 && (began <= now || before < LONGEST_START)
+        })
+    };
+    let (mut ending, mut anew) = (Ending::Forgotten, false);
+    for event in happened_since(past, |at| at >= end && !is_of_start(at)) {
+        match event.action.as_deref() {
+            Some("start") => anew = true,
+            Some("stop") => (ending, anew) = (Ending::Stopped, false),
+            // A stop may be told before the end that it made.
+            Some("die") if anew || ending == Ending::Forgotten => {
+                (ending, anew) = (Ending::Died, false);
+            }
+            _ => {}
+        }
+    }
+    ending
+}
+
+/// True when the run that began then was sent a signal that asks it to end, about now.
+fn asked_to_end(past: &[EventMessage], run: Timestamp, now: Timestamp, longest: Duration) -> bool {
+    let mut asked = false;
+    for event in happened_since(past, |at| at >= run) {
+        let recent = |at: Timestamp| at.duration_since(now).unsigned_abs() <= longest;
+        let told = event.actor.as_ref().and_then(|actor| actor.attributes.as_ref());
+        match event.action.as_deref() {
+            // What came before asked an earlier run.
+            Some("start") => asked = false,
+            Some("kill") if time(event).is_none_or(recent) => {
+                asked |= asks_to_end(told.and_then(|told| told.get("signal")));
+            }
+            _ => {}
+        }
+    }
+    asked
+}
+
+/// From the first event on whose time is meant. It may have been stopped and started just
+/// before.
+fn happened_since(
+    past: &[EventMessage],
+    meant: impl Fn(Timestamp) -> bool,
+) -> impl Iterator<Item = &EventMessage> {
+    past.iter().skip_while(move |event| time(event).is_some_and(|at| !meant(at)))
+}
+
+#[cfg(test)]
+mod tests;

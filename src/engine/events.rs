@@ -72,7 +72,8 @@ impl Engine {
     }
 }
 
-fn time(message: &EventMessage) -> Option<Timestamp> {
+/// When it happened.
+pub(super) fn time(message: &EventMessage) -> Option<Timestamp> {
     Timestamp::from_nanosecond(message.time_nano?.into()).ok()
 }
 

@@ -9,6 +9,7 @@ use tonic::{metadata::MetadataValue, transport::Channel};
 use crate::support::{DEADLINE, Service, docker, eventually, image, unique};
 
 mod bad;
+mod clocks;
 mod crowds;
 mod engines;
 mod hanging;

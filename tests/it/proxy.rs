@@ -14,6 +14,7 @@ use std::{
 };
 
 use container_svc::config::Config;
+use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -24,6 +25,8 @@ use tokio::{
 };
 
 use super::support::docker;
+
+mod put_back;
 
 /// How the engine behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +66,9 @@ pub(crate) enum Mode {
         /// The engine does it.
         done: bool,
     },
+    /// Its clock was put back then: what was before is ahead now. Its stream of what
+    /// happens from now on is as it is.
+    PutBack(Timestamp),
 }
 
 /// Host ports that the proxy has taken.
@@ -238,6 +244,9 @@ async fn serve(
         }
         Mode::Late => drop(mode.changed().await),
         Mode::Steal(most) => steal(&line, most, &stolen),
+        Mode::PutBack(then) if put_back::concerns(&line) => {
+            return put_back::answer(client, UnixStream::connect(real).await?, &head, then).await;
+        }
         Mode::Pass
         | Mode::Delay
         | Mode::LateFirst(_)
@@ -245,6 +254,7 @@ async fn serve(
         | Mode::HangAfterHeaders
         | Mode::Truncate
         | Mode::Hold
+        | Mode::PutBack(_)
         | Mode::Cut { .. } => {}
     }
 
@@ -259,7 +269,7 @@ async fn serve(
     };
     let tell = async {
         match now {
-            Mode::Pass | Mode::Late | Mode::Steal(_) => {
+            Mode::Pass | Mode::Late | Mode::Steal(_) | Mode::PutBack(_) => {
                 tokio::io::copy(&mut from_engine, &mut to_client).await?;
             }
             Mode::Delay => delay(&mut from_engine, &mut to_client).await?,

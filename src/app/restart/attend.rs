@@ -111,7 +111,8 @@ impl App {
         let done = match case.container.state {
             State::Running | State::Paused => case.runs(complaint.as_ref()).await,
             _ if has_ended(&case.container) => {
-                case.ended(stop.is_some_and(|at| is_of_run(at, run))).await
+                case.ended(stop.is_some_and(|at| is_of_run(at, run, case.container.finished_at)))
+                    .await
             }
             _ => Ok(None),
         }?;
@@ -193,8 +194,7 @@ impl Case<'_> {
         }
         // What was sent while nobody listened, or is not heard yet, only the engine knows.
         let Some(run) = container.started_at else { return Ok(false) };
-        let since = Timestamp::now().checked_sub(LONGEST).map_or(run, |recent| recent.max(run));
-        app.engine.was_asked_to_end(&container.id, since).await
+        app.engine.was_asked_to_end(&container.id, run, LONGEST).await
     }
 
     /// The wait goes on from when it was decided, however long the stop takes.
@@ -240,9 +240,11 @@ impl Case<'_> {
         // What ended while we looked on ended by itself, unless we are told otherwise
         // in a moment; before a start we make sure.
         let synced_at = self.app.view.freshness().synced_at;
-        let unseen = synced_at.is_some_and(|synced| synced > end);
+        // Where the clock was put back since, who knows whether we looked on.
+        let ahead = end > self.now || synced_at.is_some_and(|synced| synced > self.now);
+        let unseen = !ahead && synced_at.is_some_and(|synced| synced > end);
         let (due, id) = (self.due().is_some(), &self.container.id);
-        let mut told = match !for_health && (due || unseen) {
+        let mut told = match !for_health && (due || unseen || ahead) {
             true => self.app.engine.ending(id, end).await?,
             false => Ending::Died,
         };
@@ -260,7 +262,7 @@ impl Case<'_> {
         let code = self.container.exit_code.unwrap_or(0);
         let cause = match self.container.oom_killed {
             true => Cause::OutOfMemory(code),
-            false if told == Ending::Forgotten => Cause::EngineEnded,
+            false if told == Ending::Forgotten && unseen => Cause::EngineEnded,
             false => Cause::Exited(code),
         };
         let ran = self.ran(Some(end));

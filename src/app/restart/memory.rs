@@ -31,7 +31,7 @@ pub struct Restarts {
     /// What is wrong with containers that run, by id.
     complaints: Mutex<HashMap<String, Complaint>>,
     /// When the run began that each container had when it was stopped for good, by id:
-    /// a later one is of somebody who started it since.
+    /// another one is of somebody who started it since.
     rests: Mutex<HashMap<String, Option<Timestamp>>>,
     /// Who is ending containers.
     pub(in crate::app) signals: Signals,
@@ -138,7 +138,8 @@ impl Restarts {
     /// True when a run that ended began after the container was stopped for good. What it
     /// was before this service looked on is not known: the run that it has then counts.
     pub(super) fn was_started_since(&self, id: &str, run: Option<Timestamp>) -> bool {
-        *lock(&self.rests).entry(id.to_owned()).or_insert(run) < run
+        // A clock that was put back makes it no earlier run.
+        *lock(&self.rests).entry(id.to_owned()).or_insert(run) != run
     }
 
     /// Notes what is wrong with a run of a container: it is taken for one that failed.
@@ -234,10 +235,11 @@ impl Restarts {
     }
 }
 
-/// True for a stop that may be of the run that began then, both by the engine's clock: one
-/// that is told late is of an earlier run.
-pub(super) fn is_of_run(stop: Timestamp, run: Option<Timestamp>) -> bool {
-    run.is_none_or(|run| stop >= run)
+/// True for a stop that may be of the run that began and ended then, all by the engine's
+/// clock: one that is told late is of an earlier run.
+pub(super) fn is_of_run(stop: Timestamp, run: Option<Timestamp>, end: Option<Timestamp>) -> bool {
+    // A run that ends before it began ends by a clock that was put back, as does its stop.
+    run.is_none_or(|run| stop >= end.map_or(run, |end| end.min(run)))
 }
 
 fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -281,9 +283,11 @@ mod tests {
     fn a_stop_counts_for_the_run_that_it_ended_and_for_no_later_one() {
         let [Some(before), Some(run), Some(after)] = at([1, 2, 3]) else { panic!("times") };
         for (stop, counts) in [(before, false), (run, true), (after, true)] {
-            assert_eq!(is_of_run(stop, Some(run)), counts, "{stop}");
+            assert_eq!(is_of_run(stop, Some(run), Some(after)), counts, "{stop}");
         }
-        assert!(is_of_run(before, None), "an engine that does not know when it began");
+        assert!(is_of_run(before, None, None), "an engine that does not know when it began");
+        assert!(is_of_run(run, Some(after), Some(run)), "the clock was put back in the run");
+        assert!(!is_of_run(before, Some(after), Some(run)), "of an earlier run");
 
         let restarts = restarts();
         restarts.was_stopped("a", run);
@@ -306,6 +310,8 @@ mod tests {
         restarts.rests("a", first);
         assert!(!restarts.was_started_since("a", first));
         assert!(restarts.was_started_since("a", second));
+        restarts.rests("a", third);
+        assert!(restarts.was_started_since("a", first), "by a clock that was put back");
         // Of one that was stopped before this service was there, the first look tells.
         assert!(!restarts.was_started_since("b", second));
         assert!(restarts.was_started_since("b", third));
