@@ -228,7 +228,10 @@ impl Supervised {
             return Verdict::Rest;
         }
         let since = now.checked_sub(rules.options.window).unwrap_or(Timestamp::MIN);
-        // A clock that was put back leaves restarts of the future, which count too.
+        // A clock that was put back leaves restarts of the future, which count as of now.
+        for at in &mut self.restarts {
+            *at = (*at).min(now);
+        }
         self.restarts.retain(|at| *at > since);
         let reason = cause.to_string();
         if self.restarts.len() >= rules.options.max_restarts as usize {

@@ -90,6 +90,22 @@ fn a_clock_that_was_put_back_does_not_make_the_wait_endless() {
 }
 
 #[test]
+fn restarts_of_a_clock_that_was_ahead_count_for_one_window_more() {
+    let rules = rules(Policy::Always);
+    let ends =
+        |state: &mut Supervised, now| state.ended(&rules, &failure(), Duration::ZERO, at(now), 0.0);
+    let mut state = Supervised::default();
+    for _ in 0..9 {
+        state.tried(&rules, at(1_000_000_000));
+    }
+    assert!(matches!(ends(&mut state, 5000), Verdict::BackOff(_)), "one is left");
+    state.tried(&rules, at(5001));
+    assert_eq!(ends(&mut state, 5002), Verdict::GiveUp, "they count");
+    let window = rules.options.window.as_secs();
+    assert!(matches!(ends(&mut state, 5002 + window), Verdict::BackOff(_)), "no longer than that");
+}
+
+#[test]
 fn a_state_survives_its_text() {
     let rules = rules(Policy::Always);
     let mut state = Supervised::default();
