@@ -213,7 +213,7 @@ impl Case<'_> {
         // An engine that was killed does not know when its containers ended; each run
         // ends once, so its beginning tells one end from another as well.
         let end = self.container.finished_at.or(self.container.started_at);
-        let Some(end) = end.filter(|end| *end > self.app.restarts.since) else {
+        let Some(end) = end.filter(|end| *end > self.app.restarts.since(self.now)) else {
             return Ok(None);
         };
         if !self.record.wanted {

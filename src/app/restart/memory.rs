@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use jiff::Timestamp;
@@ -39,7 +40,9 @@ pub struct Restarts {
     pub(super) places: Places,
     pub(super) news: Notify,
     /// What ended before is of a time without restarts.
-    pub(super) since: Timestamp,
+    since: Timestamp,
+    /// When that was read.
+    loaded: Instant,
 }
 
 /// What is remembered of one container.
@@ -77,8 +80,6 @@ impl Restarts {
     pub(in crate::app) async fn load(store: &Store) -> Result<Self> {
         let (states, since) = store.supervised().await?;
         let remembered = |(key, state)| (key, Remembered { state, ..Remembered::default() });
-        // The clock may have been ahead when it was noted.
-        let since = since.min(Timestamp::now());
         Ok(Self::new(states.into_iter().map(remembered).collect(), since))
     }
 
@@ -92,7 +93,14 @@ impl Restarts {
             places: Places::default(),
             news: Notify::new(),
             since,
+            loaded: Instant::now(),
         }
+    }
+
+    /// What ended before is of a time without restarts. The clock may have been ahead when
+    /// that was noted, or be put back at any time: it was noted before it was read.
+    pub(super) fn since(&self, now: Timestamp) -> Timestamp {
+        now.checked_sub(self.loaded.elapsed()).map_or(self.since, |loaded| loaded.min(self.since))
     }
 
     /// What is remembered of one identity.
@@ -301,6 +309,17 @@ mod tests {
         assert_eq!(restarts.stop_of("a"), Some(after));
         restarts.stop_is_taken("a", Some(after));
         assert_eq!(restarts.stop_of("a"), None);
+    }
+
+    #[test]
+    fn what_ends_after_the_clock_was_put_back_is_of_a_time_with_restarts() {
+        let [Some(noted), Some(now)] = at([1000, 5000]) else { panic!("times") };
+        let restarts = Restarts::new(HashMap::new(), noted);
+        assert_eq!(restarts.since(now), noted);
+        let [Some(put_back)] = at([500]) else { panic!("a time") };
+        let since = restarts.since(put_back);
+        assert!(since < put_back, "what ended while it was there counts: {since}");
+        assert!(put_back.duration_since(since).as_secs() < 60, "what ended before does not");
     }
 
     #[test]
