@@ -57,6 +57,15 @@ pub struct StoredEvent {
     pub event: Event,
 }
 
+/// Which deaths of a container were told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// Those up to then; nanoseconds since 1970.
+    pub until: i64,
+    /// When the last of them was by the engine's state, where that is known.
+    pub finished: Option<i64>,
+}
+
 /// Which events are asked for; an empty text matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventQuery {
@@ -156,12 +165,14 @@ impl Store {
 
     /// Up to when the deaths of each container were told. `None` when no listing
     /// was ever compared.
-    pub async fn lives(&self) -> Result<Option<HashMap<String, i64>>> {
+    pub async fn lives(&self) -> Result<Option<HashMap<String, Told>>> {
         self.run(|db| {
             let began = "SELECT count(*) FROM meta WHERE key = 'lives'";
             let began: bool = db.query_row(began, [], |row| row.get(0))?;
-            let mut statement = db.prepare("SELECT container_id, ended FROM lives")?;
-            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let mut statement = db.prepare("SELECT container_id, ended, finished FROM lives")?;
+            let rows = statement.query_map([], |row| {
+                Ok((row.get(0)?, Told { until: row.get(1)?, finished: row.get(2)? }))
+            })?;
             let rows: rusqlite::Result<_> = rows.collect();
             Ok(if began { Some(rows?) } else { None })
         })
@@ -173,13 +184,16 @@ impl Store {
     pub async fn tell_deaths(
         &self,
         events: Arc<Vec<Event>>,
-        ended: Arc<BTreeMap<String, i64>>,
+        ended: Arc<BTreeMap<String, Told>>,
         gone: Arc<BTreeSet<String>>,
     ) -> Result<()> {
         self.with_events(events, move |change, _| {
             change.execute("INSERT OR IGNORE INTO meta VALUES ('lives', '')", [])?;
-            for (id, at) in ended.iter() {
-                change.execute("INSERT OR REPLACE INTO lives VALUES (?1, ?2)", params![id, at])?;
+            for (id, told) in ended.iter() {
+                change.execute(
+                    "INSERT OR REPLACE INTO lives VALUES (?1, ?2, ?3)",
+                    params![id, told.until, told.finished],
+                )?;
             }
             for id in gone.iter() {
                 change.execute("DELETE FROM lives WHERE container_id = ?1", [id])?;

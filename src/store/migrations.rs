@@ -97,6 +97,11 @@ pub(super) const RECORDS: &[&str] = &[
         health TEXT NOT NULL            -- JSON
     ) STRICT;
 ",
+    "
+    -- when that last one ended by the engine's state, which tells it apart whatever the
+    -- clock did; NULL is not known
+    ALTER TABLE lives ADD COLUMN finished INTEGER;
+",
 ];
 
 /// Brings a schema up to date, in one transaction a step. The version is kept in

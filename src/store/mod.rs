@@ -22,7 +22,7 @@ mod records;
 mod tokens;
 
 pub use assets::StoredAsset;
-pub use events::{EventPage, EventQuery, StoredEvent, nanos};
+pub use events::{EventPage, EventQuery, StoredEvent, Told, nanos};
 pub use files::{AssetFiles, CacheFile};
 pub use records::Record;
 pub use tokens::StoredToken;

@@ -147,12 +147,16 @@ async fn a_keep_is_new_once_and_deaths_are_noted() {
     let counted: u64 = store.event_counts().map(|(_, count)| count).sum();
     assert_eq!(counted, 1);
     assert_eq!(store.lives().await.expect("lives"), None);
-    let ended = [("one".to_owned(), 5), ("two".to_owned(), 6)].into();
+    let five = Told { until: 5, finished: Some(4) };
+    let six = Told { until: 6, finished: None };
+    let ended = [("one".to_owned(), five), ("two".to_owned(), six)].into();
     store.tell_deaths(Arc::default(), Arc::new(ended), Arc::default()).await.expect("told");
+    let lives = store.lives().await.expect("lives").expect("began");
+    assert_eq!(lives, [("one".to_owned(), five), ("two".to_owned(), six)].into());
     let gone = ["two".to_owned()].into();
     store.tell_deaths(Arc::default(), Arc::default(), Arc::new(gone)).await.expect("told");
     let lives = store.lives().await.expect("lives").expect("began");
-    assert_eq!(lives, [("one".to_owned(), 5)].into());
+    assert_eq!(lives, [("one".to_owned(), five)].into());
 }
 
 #[tokio::test]

@@ -9,8 +9,11 @@
 //! listed: ended at f          die: the one that ended at f        start, die: new
 //! ```
 //!
+//! Where a clock was put back, what is new may look older than what was listed. That waits
+//! for the next inspection, or for what shows that the stream only repeated something.
+//!
 //! Across sessions and processes, the store knows up to when the deaths of each
-//! container were told.
+//! container were told, and which was the last.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -27,22 +30,29 @@ use crate::{
         event::{Event, Subject, What},
     },
     engine::Death,
-    store::nanos,
+    store::{Told, nanos},
 };
 
 /// Deaths that wait for a store that fails; more are only logged. Of the containers
 /// that are gone, more are left to the next listing.
 const WAITING: usize = 4096;
+/// Deaths of one container that wait for an inspection; no stream repeats as many.
+const DOUBTED: usize = 64;
+/// An end that is told is not told by an event of long after it; nanoseconds.
+const LATE: i64 = 60_000_000_000;
 
 /// What is known of one container.
 #[derive(Debug, Default)]
 struct Life {
-    /// Deaths up to then were told.
-    told: Option<i64>,
+    /// Deaths that were told.
+    told: Option<Told>,
     /// A run has begun whose death was not told.
     alive: bool,
-    /// What the stream tells from before then was seen in the listing.
+    /// What the stream tells from before then was seen in the listing, or is by a clock
+    /// that was put back.
     listed: Option<Timestamp>,
+    /// What of the stream may be either.
+    doubt: Doubt,
     /// It was compared with what was told, or came after the listing.
     compared: bool,
     /// The engine said that it is short of memory.
@@ -54,6 +64,42 @@ struct Life {
     unseen: Option<Death>,
 }
 
+/// What of the stream is older than what was listed.
+#[derive(Debug, Default)]
+struct Doubt {
+    deaths: Vec<Death>,
+    /// When the last run began, if it was not told that it ended.
+    began: Option<Timestamp>,
+}
+
+impl Doubt {
+    /// True when an inspection that does not show what was listed shows this, or more of it:
+    /// the clock was put back. Else it only shows what is yet to come in the stream.
+    fn is_shown(&self, container: &Container) -> bool {
+        let (shown, last) = match self.began {
+            Some(_) => (container.started_at, self.began),
+            None => (container.ended_at, self.deaths.last().map(|death| death.at)),
+        };
+        // The event of either comes a little later.
+        shown.is_some() && shown <= last
+    }
+}
+
+impl Life {
+    /// True for an end that was not told, by its time.
+    fn is_new(&self, at: i64) -> bool {
+        self.told.is_none_or(|told| at > told.until || at < told.until.saturating_sub(LATE))
+    }
+
+    /// The same for one of the engine's state.
+    fn is_new_end(&self, at: Timestamp) -> bool {
+        match self.told.and_then(|told| told.finished) {
+            Some(finished) => nanos(at) != finished,
+            None => self.is_new(nanos(at)),
+        }
+    }
+}
+
 /// What is known of all containers while one stream of the engine is read.
 #[derive(Debug, Default)]
 pub(in crate::app) struct Deaths {
@@ -62,7 +108,7 @@ pub(in crate::app) struct Deaths {
     first: bool,
     // Shared with the store while it writes them, so that nothing is copied for it.
     events: Arc<Vec<Event>>,
-    ended: Arc<BTreeMap<String, i64>>,
+    ended: Arc<BTreeMap<String, Told>>,
     gone: Arc<BTreeSet<String>>,
 }
 
@@ -73,7 +119,7 @@ impl Deaths {
         Ok(Self::new(told, listed))
     }
 
-    fn new(told: Option<HashMap<String, i64>>, listed: &BTreeSet<String>) -> Self {
+    fn new(told: Option<HashMap<String, Told>>, listed: &BTreeSet<String>) -> Self {
         let first = told.is_none();
         let mut told = told.unwrap_or_default();
         let lives = listed.iter().map(|id| {
@@ -85,24 +131,33 @@ impl Deaths {
         Self { lives, first, gone, ..Self::default() }
     }
 
-    /// Takes what an inspection says of a container that was listed; only the first
-    /// one counts.
+    /// Takes what an inspection says of a container. The first one of one that was listed
+    /// tells what ended before; later ones say what the stream means.
     pub(in crate::app) fn inspected(&mut self, container: &Container) {
-        let Some(life) = self.lives.get_mut(&container.id).filter(|life| !life.compared) else {
-            return;
-        };
+        let Some(life) = self.lives.get_mut(&container.id) else { return };
         let runs = container.is_running();
         let ended = container.ended_at.filter(|_| container.started_at.is_some());
+        let shown = if runs { container.started_at } else { ended };
+        if life.compared {
+            let same = (runs, shown) == (life.alive, life.listed);
+            if life.listed.is_some() && same {
+                life.doubt = Doubt::default();
+            } else if life.listed.is_some() && life.doubt.is_shown(container) {
+                self.believe(&container.id);
+            }
+            self.identify(&container.id, ended);
+            return;
+        }
         life.compared = true;
         life.alive = runs;
-        life.listed = if runs { container.started_at } else { ended };
-        let Some(at) = ended.filter(|at| life.told.is_none_or(|told| nanos(*at) > told)) else {
+        life.listed = shown;
+        let Some(at) = ended.filter(|at| life.is_new_end(*at)) else {
+            self.identify(&container.id, ended);
             return;
         };
-        life.told = Some(nanos(at));
         // What is in the stream ended while we listened.
         let ours = life.unseen.take().is_some() || !life.new_to_us;
-        self.ended_at(&container.id, nanos(at));
+        self.ended(&container.id, Told { until: nanos(at), finished: Some(nanos(at)) });
         if ours {
             // Of a run before the current one, the engine has forgotten the code.
             let oom_killed = container.oom_killed && !runs;
@@ -111,14 +166,45 @@ impl Deaths {
         }
     }
 
+    /// Takes it that the last end that was told is this one, unless that is known.
+    fn identify(&mut self, id: &str, ended: Option<Timestamp>) {
+        let told = self.lives.get(id).and_then(|life| life.told);
+        let Some((told, end)) = told.zip(ended.map(nanos)) else { return };
+        if told.finished.is_none() && end <= told.until {
+            self.ended(id, Told { finished: Some(end), ..told });
+        }
+    }
+
+    /// Tells what was in doubt.
+    fn believe(&mut self, id: &str) {
+        let Some(life) = self.lives.get_mut(id) else { return };
+        let Doubt { deaths, began } = std::mem::take(&mut life.doubt);
+        (life.listed, life.alive) = (None, began.is_some());
+        let out_of_memory = std::mem::take(&mut life.out_of_memory);
+        self.tell_all(deaths, out_of_memory);
+    }
+
+    /// Tells of deaths of one container; the last may be for want of memory.
+    fn tell_all(&mut self, deaths: Vec<Death>, out_of_memory: bool) {
+        let last = deaths.len().saturating_sub(1);
+        for (number, Death { container, at, exit_code }) in deaths.into_iter().enumerate() {
+            self.ended(&container.id, Told { until: nanos(at), finished: None });
+            let oom_killed = out_of_memory && number == last;
+            let what = What::Died { exit_code, oom_killed };
+            self.tell(Event { at, subject: Subject::container(&container), what });
+        }
+    }
+
     /// Takes the start of a run from the stream.
     pub(in crate::app) fn started(&mut self, id: &str, at: Option<Timestamp>) {
         let new = || Life { compared: true, ..Life::default() };
         let life = self.lives.entry(id.to_owned()).or_insert_with(new);
         if at.is_some() && life.listed.is_some_and(|listed| at < Some(listed)) {
+            life.doubt.began = at;
             return;
         }
         (life.alive, life.listed, life.out_of_memory) = (true, None, false);
+        life.doubt = Doubt::default();
     }
 
     /// Takes it that a container is short of memory.
@@ -138,13 +224,18 @@ impl Deaths {
             return;
         }
         if life.listed.is_some_and(|listed| at < listed) {
+            let id = container.id.clone();
+            life.doubt.began = None;
+            life.doubt.deaths.push(Death { container, at, exit_code });
+            if life.doubt.deaths.len() > DOUBTED {
+                self.believe(&id);
+            }
             return;
         }
-        life.listed = None;
+        (life.listed, life.doubt) = (None, Doubt::default());
         let alive = std::mem::replace(&mut life.alive, false);
-        life.told = life.told.max(Some(nanos(at)));
-        let (told, oom_killed) = (life.told, std::mem::take(&mut life.out_of_memory));
-        self.ended_at(&container.id, told.unwrap_or_default());
+        let oom_killed = std::mem::take(&mut life.out_of_memory);
+        self.ended(&container.id, Told { until: nanos(at), finished: None });
         if alive {
             let what = What::Died { exit_code, oom_killed };
             self.tell(Event { at, subject: Subject::container(&container), what });
@@ -154,22 +245,23 @@ impl Deaths {
     /// Takes it that a container is gone.
     pub(in crate::app) fn gone(&mut self, id: &str) {
         let life = self.lives.remove(id);
-        Arc::make_mut(&mut self.ended).remove(id);
         if self.gone.len() < WAITING {
             Arc::make_mut(&mut self.gone).insert(id.to_owned());
         }
-        // Nobody will inspect it any more.
-        if let Some(Life { unseen: Some(death), told, out_of_memory, .. }) = life
-            && told.is_none_or(|told| nanos(death.at) > told)
-        {
-            let Death { container, at, exit_code } = death;
-            let what = What::Died { exit_code, oom_killed: out_of_memory };
-            self.tell(Event { at, subject: Subject::container(&container), what });
-        }
+        // Nobody will inspect it any more, and the stream has told all of it.
+        let Some(mut life) = life else { return };
+        let unseen = life.unseen.take().filter(|death| life.is_new(nanos(death.at)));
+        life.doubt.deaths.extend(unseen);
+        self.tell_all(life.doubt.deaths, life.out_of_memory);
+        Arc::make_mut(&mut self.ended).remove(id);
     }
 
-    fn ended_at(&mut self, id: &str, at: i64) {
-        Arc::make_mut(&mut self.ended).insert(id.to_owned(), at);
+    /// Notes what was told.
+    fn ended(&mut self, id: &str, told: Told) {
+        if let Some(life) = self.lives.get_mut(id) {
+            life.told = Some(told);
+        }
+        Arc::make_mut(&mut self.ended).insert(id.to_owned(), told);
     }
 
     /// Writes what is to be told; what the store cannot take is tried again with the
