@@ -38,7 +38,7 @@ mod source;
 mod stall;
 
 use outputs::Outputs;
-use powers::{Chosen, choose};
+use powers::Chosen;
 use sends::Sends;
 use source::Scratch;
 pub use source::{SourceSettings, Sources, Uploaded, expire};
@@ -201,7 +201,7 @@ impl App {
             ));
         }
         let context = Context::open(roots, path.to_owned(), spec.dockerfile_path.clone()).await?;
-        Ok((choose(spec, &context.dockerfile, caller)?, context))
+        Ok((self.choose(spec, &context.dockerfile, caller).await?, context))
     }
 
     async fn work(
@@ -216,7 +216,8 @@ impl App {
             Some((chosen, context)) => (chosen, context, None),
             None => {
                 let (context, scratch) = self.open_source(spec, uploaded, events).await?;
-                (choose(spec, &context.dockerfile, caller)?, context, Some(scratch))
+                let chosen = self.choose(spec, &context.dockerfile, caller).await?;
+                (chosen, context, Some(scratch))
             }
         };
         let Chosen { builder, frontend } = chosen;

@@ -86,7 +86,7 @@ pub(super) struct Args {
 /// What builds.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Kind {
-    /// The service chooses
+    /// BuildKit where the engine has it, else the older builder
     Auto,
     /// The engine's older builder
     Classic,

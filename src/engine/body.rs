@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Empty, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, client::conn::http1};
@@ -143,11 +143,42 @@ pub(super) async fn upgrade(
     }
 }
 
+/// How a question without a body is answered, within the limit; nothing more is read.
+pub(super) async fn head(
+    address: &str,
+    question: http::request::Builder,
+    limit: Duration,
+) -> Result<(StatusCode, HeaderMap)> {
+    let nothing = Empty::new().map_err(|never| match never {}).boxed_unsync();
+    let asked = exchange(address, question.body(nothing).map_err(broken)?);
+    let late = |_| errors::timeout(address, limit);
+    let (status, headers, _) = tokio::time::timeout(limit, asked).await.map_err(late)??;
+    Ok((status, headers))
+}
+
 fn broken(error: http::Error) -> Error {
     Error::internal("a question to the engine is broken").because(error)
 }
 
-async fn ask(address: &str, mut question: Request<Sent>) -> Result<Body> {
+async fn ask(address: &str, question: Request<Sent>) -> Result<Body> {
+    let (status, _, body) = exchange(address, question).await?;
+    if status.is_success() {
+        return Ok(body);
+    }
+    let text = body.whole(LONGEST_ERROR).await?;
+    let told: Option<Told> = serde_json::from_slice(&text).ok();
+    let message = told.map_or_else(
+        || format!("{status}: {}", String::from_utf8_lossy(&text[..text.len().min(1000)])),
+        |told| told.message,
+    );
+    Err(errors::answered(status.as_u16(), &message))
+}
+
+/// The head of an answer, and what follows.
+async fn exchange(
+    address: &str,
+    mut question: Request<Sent>,
+) -> Result<(StatusCode, HeaderMap, Body)> {
     let unreachable = || errors::unreachable(address);
     let (socket, host) = connect(address).await.map_err(|error| unreachable().because(error))?;
     let (mut sender, mut connection) = http1::Builder::new()
@@ -172,19 +203,10 @@ async fn ask(address: &str, mut question: Request<Sent>) -> Result<Body> {
     .await
     .map_err(|error| unreachable().because(error))?;
 
-    let status = answer.status();
     let connection = open.then_some(connection);
-    let body = Body { address: address.to_owned(), incoming: answer.into_body(), connection };
-    if status.is_success() {
-        return Ok(body);
-    }
-    let text = body.whole(LONGEST_ERROR).await?;
-    let told: Option<Told> = serde_json::from_slice(&text).ok();
-    let message = told.map_or_else(
-        || format!("{status}: {}", String::from_utf8_lossy(&text[..text.len().min(1000)])),
-        |told| told.message,
-    );
-    Err(errors::answered(status.as_u16(), &message))
+    let (head, incoming) = answer.into_parts();
+    let body = Body { address: address.to_owned(), incoming, connection };
+    Ok((head.status, head.headers, body))
 }
 
 /// How the engine tells an error.

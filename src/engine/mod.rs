@@ -68,6 +68,8 @@ pub struct Engine {
     networks: tokio::sync::Mutex<()>,
     /// Whether containers that ask for no runtime get NVIDIA's; asked once a connection.
     gives_gpus: Mutex<Option<bool>>,
+    /// Whether it has BuildKit; asked once a connection.
+    has_buildkit: Mutex<Option<bool>>,
 }
 
 impl Engine {
@@ -79,6 +81,7 @@ impl Engine {
             docker: Mutex::default(),
             networks: Default::default(),
             gives_gpus: Default::default(),
+            has_buildkit: Default::default(),
         }
     }
 
@@ -105,7 +108,9 @@ impl Engine {
         let version = self.within(self.timeout, docker.version()).await?;
         let api = docker.client_version();
         self.set(Some(docker));
-        *self.gives_gpus.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        for known in [&self.gives_gpus, &self.has_buildkit] {
+            *known.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         Ok(Version {
             version: version.version.unwrap_or_default(),
             api: format!("{}.{}", api.major_version, api.minor_version),

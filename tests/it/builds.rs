@@ -35,6 +35,11 @@ mod mute;
 mod powers;
 mod sources;
 mod tells;
+mod without_kit;
+
+/// Both builders.
+pub(crate) const BUILDERS: [pb::BuilderKind; 2] =
+    [pb::BuilderKind::Classic, pb::BuilderKind::Buildkit];
 
 /// A folder with these files, the only one that its service may read; and the
 /// images that were built of it, which go with it.
@@ -98,12 +103,19 @@ impl Tree {
         Service::with(|config| config.build_roots = vec![root]).await.synced().await
     }
 
+    /// A build by the classic builder, whose steps and images can be told beforehand.
     pub(crate) fn request(&self) -> pb::BuildImageRequest {
         pb::BuildImageRequest {
             name: self.name.clone(),
             context_path: self.path("ctx"),
+            builder: pb::BuilderKind::Classic.into(),
             ..Default::default()
         }
+    }
+
+    /// A build by what the service chooses.
+    pub(crate) fn plain(&self) -> pb::BuildImageRequest {
+        pb::BuildImageRequest { builder: pb::BuilderKind::Unspecified.into(), ..self.request() }
     }
 }
 

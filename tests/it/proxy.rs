@@ -43,6 +43,8 @@ pub(crate) enum Mode {
     Truncate,
     /// Answers 500.
     Status500,
+    /// Answers 404, as an engine does that does not know the path.
+    Status404,
     /// Answers 500 to the n-th request, from 1, and is as it is for the others.
     Fail(usize),
     /// Keeps a request until the mode changes, and does then what it is asked.
@@ -232,6 +234,9 @@ async fn serve(
         Mode::Garbage => return answer(client, "200 OK", "{\"Id\": [}, \u{0}").await,
         Mode::Status500 => {
             return answer(client, "500 Internal Server Error", "{\"message\":\"it broke\"}").await;
+        }
+        Mode::Status404 => {
+            return answer(client, "404 Not Found", "{\"message\":\"page not found\"}").await;
         }
         Mode::HalfClose => {
             client.shutdown().await?;

@@ -349,7 +349,7 @@ impl Service {
     ) -> (u16, String, String) {
         let bearer = format!("Authorization: Bearer {}", self.token);
         let mut curl = tokio::process::Command::new("curl");
-        curl.args(["-s", "-i", "--max-time", "30", "-X", method, "-H", &bearer]);
+        curl.args(["-s", "-i", "--max-time", "30", "-X", method, "-H", &bearer]).kill_on_drop(true);
         if !body.is_empty() {
             curl.args(["-d", body]);
         }

@@ -1,10 +1,13 @@
 //! What shall build, and whether its caller may have what the build asks for.
 
-use crate::domain::{
-    Error, Result,
-    access::{BUILD_PRIVILEGED, Caller},
-    build::{BuildSpec, Builder},
-    dockerfile::{self, Frontend, SYNTAX_ARG, frontend, needs_buildkit},
+use crate::{
+    app::App,
+    domain::{
+        Error, Result,
+        access::{BUILD_PRIVILEGED, Caller},
+        build::{BuildSpec, Builder},
+        dockerfile::{self, Frontend, SYNTAX_ARG, frontend, needs_buildkit},
+    },
 };
 
 /// What was decided for a build.
@@ -16,28 +19,39 @@ pub(super) struct Chosen {
     pub(super) frontend: Option<String>,
 }
 
-/// What shall build, or why it cannot: BuildKit where it is needed, else the
-/// classic builder, of which the context is exactly that of the docker command.
+impl App {
+    /// What shall build by the engine that is there, or why it cannot.
+    pub(super) async fn choose(
+        &self,
+        spec: &BuildSpec,
+        text: &str,
+        caller: &Caller,
+    ) -> Result<Chosen> {
+        let has = spec.builder != Some(Builder::Classic) && self.engine.has_buildkit().await?;
+        choose(spec, text, caller, has)
+    }
+}
+
+/// BuildKit where the engine has it, else the classic builder, unless one is asked for or
+/// nothing but BuildKit will do.
 ///
 /// A frontend is an image that BuildKit runs with powers of its own, so it is not for
-/// everybody. The classic builder takes the line for a comment, as it always did.
-pub(super) fn choose(spec: &BuildSpec, text: &str, caller: &Caller) -> Result<Chosen> {
+/// everybody. The classic builder takes the line for a comment, as it always did, and so
+/// builds for who may not, if it can.
+fn choose(spec: &BuildSpec, text: &str, caller: &Caller, has: bool) -> Result<Chosen> {
     let cannot = |why: &str| Err(Error::precondition("BUILDER_CANNOT", why));
     let may = caller.may(BUILD_PRIVILEGED);
     let in_arg = spec.args.get(SYNTAX_ARG);
     let in_file = frontend(text);
-    let needed = !spec.secrets.is_empty()
-        || !spec.entitlements.is_empty()
-        || in_arg.is_some()
-        || (in_file.is_some() && may)
-        || needs_buildkit(&dockerfile::instructions(text));
+    let comment = in_file.is_some() && !may && !needs_buildkit(&dockerfile::instructions(text));
     let builder = match spec.builder {
         Some(Builder::Classic) if !spec.secrets.is_empty() => {
             return cannot("secrets need BuildKit; leave builder out");
         }
         Some(builder) => builder,
-        None if needed => Builder::BuildKit,
-        None => Builder::Classic,
+        None if needs_it(spec).is_some() => Builder::BuildKit,
+        None if !has || comment => Builder::Classic,
+        None => Builder::BuildKit,
     };
     if builder == Builder::Classic {
         return Ok(Chosen { builder, frontend: None });
@@ -45,9 +59,26 @@ pub(super) fn choose(spec: &BuildSpec, text: &str, caller: &Caller) -> Result<Ch
     if let Some(found) = in_file.as_ref().filter(|_| !may) {
         return Err(refused_line(caller, found));
     }
+    if !has {
+        let what = needs_it(spec).unwrap_or("the field builder");
+        return cannot(&format!(
+            "this engine has no BuildKit, which {what} asks for; leave it out"
+        ));
+    }
     let asked = in_arg.cloned().or(in_file.map(|found| found.asked));
     let frontend = asked.and_then(|asked| asked.split_whitespace().next().map(str::to_owned));
     Ok(Chosen { builder, frontend })
+}
+
+/// What of a request only BuildKit does.
+fn needs_it(spec: &BuildSpec) -> Option<&'static str> {
+    if !spec.secrets.is_empty() {
+        Some("the field secrets")
+    } else if !spec.entitlements.is_empty() {
+        Some("the field entitlements")
+    } else {
+        spec.args.contains_key(SYNTAX_ARG).then_some("the build argument BUILDKIT_SYNTAX")
+    }
 }
 
 /// Refuses entitlements, and a frontend in an argument, to who may not have them, and
@@ -93,6 +124,16 @@ mod tests {
     use crate::domain::{Kind, build::BuildRequest, source::Rules};
 
     fn chosen(file: &str, arg: bool, builder: Option<Builder>, may: bool) -> Result<Chosen> {
+        on_engine(file, arg, builder, may, true)
+    }
+
+    fn on_engine(
+        file: &str,
+        arg: bool,
+        builder: Option<Builder>,
+        may: bool,
+        has: bool,
+    ) -> Result<Chosen> {
         let request = BuildRequest {
             name: "a".into(),
             context_path: "/a".into(),
@@ -106,7 +147,7 @@ mod tests {
         let permissions = [build].into_iter().chain(also).collect();
         let caller = Caller { name: "who".into(), permissions };
         entitle(&spec, &caller)?;
-        choose(&spec, file, &caller)
+        choose(&spec, file, &caller, has)
     }
 
     #[test]
@@ -145,6 +186,36 @@ mod tests {
             };
             assert_eq!((may.builder, may.frontend), expected, "{file} {arg} {builder:?}");
         }
-        assert_eq!(chosen("FROM a", false, None, true).unwrap().builder, Builder::Classic);
+    }
+
+    #[test]
+    fn buildkit_builds_where_the_engine_has_it_and_nothing_is_asked_for() {
+        const LINE: &str = "# syntax=x/y\nFROM a\n";
+        const MOUNT: &str = "FROM a\nRUN --mount=type=tmpfs,target=/a b\n";
+        let (classic, kit) = (Some(Builder::Classic), Some(Builder::BuildKit));
+        for may in [true, false] {
+            for file in ["FROM a", MOUNT] {
+                for (builder, has, expected) in [
+                    (None, true, kit),
+                    (None, false, classic),
+                    (classic, true, classic),
+                    (classic, false, classic),
+                    (kit, true, kit),
+                    (kit, false, None),
+                ] {
+                    let told = on_engine(file, false, builder, may, has);
+                    let told = told.map(|chosen| chosen.builder);
+                    assert_eq!(told.as_ref().ok(), expected.as_ref(), "{file} {builder:?} {has}");
+                    if let Err(error) = told {
+                        assert_eq!(error.reason(), "BUILDER_CANNOT");
+                        assert!(error.message().contains("has no BuildKit"), "{error}");
+                    }
+                }
+            }
+            let line = on_engine(LINE, false, None, may, false).unwrap();
+            assert_eq!((line.builder, line.frontend), (Builder::Classic, None));
+        }
+        let error = on_engine("FROM a", true, None, true, false).unwrap_err();
+        assert!(error.message().contains("BUILDKIT_SYNTAX"), "{error}");
     }
 }

@@ -28,6 +28,7 @@ use crate::domain::{
 mod active;
 mod classic;
 mod control;
+mod found;
 mod session;
 mod trace;
 
@@ -272,6 +273,9 @@ pub fn build_error(failure: &Failure) -> Error {
     let no_space = failure.exit_code.is_none() && told.contains("no space left on device");
     let (kind, reason) = if no_space {
         (Kind::ResourceExhausted, "NO_SPACE")
+    } else if told.contains("target stage ") && told.ends_with("could not be found") {
+        // Which the classic builder refuses before it begins.
+        (Kind::InvalidArgument, "ENGINE_REFUSED")
     } else if failure.step.as_ref().is_some_and(|step| is_base(&step.name)) {
         let fetched = errors::streamed(told);
         (fetched.kind(), fetched.reason())

@@ -4,7 +4,7 @@ use container_svc::{config::Config, rpc::pb};
 use serde_json::json;
 use tonic::Code;
 
-use super::{Tree, build};
+use super::{BUILDERS, Tree, build};
 use crate::support::Service;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,9 +43,10 @@ async fn what_is_wrong_is_named_and_no_build_begins() {
         for (key, value) in fields.as_object().expect("an object") {
             body[key] = value.clone();
         }
-        for (method, path) in
-            [("PUT", "/container-svc/image"), ("POST", "/container-svc/image/build")]
-        {
+        let paths = [("PUT", "/container-svc/image"), ("POST", "/container-svc/image/build")];
+        let all = BUILDERS.into_iter().flat_map(|builder| paths.map(|path| (builder, path)));
+        for (builder, (method, path)) in all {
+            body["builder"] = builder.as_str_name().into();
             let (status, answer) = service.rest(method, path, &body.to_string()).await;
             // By the time the engine reads the Dockerfile, the stream has begun.
             let answer = match (method, status) {
@@ -96,7 +97,10 @@ async fn a_base_image_that_no_registry_has_is_not_found() {
     let tree = Tree::new("", &[]);
     tree.write("ctx/Dockerfile", &format!("FROM {}/none:1\n", registry.host));
     let service = tree.service().await;
-    let (code, told) = refusal(&service, tree.request()).await;
-    assert_eq!(code, Code::NotFound, "{told}");
-    assert!(told.contains("step 1 of 1, line 1"), "{told}");
+    for (builder, step) in BUILDERS.into_iter().zip(["step 1 of 1, line 1", "load metadata for "]) {
+        let request = pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
+        let (code, told) = refusal(&service, request).await;
+        assert_eq!(code, Code::NotFound, "{told}");
+        assert!(told.contains(step), "{told}");
+    }
 }

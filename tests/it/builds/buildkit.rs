@@ -52,7 +52,7 @@ async fn a_secret_reaches_the_step_that_mounts_it_and_nothing_else() {
         Tree::new("RUN --mount=type=secret,id=key busybox wc -c < /run/secrets/key > /size\n", &[]);
     let service = tree.service().await;
     let secret = pb::BuildSecret { id: "key".into(), value: value.clone().into_bytes() };
-    let request = pb::BuildImageRequest { secrets: vec![secret], no_cache: true, ..tree.request() };
+    let request = pb::BuildImageRequest { secrets: vec![secret], no_cache: true, ..tree.plain() };
     let told = build(&service, request).await;
     assert_eq!(finished(&told).builder(), pb::BuilderKind::Buildkit, "chosen by itself");
     assert!(!format!("{told:?}").contains(&value));
@@ -62,7 +62,7 @@ async fn a_secret_reaches_the_step_that_mounts_it_and_nothing_else() {
     assert_eq!(docker(&["run", "--rm", tree.name(), "sh", "-c", left]), "0");
     assert!(!docker(&["history", "--no-trunc", tree.name()]).contains(&value));
 
-    let missing = pb::BuildImageRequest { no_cache: true, ..tree.request() };
+    let missing = pb::BuildImageRequest { no_cache: true, ..tree.plain() };
     let missing = build(&service, missing).await.1;
     assert!(missing.is_some(), "the step has no secret to read");
 }
@@ -74,7 +74,7 @@ async fn what_a_step_prints_of_a_secret_is_told_nowhere() {
     let tree = Tree::new(step, &[]);
     let service = tree.service().await;
     let secret = pb::BuildSecret { id: "key".into(), value: value.clone().into_bytes() };
-    let request = pb::BuildImageRequest { secrets: vec![secret], no_cache: true, ..tree.request() };
+    let request = pb::BuildImageRequest { secrets: vec![secret], no_cache: true, ..tree.plain() };
     let told = build(&service, request).await;
     let hidden =
         |event: &Event| matches!(event, Event::Log(log) if log.data.starts_with(b"[redacted]"));
@@ -150,7 +150,7 @@ async fn each_step_has_its_line_by_the_engines_own_frontend_and_by_a_newer_one()
 async fn of_steps_that_run_at_once_the_one_that_fails_is_told_with_its_own_output() {
     let tree = Tree::with_steps_at_once();
     let service = tree.service().await;
-    let (events, failed) = build(&service, tree.request()).await;
+    let (events, failed) = build(&service, tree.plain()).await;
     let failed = failed.expect("it fails");
     assert!(failed.message().contains("step 2 of 2, line 5"), "{failed:?} after {events:?}");
     assert!(failed.message().ends_with("exit code: 7"), "{failed:?}");
@@ -241,7 +241,7 @@ async fn a_reader_that_is_slow_does_not_end_the_session_of_its_build() {
     );
     let service = tree.service().await;
     let secret = pb::BuildSecret { id: "key".into(), value: b"hush".to_vec() };
-    let request = pb::BuildImageRequest { secrets: vec![secret], no_cache: true, ..tree.request() };
+    let request = pb::BuildImageRequest { secrets: vec![secret], no_cache: true, ..tree.plain() };
     let mut stream = begin(&service, request).await.expect("it begins");
     loop {
         let message = stream.message().await.expect("it goes on").expect("it goes on");
@@ -271,7 +271,7 @@ async fn a_cache_mount_keeps_what_a_step_wrote_for_later_builds_and_for_no_image
     let service = tree.service().await;
     for turn in ["1", "2", "3"] {
         let arg = pb::EnvVar { key: "TURN".into(), value: turn.into() };
-        let request = pb::BuildImageRequest { build_args: vec![arg], ..tree.request() };
+        let request = pb::BuildImageRequest { build_args: vec![arg], ..tree.plain() };
         let told = build(&service, request).await;
         assert_eq!(finished(&told).builder(), pb::BuilderKind::Buildkit, "chosen by itself");
         assert_eq!(docker(&["run", "--rm", tree.name(), "cat", "/count"]), turn);

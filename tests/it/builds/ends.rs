@@ -1,12 +1,16 @@
 //! How builds end that nobody waits for, and when the engine goes away.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use container_svc::rpc::pb::{self, build_image_stream_response::Event};
+use serde_json::json;
 use tonic::Code;
 
 use super::{
-    Tree, begin, build,
+    BUILDERS, Tree, begin, build,
     sources::{held, nothing_is_held, of, packed, upload},
 };
 use crate::{
@@ -29,45 +33,76 @@ pub(crate) async fn reads(
     }
 }
 
-fn containers_of(word: &str) -> Vec<String> {
-    let all = docker(&["ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Command}}"]);
-    all.lines().filter(|line| line.contains(word)).map(str::to_owned).collect()
+/// A step that goes on. Its shell, which has more to do then, is not replaced by what it
+/// runs, so that its arguments tell which step it is.
+pub(super) fn endless(word: &str) -> String {
+    format!("RUN echo {word}; sleep 1000; echo\n")
+}
+
+/// Processes of steps whose command has this word, by whichever builder.
+fn steps_of(word: &str) -> usize {
+    let all = Command::new("ps").args(["-eo", "args"]).output().expect("ps");
+    let all = String::from_utf8_lossy(&all.stdout).into_owned();
+    all.lines().filter(|line| line.starts_with("/bin/sh -c ") && line.contains(word)).count()
+}
+
+/// The step is gone, and so is the container that the classic builder ran it in.
+pub(super) async fn no_step_runs(word: &str) {
+    eventually("the step is gone", || async {
+        let all = docker(&["ps", "-a", "--no-trunc", "--format", "{{.Command}}"]);
+        steps_of(word) == 0 && !all.contains(word)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_nobody_listens_to_ends_and_leaves_nothing() {
     let word = unique("cancelled");
-    let tree = Tree::new(&format!("RUN echo {word}; sleep 1000\n"), &[]);
+    let tree = Tree::new(&endless(&word), &[]);
     let service = tree.service().await;
-    let mut stream = begin(&service, tree.request()).await.expect("it begins");
-    reads(&mut stream, &word).await;
-    assert_eq!(containers_of(&word).len(), 1, "a step runs");
-    let began = Instant::now();
-    drop(stream);
-    eventually("the step's container is gone", || async { containers_of(&word).is_empty() }).await;
-    assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
-    assert_eq!(docker(&["images", "-q", &tree.name]), "");
+    for builder in BUILDERS {
+        let request = pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
+        let mut stream = begin(&service, request).await.expect("it begins");
+        reads(&mut stream, &word).await;
+        assert_eq!(steps_of(&word), 1, "a step runs");
+        let began = Instant::now();
+        drop(stream);
+        no_step_runs(&word).await;
+        assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
 
-    // By REST too, where the caller is cut off.
-    let body = format!("{{\"name\":\"{}\",\"contextPath\":\"{}\"}}", tree.name, tree.path("ctx"));
-    let path = "/container-svc/image";
-    let (status, ..) = service.raw("PUT", path, &body, &["--max-time", "2"]).await;
-    assert_eq!(status, 0, "it is cut off");
-    eventually("the step's container is gone", || async { containers_of(&word).is_empty() }).await;
+        // By REST too, where the caller is cut off once the step runs.
+        let body = json!({
+            "name": tree.name, "contextPath": tree.path("ctx"), "builder": builder.as_str_name()
+        });
+        let cut = async {
+            eventually("a step runs", || async { steps_of(&word) == 1 }).await;
+        };
+        let body = body.to_string();
+        tokio::select! {
+            answer = service.rest("PUT", "/container-svc/image", &body) => panic!("{answer:?}"),
+            () = cut => {}
+        }
+        no_step_runs(&word).await;
+        assert_eq!(docker(&["images", "-q", &tree.name]), "");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_stops_ends_its_builds() {
-    let word = unique("stopped");
-    let tree = Tree::new(&format!("RUN echo {word}; sleep 1000\n"), &[]);
-    let mut service = tree.service().await;
-    let mut stream = begin(&service, tree.request()).await.expect("it begins");
-    reads(&mut stream, &word).await;
-    let stop = service.stop();
-    let (end, ()) = tokio::join!(stream.message(), stop);
-    let end = end.expect_err("it does not go on");
-    assert!(matches!(end.code(), Code::Cancelled | Code::Unavailable | Code::Unknown), "{end:?}");
-    eventually("the step's container is gone", || async { containers_of(&word).is_empty() }).await;
+    for builder in BUILDERS {
+        let word = unique("stopped");
+        let tree = Tree::new(&endless(&word), &[]);
+        let mut service = tree.service().await;
+        let request = pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
+        let mut stream = begin(&service, request).await.expect("it begins");
+        reads(&mut stream, &word).await;
+        let stop = service.stop();
+        let (end, ()) = tokio::join!(stream.message(), stop);
+        let end = end.expect_err("it does not go on");
+        let codes = [Code::Cancelled, Code::Unavailable, Code::Unknown];
+        assert!(codes.contains(&end.code()), "{end:?}");
+        no_step_runs(&word).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,13 +13,13 @@ use tempfile::TempDir;
 use tonic::Code;
 
 use super::{
-    Tree, build, count, finished,
+    BUILDERS, Tree, build, count, finished,
     sources::{nothing_is_held, of, refusal},
 };
 use crate::{
     assets::lenient,
     cli::cli,
-    support::{Service, docker, eventually, free_address, image},
+    support::{Service, docker, eventually, free_address, image, unique},
 };
 
 /// A program that ends with the test.
@@ -53,11 +53,12 @@ impl Repository {
              git init -q -b main work; cd work; mkdir -p web/d
              printf 'FROM {}\\nCOPY . /x\\n' > web/Dockerfile
              echo one > web/a; ln -s /etc/shadow web/out; chmod 755 web/a
-             echo 'd export-ignore' > web/.gitattributes; echo deep > web/d/e
+             echo 'd export-ignore # {}' > web/.gitattributes; echo deep > web/d/e
              git add -A; git commit -qm one; git tag v1; git rev-parse HEAD
              echo two > web/a; git commit -qam two
              git clone -q --bare . ../app.git",
-            image()
+            image(),
+            unique("word"),
         );
         let first = sh(dir.path(), &script);
         Self { dir, first }
@@ -137,20 +138,29 @@ async fn a_branch_a_tag_and_a_commit_are_built_as_a_checkout_has_them() {
     let (repository, tree) = (Repository::new(), Tree::new("", &[]));
     let (_daemon, url) = repository.daemon().await;
     let service = Service::with(open).await.synced().await;
-    let mut seen = Vec::new();
-    for (reference, content) in
-        [("v1", "one"), ("main", "two"), ("", "two"), (repository.first.as_str(), "one")]
-    {
-        let told = build(&service, of(&tree, Source::Git(git(&url, reference, "web")))).await;
-        seen.push(finished(&told).image_id);
-        assert_eq!(docker(&["run", "--rm", tree.name(), "cat", "/x/a"]), content, "{reference}");
-        let fetched = |event: &Event| matches!(event, Event::Progress(p) if p.id == "source" && p.status.starts_with("Fetched commit "));
-        assert_eq!(count(&told.0, fetched), 1, "{told:?}");
+    for builder in BUILDERS {
+        let mut seen = Vec::new();
+        for (reference, content) in
+            [("v1", "one"), ("main", "two"), ("", "two"), (repository.first.as_str(), "one")]
+        {
+            let source = Source::Git(git(&url, reference, "web"));
+            let request = pb::BuildImageRequest { builder: builder.into(), ..of(&tree, source) };
+            let told = build(&service, request).await;
+            seen.push(finished(&told).image_id);
+            assert_eq!(
+                docker(&["run", "--rm", tree.name(), "cat", "/x/a"]),
+                content,
+                "{reference}"
+            );
+            let fetched = |event: &Event| matches!(event, Event::Progress(p) if p.id == "source" && p.status.starts_with("Fetched commit "));
+            assert_eq!(count(&told.0, fetched), 1, "{told:?}");
+        }
+        let same = (&seen[0], &seen[1]) == (&seen[3], &seen[2]);
+        assert!(same, "the same commit is the same image: {seen:?}");
+        let look = "readlink /x/out; cat /x/d/e; stat -c %a /x/a; ls -A /x | busybox tr '\\n' ' '";
+        let all = docker(&["run", "--rm", tree.name(), "sh", "-c", look]);
+        assert_eq!(all, "/etc/shadow\ndeep\n755\n.gitattributes Dockerfile a d out", "a checkout");
     }
-    assert_eq!((&seen[0], &seen[1]), (&seen[3], &seen[2]), "the same commit is the same image");
-    let look = "readlink /x/out; cat /x/d/e; stat -c %a /x/a; ls -A /x | busybox tr '\\n' ' '";
-    let all = docker(&["run", "--rm", tree.name(), "sh", "-c", look]);
-    assert_eq!(all, "/etc/shadow\ndeep\n755\n.gitattributes Dockerfile a d out", "a checkout");
     nothing_is_held(&service).await;
 
     let url = format!("{url}#v1:web");

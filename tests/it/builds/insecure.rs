@@ -60,13 +60,13 @@ async fn a_step_leaves_its_sandbox_by_an_entitlement_and_the_settings_of_the_eng
         "ctx/Dockerfile",
         &file(&format!("RUN --security=insecure {MOUNT} && echo {word}\n")),
     );
-    let (_, refused) = build(&service, tree.request()).await;
+    let (_, refused) = build(&service, tree.plain()).await;
     let refused = refused.expect("the flag alone is nothing");
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     for part in ["security.insecure is not allowed", "SECURITY_INSECURE in entitlements"] {
         assert!(refused.message().contains(part), "{part} in {refused:?}");
     }
-    let told = build(&service, entitled(tree.request())).await;
+    let told = build(&service, entitled(tree.plain())).await;
     assert_eq!(finished(&told).builder(), BuilderKind::Buildkit, "chosen by itself");
     let step = told.0.iter().find_map(|event| match event {
         Event::Step(step) if step.name.contains(&word) => Some(step.clone()),
@@ -83,9 +83,9 @@ async fn a_step_leaves_its_sandbox_by_an_entitlement_and_the_settings_of_the_eng
 
     // A step that does not ask for it keeps its sandbox, and how it fails is told as ever.
     tree.write("ctx/Dockerfile", &file(&format!("RUN {MOUNT} || exit 7\n")));
-    let by_kit = pb::BuildImageRequest { builder: BuilderKind::Buildkit.into(), ..tree.request() };
+    let by_kit = pb::BuildImageRequest { builder: BuilderKind::Buildkit.into(), ..tree.plain() };
     let (_, plain) = build(&service, by_kit).await;
-    let (events, failed) = build(&service, entitled(tree.request())).await;
+    let (events, failed) = build(&service, entitled(tree.plain())).await;
     let (plain, failed) = (plain.expect("no power"), failed.expect("no power"));
     assert_eq!((failed.code(), failed.message()), (plain.code(), plain.message()));
     let last = events.last().expect("some");
@@ -120,7 +120,7 @@ async fn the_same_request_makes_the_same_image_as_without_the_entitlement() {
         labels: vec![pb::Label { key: "of".into(), value: "a,\"b\"".into() }],
         secrets: vec![pb::BuildSecret { id: "key".into(), value: secret.clone().into() }],
         builder: BuilderKind::Buildkit.into(),
-        ..tree.request()
+        ..tree.plain()
     };
     let plain = finished(&build(&service, request.clone()).await);
     let told = build(&service, entitled(request.clone())).await;
@@ -162,7 +162,7 @@ async fn it_ends_with_its_caller_and_with_its_engine() {
         let all = Command::new("pgrep").args(["-xf", &sleep]).output().expect("pgrep");
         String::from_utf8_lossy(&all.stdout).trim().to_owned()
     };
-    let mut stream = begin(&service, entitled(tree.request())).await.expect("it begins");
+    let mut stream = begin(&service, entitled(tree.plain())).await.expect("it begins");
     reads(&mut stream, "begun").await;
     eventually("the step runs", || async { !steps().is_empty() }).await;
     drop(stream);
@@ -194,7 +194,7 @@ async fn it_ends_with_its_caller_and_with_its_engine() {
 async fn an_engine_that_does_not_allow_it_is_told_with_its_setting() {
     let tree = Tree::new("", &[]);
     let service = tree.service().await;
-    let (events, refused) = build(&service, entitled(tree.request())).await;
+    let (events, refused) = build(&service, entitled(tree.plain())).await;
     let refused = refused.expect("it is refused");
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     for part in ["security.insecure is not allowed", "builder.entitlements"] {

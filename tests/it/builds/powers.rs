@@ -88,7 +88,7 @@ fn of_kit(tree: &Tree, file: &str) -> pb::BuildImageRequest {
     pb::BuildImageRequest {
         dockerfile_path: file.into(),
         builder: BuilderKind::Buildkit.into(),
-        ..tree.request()
+        ..tree.plain()
     }
 }
 
@@ -116,7 +116,7 @@ async fn a_frontend_is_refused_to_who_lacks_its_permission_and_not_even_asked_fo
     let by_arg = pb::BuildImageRequest {
         dockerfile_path: "Plain".into(),
         build_args: vec![arg.clone()],
-        ..tree.request()
+        ..tree.plain()
     };
     let mut ways: Vec<_> = ["Hash", "Twice", "Slashes", "Below", "Json"]
         .map(|file| (of_kit(&tree, file), "of the Dockerfile"))
@@ -170,7 +170,7 @@ async fn a_frontend_is_refused_to_who_lacks_its_permission_and_not_even_asked_fo
         assert!(told.err.contains(PERMISSION), "{told:?}");
     }
     // The classic builder takes the line for a comment, and is what builds by itself.
-    let request = pb::BuildImageRequest { dockerfile_path: "Hash".into(), ..tree.request() };
+    let request = pb::BuildImageRequest { dockerfile_path: "Hash".into(), ..tree.plain() };
     assert_eq!(finished(&build(&service, request).await).builder(), BuilderKind::Classic);
     assert_eq!(asked.load(Ordering::Relaxed), 0, "nobody asked for the frontend");
 }
@@ -190,7 +190,7 @@ async fn what_would_be_refused_is_what_the_engine_would_have_fetched() {
         tree.write("ctx/Dockerfile", &format!("{head}FROM {}\n", image()));
         let arg = pb::EnvVar { key: "BUILDKIT_SYNTAX".into(), value: arg.into() };
         let build_args = if arg.value.is_empty() { Vec::new() } else { vec![arg] };
-        let request = pb::BuildImageRequest { build_args, ..tree.request() };
+        let request = pb::BuildImageRequest { build_args, ..tree.plain() };
         let failed = build(&service, request).await.1.expect("that registry gives nothing");
         assert_ne!(failed.code(), Code::PermissionDenied, "{failed:?}");
         assert!(asked.load(Ordering::Relaxed) > before, "{head:?}: {failed:?}");
@@ -210,7 +210,7 @@ async fn a_frontend_builds_for_who_may_from_every_source() {
     let (_, uploaded) = upload(&service, &tree).await;
     let id = uploaded["uploadId"].as_str().expect("an id").to_owned();
     let git = pb::GitSource { url, subdirectory: "kit".into(), ..Default::default() };
-    for request in [tree.request(), of(&tree, From::UploadId(id)), of(&tree, From::Git(git))] {
+    for request in [tree.plain(), of(&tree, From::UploadId(id)), of(&tree, From::Git(git))] {
         let told = build(&service, request).await;
         assert_eq!(finished(&told).builder(), BuilderKind::Buildkit, "chosen by itself");
         let ran =
@@ -227,7 +227,7 @@ async fn a_frontend_builds_for_who_may_from_every_source() {
     tree.write("ctx/Dockerfile", &format!("FROM {}\n{STEP}", image()));
     let arg = pb::EnvVar { key: "BUILDKIT_SYNTAX".into(), value: frontend().into() };
     for (build_args, expected) in [(vec![arg], true), (Vec::new(), false)] {
-        let request = pb::BuildImageRequest { build_args, ..tree.request() };
+        let request = pb::BuildImageRequest { build_args, ..tree.plain() };
         let told = build(&service, request).await;
         let ran =
             |event: &Event| matches!(event, Event::Step(step) if step.name.contains(frontend()));
@@ -247,14 +247,14 @@ async fn a_frontend_of_a_closed_registry_is_fetched_with_the_credentials_of_the_
     let tree = Tree::new("", &[]);
     tree.write("ctx/Dockerfile", &format!("# syntax={remote}\nFROM {}\n{STEP}", image()));
     let service = service(&tree).await;
-    let closed = build(&service, tree.request()).await.1.expect("nobody is let in unnamed");
+    let closed = build(&service, tree.plain()).await.1.expect("nobody is let in unnamed");
     assert_eq!(closed.code(), Code::FailedPrecondition, "{closed:?}");
     let login = pb::BuildCredential {
         registry: registry.host.clone(),
         username: "alice".into(),
         password: "sesame".into(),
     };
-    let request = pb::BuildImageRequest { credentials: vec![login], ..tree.request() };
+    let request = pb::BuildImageRequest { credentials: vec![login], ..tree.plain() };
     finished(&build(&service, request).await);
     assert_eq!(docker(&["run", "--rm", tree.name(), "cat", "/made"]), "by the frontend");
 }
@@ -272,8 +272,8 @@ async fn a_step_gets_into_the_network_of_the_node_by_an_entitlement_alone() {
     let tree = Tree::new("", &[]);
     let service = service(&tree).await;
     let entitlements = vec![pb::BuildEntitlement::NetworkHost.into()];
-    let entitled = pb::BuildImageRequest { entitlements, no_cache: true, ..tree.request() };
-    let request = pb::BuildImageRequest { no_cache: true, builder: 2, ..tree.request() };
+    let entitled = pb::BuildImageRequest { entitlements, no_cache: true, ..tree.plain() };
+    let request = pb::BuildImageRequest { no_cache: true, builder: 2, ..tree.plain() };
     let base = image();
 
     // By the engine's own frontend, and a step that says nothing of its network.
@@ -308,7 +308,7 @@ async fn entitlements_are_refused_to_who_lacks_their_permission_before_anything_
     let service = plain(service(&tree).await).await;
     let network = vec![pb::BuildEntitlement::NetworkHost.into()];
     let git = pb::GitSource { url: format!("git://{host}/app.git"), ..Default::default() };
-    for request in [tree.request(), of(&tree, From::Git(git))] {
+    for request in [tree.plain(), of(&tree, From::Git(git))] {
         let request = pb::BuildImageRequest { entitlements: network.clone(), ..request };
         let refused = build(&service, request).await.1.expect("it is refused");
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
@@ -344,7 +344,7 @@ async fn entitlements_that_are_none_or_that_the_builder_has_not_are_refused() {
         (vec![7], 0, Code::InvalidArgument, "entitlements[0]"),
         (vec![network; 257], 0, Code::InvalidArgument, "at most 256"),
     ] {
-        let request = pb::BuildImageRequest { entitlements, builder, ..tree.request() };
+        let request = pb::BuildImageRequest { entitlements, builder, ..tree.plain() };
         let (events, refused) = build(&service, request).await;
         let refused = refused.expect("it is refused");
         assert_eq!((refused.code(), events.len()), (code, 0), "{words}: {refused:?}");

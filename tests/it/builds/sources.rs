@@ -8,7 +8,13 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tonic::Code;
 
-use super::{Tree, begin, beside_docker::by_docker, build, finished};
+use super::{
+    BUILDERS, Tree, begin,
+    beside_docker::by_docker,
+    build,
+    ends::{endless, no_step_runs, reads},
+    finished,
+};
 use crate::{
     assets::{lenient, source, tls::Secure},
     cli::cli,
@@ -32,7 +38,7 @@ pub(super) fn of(tree: &Tree, source: From) -> pb::BuildImageRequest {
     pb::BuildImageRequest {
         context_path: String::new(),
         source: Some(pb::BuildSource { source: Some(source) }),
-        ..tree.request()
+        ..tree.plain()
     }
 }
 
@@ -61,18 +67,24 @@ async fn an_upload_is_good_for_one_build_and_gone_with_it() {
     let tree = Tree::new("COPY . /x\n", &[("a", "a"), ("b", "b"), (".dockerignore", "b\n")]);
     let service = Service::start().await.synced().await;
     packed(&tree, &tree.path("ctx"), &["-z", "."]);
-    let (status, answer) = upload(&service, &tree).await;
-    assert_eq!(status, 200, "{answer}");
-    assert!(answer["expiresAt"].as_str().is_some_and(|at| at.ends_with('Z')), "{answer}");
-    let id = answer["uploadId"].as_str().expect("an id").to_owned();
-    assert_eq!(held(&service), 1);
-    let told = build(&service, of(&tree, From::UploadId(id.clone()))).await;
-    finished(&told);
-    let names = docker(&["run", "--rm", tree.name(), "busybox", "ls", "-A", "/x"]);
-    assert_eq!(names.split_whitespace().collect::<Vec<_>>(), [".dockerignore", "Dockerfile", "a"]);
-    nothing_is_held(&service).await;
-    let (code, told) = refusal(&service, of(&tree, From::UploadId(id))).await;
-    assert_eq!(code, Code::NotFound, "{told}");
+    for builder in BUILDERS {
+        let (status, answer) = upload(&service, &tree).await;
+        assert_eq!(status, 200, "{answer}");
+        assert!(answer["expiresAt"].as_str().is_some_and(|at| at.ends_with('Z')), "{answer}");
+        let id = answer["uploadId"].as_str().expect("an id").to_owned();
+        assert_eq!(held(&service), 1);
+        let again = of(&tree, From::UploadId(id));
+        let request = pb::BuildImageRequest { builder: builder.into(), ..again.clone() };
+        assert_eq!(finished(&build(&service, request).await).builder(), builder);
+        let names = docker(&["run", "--rm", tree.name(), "busybox", "ls", "-A", "/x"]);
+        assert_eq!(
+            names.split_whitespace().collect::<Vec<_>>(),
+            [".dockerignore", "Dockerfile", "a"]
+        );
+        nothing_is_held(&service).await;
+        let (code, told) = refusal(&service, again).await;
+        assert_eq!(code, Code::NotFound, "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,20 +207,21 @@ async fn what_a_killed_service_held_is_gone_with_its_next_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_nobody_listens_to_takes_its_source_along() {
     let word = unique("source");
-    let tree = Tree::new(&format!("RUN echo {word}; sleep 1000\n"), &[]);
+    let tree = Tree::new(&endless(&word), &[]);
     let service = Service::start().await.synced().await;
     packed(&tree, &tree.path("ctx"), &["."]);
-    let (_, answer) = upload(&service, &tree).await;
-    let id = answer["uploadId"].as_str().expect("an id").to_owned();
-    let mut stream = begin(&service, of(&tree, From::UploadId(id))).await.expect("it begins");
-    super::ends::reads(&mut stream, &word).await;
-    assert_eq!(held(&service), 1);
-    drop(stream);
-    nothing_is_held(&service).await;
-    eventually("the step's container is gone", || async {
-        !docker(&["ps", "-a", "--no-trunc", "--format", "{{.Command}}"]).contains(&word)
-    })
-    .await;
+    for builder in BUILDERS {
+        let (_, answer) = upload(&service, &tree).await;
+        let id = answer["uploadId"].as_str().expect("an id").to_owned();
+        let source = of(&tree, From::UploadId(id));
+        let request = pb::BuildImageRequest { builder: builder.into(), ..source };
+        let mut stream = begin(&service, request).await.expect("it begins");
+        reads(&mut stream, &word).await;
+        assert_eq!(held(&service), 1);
+        drop(stream);
+        nothing_is_held(&service).await;
+        no_step_runs(&word).await;
+    }
 }
 
 /// The same id as that of the docker command: the same paths, modes, links and bytes.
@@ -227,7 +240,9 @@ async fn the_command_line_builds_a_folder_here_as_the_docker_command_does() {
     // One that may read no folder of the node.
     let service = Service::start().await.synced().await;
     let path = tree.path("ctx");
-    let built = cli(&service, &["build", "-q", "-t", tree.name(), &path]).await.done();
+    let built = cli(&service, &["build", "-q", "--builder", "classic", "-t", tree.name(), &path])
+        .await
+        .done();
     assert_eq!(built.trim(), by_docker(&tree, &[]));
     tree.write("other/Dockerfile", &format!("FROM {}\nCOPY . /x/\n", image()));
     let args = ["build", "-q", "-t", tree.name(), "-f", "../other/Dockerfile", &path];
@@ -256,12 +271,17 @@ async fn a_tarball_is_fetched_checked_and_built() {
     let tree = Tree::new("COPY a /a\n", &[("a", "from a tarball")]);
     let service = Service::with(lenient).await.synced().await;
     let root = tree.root().display().to_string();
-    for (more, folder) in [(&["-z", "ctx"][..], "ctx"), (&["--zstd", "ctx"], "./ctx/")] {
+    for (more, folder, builder) in [
+        (&["-z", "ctx"][..], "ctx", pb::BuilderKind::Classic),
+        (&["--zstd", "ctx"], "./ctx/", pb::BuilderKind::Buildkit),
+    ] {
         let bytes = packed(&tree, &root, more);
         let sha256 = format!("{:x}", Sha256::digest(&bytes));
         let server = source::Source::of(bytes, "\"a\"").await;
         let url = server.url("/app.tar.gz?sig=secret");
-        let told = build(&service, of(&tree, tarball(url.clone(), &sha256, folder))).await;
+        let source = of(&tree, tarball(url.clone(), &sha256, folder));
+        let request = pb::BuildImageRequest { builder: builder.into(), ..source };
+        let told = build(&service, request).await;
         finished(&told);
         assert_eq!(docker(&["run", "--rm", tree.name(), "cat", "/a"]), "from a tarball");
         assert!(!format!("{:?}", told.0).contains("secret"), "{told:?}");
@@ -279,7 +299,7 @@ async fn a_tarball_is_fetched_checked_and_built() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tarball_comes_over_https_from_whom_an_authority_that_is_trusted_vouches_for() {
-    let tree = Tree::new("COPY a /a\n", &[("a", "over https")]);
+    let tree = Tree::new("COPY a /a\n", &[("a", "over https"), ("b", "")]);
     let bytes = packed(&tree, &tree.root().display().to_string(), &["-z", "ctx"]);
     let server = source::Source::of(bytes, "\"a\"").await;
     let secure = Secure::before(server.address).await;

@@ -3,7 +3,7 @@
 use container_svc::rpc::pb::{self, build_image_stream_response::Event};
 use serde_json::{Value, json};
 
-use super::{Tree, build, count, finished};
+use super::{BUILDERS, Tree, build, count, finished};
 use crate::support::{docker, unique};
 
 fn id_of(name: &str) -> String {
@@ -12,16 +12,17 @@ fn id_of(name: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documented_call_builds_and_answers_with_the_image() {
-    let tree = Tree::new("COPY a /a\n", &[("a", "hello")]);
+    let word = unique("hello");
+    let tree = Tree::new("COPY a /a\n", &[("a", &word)]);
     let service = tree.service().await;
     let body = json!({"name": tree.name, "contextPath": tree.path("ctx")}).to_string();
     let (status, answer) = service.rest("PUT", "/container-svc/image", &body).await;
     assert_eq!(status, 200, "{answer}");
     assert_eq!(answer["imageId"], id_of(&tree.name));
-    assert_eq!(answer["builder"], "BUILDER_KIND_CLASSIC");
+    assert_eq!(answer["builder"], "BUILDER_KIND_BUILDKIT");
     assert!(answer["size"].as_str().is_some_and(|size| size.len() > 5), "{answer}");
     assert!(answer["duration"].as_str().is_some_and(|took| took.ends_with('s')), "{answer}");
-    assert_eq!(docker(&["run", "--rm", &tree.name, "cat", "/a"]), "hello");
+    assert_eq!(docker(&["run", "--rm", &tree.name, "cat", "/a"]), word);
 
     let named = json!({
         "name": tree.name, "contextPath": tree.path("ctx"), "dockerfilePath": "Other"
@@ -84,36 +85,31 @@ async fn a_stream_tells_steps_output_warnings_and_what_the_cache_gave() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_fails_is_told_with_its_line_its_code_and_its_last_output() {
-    let tree = Tree::new("# why\nRUN echo one\nRUN echo the last words; exit 7\n", &[]);
-    let service = tree.service().await;
-    let (events, failed) = build(&service, tree.request()).await;
-    let failed = failed.expect("it fails");
-    assert_eq!(failed.code(), tonic::Code::FailedPrecondition, "{failed:?}");
-    for part in ["step 3 of 3, line 4", "exit 7", "non-zero code: 7"] {
-        assert!(failed.message().contains(part), "{part} in {failed:?}");
-    }
-    let Some(Event::Failed(told)) = events.last() else { panic!("{events:?}") };
-    assert_eq!((told.exit_code, told.step.as_ref().map(|step| step.line)), (Some(7), Some(4)));
-
-    let body = json!({"name": tree.name, "contextPath": tree.path("ctx")}).to_string();
-    let (status, answer) = service.rest("PUT", "/container-svc/image", &body).await;
-    assert_eq!((status, &answer["code"]), (400, &9.into()), "{answer}");
-    let told = answer["message"].as_str().expect("a message");
-    assert!(told.ends_with("it wrote last:\nthe last words"), "{told}");
-    assert!(!told.contains("one\n"), "of the failing step alone: {told}");
-    let name = tree.name.as_str();
-    assert_eq!(docker(&["images", "-q", name]), "", "no image has the name");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_command_says_of_a_disk_is_not_said_of_the_engine() {
-    let tree = Tree::new("RUN false no space left on device\n", &[]);
-    let service = tree.service().await;
-    for builder in [pb::BuilderKind::Classic, pb::BuilderKind::Buildkit] {
+    for (builder, ended) in BUILDERS.into_iter().zip(["non-zero code: 7", "exit code: 7"]) {
+        let word = unique("words");
+        let lines = format!("# why\nRUN echo one\nRUN echo the last {word}; exit 7\n");
+        let tree = Tree::new(&lines, &[]);
+        let service = tree.service().await;
         let request = pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
-        let refused = build(&service, request).await.1.expect("it fails");
-        assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{builder:?}: {refused:?}");
-        assert!(refused.message().contains("no space left"), "{builder:?}: {refused:?}");
+        let (events, failed) = build(&service, request).await;
+        let failed = failed.expect("it fails");
+        assert_eq!(failed.code(), tonic::Code::FailedPrecondition, "{failed:?}");
+        for part in ["step 3 of 3, line 4", "exit 7", ended] {
+            assert!(failed.message().contains(part), "{part} in {failed:?}");
+        }
+        let Some(Event::Failed(told)) = events.last() else { panic!("{events:?}") };
+        assert_eq!((told.exit_code, told.step.as_ref().map(|step| step.line)), (Some(7), Some(4)));
+
+        let body = json!({
+            "name": tree.name, "contextPath": tree.path("ctx"), "builder": builder.as_str_name()
+        });
+        let (status, answer) = service.rest("PUT", "/container-svc/image", &body.to_string()).await;
+        assert_eq!((status, &answer["code"]), (400, &9.into()), "{answer}");
+        let told = answer["message"].as_str().expect("a message");
+        assert!(told.ends_with(&format!("it wrote last:\nthe last {word}")), "{told}");
+        assert!(!told.contains("one\n"), "of the failing step alone: {told}");
+        let name = tree.name.as_str();
+        assert_eq!(docker(&["images", "-q", name]), "", "no image has the name");
     }
 }
 
@@ -122,7 +118,7 @@ async fn a_failure_that_repeats_a_long_command_reaches_a_grpc_client_with_its_en
     let command = format!("RUN : {}; exit 9\n", "long ".repeat(8000));
     let tree = Tree::new(&command, &[]);
     let service = tree.service().await;
-    for builder in [pb::BuilderKind::Classic, pb::BuilderKind::Buildkit] {
+    for builder in BUILDERS {
         let request = pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
         let (events, failed) = build(&service, request).await;
         let failed = failed.expect("it fails");
@@ -137,22 +133,29 @@ async fn a_failure_that_repeats_a_long_command_reaches_a_grpc_client_with_its_en
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_lines_or_events_over_rest() {
-    let tree = Tree::new("COPY . /x\n", &[]);
+    let tree = Tree::new("COPY . /x\n", &[("word", &unique("word"))]);
     let service = tree.service().await;
-    let body = json!({"name": tree.name, "contextPath": tree.path("ctx")}).to_string();
-    let (status, head, lines) = service.raw("POST", "/container-svc/image/build", &body, &[]).await;
-    assert_eq!(status, 200, "{lines}");
-    assert!(head.contains("application/json"), "{head}");
-    let lines: Vec<Value> =
-        lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    assert_eq!(lines[0]["result"]["started"]["builder"], "BUILDER_KIND_CLASSIC");
-    assert!(lines.iter().any(|line| line["result"]["step"]["number"] == 2), "{lines:?}");
-    let last = &lines[lines.len() - 1]["result"]["finished"];
-    assert_eq!(last["imageId"], id_of(&tree.name), "{last}");
-    let more = ["-H", "Accept: text/event-stream"];
-    let (_, head, events) = service.raw("POST", "/container-svc/image/build", &body, &more).await;
-    assert!(head.contains("text/event-stream"), "{head}");
-    assert!(events.starts_with("data: {\"result\":{\"started\""), "{events}");
+    for builder in BUILDERS {
+        let builder = builder.as_str_name();
+        let body = json!({
+            "name": tree.name, "contextPath": tree.path("ctx"), "builder": builder
+        });
+        let body = body.to_string();
+        let path = "/container-svc/image/build";
+        let (status, head, lines) = service.raw("POST", path, &body, &[]).await;
+        assert_eq!(status, 200, "{lines}");
+        assert!(head.contains("application/json"), "{head}");
+        let lines: Vec<Value> =
+            lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!(lines[0]["result"]["started"]["builder"], builder);
+        assert!(lines.iter().any(|line| line["result"]["step"]["number"] == 2), "{lines:?}");
+        let last = &lines[lines.len() - 1]["result"]["finished"];
+        assert_eq!(last["imageId"], id_of(&tree.name), "{last}");
+        let more = ["-H", "Accept: text/event-stream"];
+        let (_, head, events) = service.raw("POST", path, &body, &more).await;
+        assert!(head.contains("text/event-stream"), "{head}");
+        assert!(events.starts_with("data: {\"result\":{\"started\""), "{events}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,7 +164,7 @@ async fn a_target_ends_the_build_and_its_own_platform_is_built() {
     let text = std::fs::read_to_string(tree.root().join("ctx/Dockerfile")).expect("a file");
     tree.write("ctx/Dockerfile", &text.replacen('\n', " AS first\n", 1));
     let service = tree.service().await;
-    for builder in [pb::BuilderKind::Classic, pb::BuilderKind::Buildkit] {
+    for builder in BUILDERS {
         let request = || pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
         let target = pb::BuildImageRequest { target: "first".into(), ..request() };
         finished(&build(&service, target).await);
@@ -180,13 +183,16 @@ async fn a_target_ends_the_build_and_its_own_platform_is_built() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_callers_of_one_build_each_get_all_of_it() {
-    let tree = Tree::new("RUN echo for both\n", &[]);
+    let tree = Tree::new(&format!("ARG TURN\nRUN echo for both {}\n", unique("word")), &[]);
     let service = tree.service().await;
-    let request = || pb::BuildImageRequest { no_cache: true, ..tree.request() };
-    let (one, two) = tokio::join!(build(&service, request()), build(&service, request()));
-    for told in [one, two] {
-        finished(&told);
-        let wrote = |event: &Event| matches!(event, Event::Log(log) if log.data == b"for both\n");
-        assert_eq!(count(&told.0, wrote), 1, "{told:?}");
+    for builder in BUILDERS {
+        let request =
+            || pb::BuildImageRequest { no_cache: true, builder: builder.into(), ..tree.request() };
+        let (one, two) = tokio::join!(build(&service, request()), build(&service, request()));
+        for told in [one, two] {
+            finished(&told);
+            let wrote = |event: &Event| matches!(event, Event::Log(log) if log.data.starts_with(b"for both"));
+            assert_eq!(count(&told.0, wrote), 1, "{told:?}");
+        }
     }
 }

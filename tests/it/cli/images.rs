@@ -3,43 +3,57 @@
 use serde_json::Value;
 
 use super::{Ended, PROGRAM, cli, end, of};
-use crate::{builds::Tree, registry::Registry, support::docker};
+use crate::{
+    builds::Tree,
+    registry::Registry,
+    support::{docker, unique},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_is_shown_live_to_a_person_and_as_lines_to_a_script() {
-    let tree = Tree::new("RUN echo out\nRUN echo the reason >&2; test -e /fixed\n", &[]);
+    for builder in ["classic", "auto"] {
+        let (out, why) = (unique("out"), unique("reason"));
+        let lines = format!("RUN echo {out}\nRUN echo the {why} >&2; test -e /fixed\n");
+        shown(&Tree::new(&lines, &[]), builder, &out, &why).await;
+    }
+}
+
+async fn shown(tree: &Tree, builder: &str, word: &str, why: &str) {
     let service = tree.service().await;
     let (path, name) = (tree.path("ctx"), tree.name());
+    let args = ["build", "--builder", builder, "-t", name, &path];
     // `script` runs it under a terminal of its own, of a known size.
-    let person = |more: &str| {
+    let person = || {
         let mut person = of(&service, "script");
-        let line = format!("stty cols 120 rows 30; exec {PROGRAM} build -t {name} {more} {path}");
+        let line = format!("stty cols 120 rows 30; exec {PROGRAM} {}", args.join(" "));
         person.env("TERM", "xterm").args(["-qec", &line, "/dev/null"]);
         end(person)
     };
-    let Ended { code, out, .. } = person("").await;
+    let Ended { code, out, .. } = person().await;
     assert_eq!(code, Some(6), "{out}");
     let last: Vec<_> = out.lines().rev().take(3).collect();
     assert!(last[0].contains("error: the build failed at step 3 of 3, line 3"), "{last:?}");
-    assert!(last[1].contains("the reason"), "its output last: {last:?}");
-    let script = cli(&service, &["build", "-t", name, &path]).await;
+    assert!(last[1].contains(why), "its output last: {last:?}");
+    let script = cli(&service, &args).await;
     assert_eq!((script.code, script.out.as_str()), (Some(6), ""));
-    for part in ["[2/3] RUN echo out\n", "  cached\n", "the reason\n", "error: the build failed"] {
+    let (step, why) = (format!("[2/3] RUN echo {word}\n"), format!("the {why}\n"));
+    for part in [&step, "  cached\n", &why, "error: the build failed"] {
         assert!(script.err.contains(part), "{part:?} in {}", script.err);
     }
 
     let fixed = tree.root().join("ctx/Dockerfile");
     let text = std::fs::read_to_string(&fixed).expect("a file").replace("; test -e /fixed", "");
     std::fs::write(&fixed, text).expect("a file");
-    let Ended { code, out, .. } = person("").await;
+    let Ended { code, out, .. } = person().await;
     assert_eq!(code, Some(0), "{out}");
     let id = docker(&["image", "inspect", "--format", "{{.Id}}", name]);
-    for part in ["[2/3] RUN echo out  cached", "built in ", "MiB", &id] {
+    let step = format!("[2/3] RUN echo {word}  cached");
+    for part in [&step, "built in ", "MiB", &id] {
         assert!(out.contains(part), "{part} in {out}");
     }
-    let quiet = cli(&service, &["build", "-q", "-t", name, &path]).await.done();
+    let quiet = cli(&service, &[&args[..], &["-q"]].concat()).await.done();
     assert_eq!(quiet, format!("{id}\n"));
-    let json = cli(&service, &["build", "--json", "-t", name, &path]).await.done();
+    let json = cli(&service, &[&args[..], &["--json"]].concat()).await.done();
     let lines: Vec<Value> =
         json.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(lines[lines.len() - 1]["finished"]["imageId"], id);

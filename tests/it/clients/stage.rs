@@ -111,7 +111,7 @@ impl Stage {
 
 fn folder() -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
-    let text = format!("FROM {}\nENV A=b\nRUN echo about to fail && exit 7\n", image());
+    let text = format!("FROM {}\nWORKDIR /a\nRUN echo about to fail && exit 7\n", image());
     std::fs::write(dir.path().join("Dockerfile"), text).expect("a file");
     std::fs::create_dir(dir.path().join("good")).expect("a folder");
     let text = format!("FROM {}\nLABEL good=1\n", image());

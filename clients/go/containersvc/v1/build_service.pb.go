@@ -88,7 +88,7 @@ func (BuildEntitlement) EnumDescriptor() ([]byte, []int) {
 type BuilderKind int32
 
 const (
-	// The service chooses.
+	// BuildKit where the engine has it, else the older one.
 	BuilderKind_BUILDER_KIND_UNSPECIFIED BuilderKind = 0
 	// The engine's older builder, step by step. A "# syntax=" line is a comment to it, so
 	// it needs no permission.
@@ -177,10 +177,10 @@ type BuildImageRequest struct {
 	// Images whose layers may be taken in place of building them; at most 256. Their
 	// registries are opened as those of base images.
 	CacheFrom []string `protobuf:"bytes,12,rep,name=cache_from,json=cacheFrom,proto3" json:"cache_from,omitempty"`
-	// What shall build. Default: BuildKit when there are secrets or entitlements, when the
-	// Dockerfile has mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
-	// "# syntax=" line of a caller who may have one; else the classic builder. The answer
-	// says which.
+	// What shall build. Default: BuildKit where the engine has it, else the classic builder,
+	// which also builds what has a "# syntax=" line of a caller who may have no frontend, and
+	// neither mounts nor heredocs. The answer says which. FAILED_PRECONDITION where BuildKit,
+	// secrets, entitlements or BUILDKIT_SYNTAX are asked for and the engine has no BuildKit.
 	Builder BuilderKind `protobuf:"varint,13,opt,name=builder,proto3,enum=containersvc.v1.BuilderKind" json:"builder,omitempty"`
 	// Where the folder comes from, in place of context_path. Default: the node.
 	Source *BuildSource `protobuf:"bytes,14,opt,name=source,proto3,oneof" json:"source,omitempty"`
@@ -942,10 +942,10 @@ type BuildImageStreamRequest struct {
 	// Images whose layers may be taken in place of building them; at most 256. Their
 	// registries are opened as those of base images.
 	CacheFrom []string `protobuf:"bytes,12,rep,name=cache_from,json=cacheFrom,proto3" json:"cache_from,omitempty"`
-	// What shall build. Default: BuildKit when there are secrets or entitlements, when the
-	// Dockerfile has mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
-	// "# syntax=" line of a caller who may have one; else the classic builder. The answer
-	// says which.
+	// What shall build. Default: BuildKit where the engine has it, else the classic builder,
+	// which also builds what has a "# syntax=" line of a caller who may have no frontend, and
+	// neither mounts nor heredocs. The answer says which. FAILED_PRECONDITION where BuildKit,
+	// secrets, entitlements or BUILDKIT_SYNTAX are asked for and the engine has no BuildKit.
 	Builder BuilderKind `protobuf:"varint,13,opt,name=builder,proto3,enum=containersvc.v1.BuilderKind" json:"builder,omitempty"`
 	// Where the folder comes from, in place of context_path. Default: the node.
 	Source *BuildSource `protobuf:"bytes,14,opt,name=source,proto3,oneof" json:"source,omitempty"`

@@ -69,7 +69,7 @@ class _BuilderKind:
 class _BuilderKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BuilderKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BUILDER_KIND_UNSPECIFIED: _BuilderKind.ValueType  # 0
-    """The service chooses."""
+    """BuildKit where the engine has it, else the older one."""
     BUILDER_KIND_CLASSIC: _BuilderKind.ValueType  # 1
     """The engine's older builder, step by step. A "# syntax=" line is a comment to it, so
     it needs no permission.
@@ -85,7 +85,7 @@ class BuilderKind(_BuilderKind, metaclass=_BuilderKindEnumTypeWrapper):
     """BuilderKind is what builds."""
 
 BUILDER_KIND_UNSPECIFIED: BuilderKind.ValueType  # 0
-"""The service chooses."""
+"""BuildKit where the engine has it, else the older one."""
 BUILDER_KIND_CLASSIC: BuilderKind.ValueType  # 1
 """The engine's older builder, step by step. A "# syntax=" line is a comment to it, so
 it needs no permission.
@@ -143,10 +143,10 @@ class BuildImageRequest(_message.Message):
     pull: _builtins.bool
     """Asks the registries for newer base images."""
     builder: Global___BuilderKind.ValueType
-    """What shall build. Default: BuildKit when there are secrets or entitlements, when the
-    Dockerfile has mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
-    "# syntax=" line of a caller who may have one; else the classic builder. The answer
-    says which.
+    """What shall build. Default: BuildKit where the engine has it, else the classic builder,
+    which also builds what has a "# syntax=" line of a caller who may have no frontend, and
+    neither mounts nor heredocs. The answer says which. FAILED_PRECONDITION where BuildKit,
+    secrets, entitlements or BUILDKIT_SYNTAX are asked for and the engine has no BuildKit.
     """
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -539,10 +539,10 @@ class BuildImageStreamRequest(_message.Message):
     pull: _builtins.bool
     """Asks the registries for newer base images."""
     builder: Global___BuilderKind.ValueType
-    """What shall build. Default: BuildKit when there are secrets or entitlements, when the
-    Dockerfile has mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
-    "# syntax=" line of a caller who may have one; else the classic builder. The answer
-    says which.
+    """What shall build. Default: BuildKit where the engine has it, else the classic builder,
+    which also builds what has a "# syntax=" line of a caller who may have no frontend, and
+    neither mounts nor heredocs. The answer says which. FAILED_PRECONDITION where BuildKit,
+    secrets, entitlements or BUILDKIT_SYNTAX are asked for and the engine has no BuildKit.
     """
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

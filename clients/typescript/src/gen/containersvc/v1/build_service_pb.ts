@@ -124,10 +124,10 @@ export type BuildImageRequest = Message<"containersvc.v1.BuildImageRequest"> & {
   cacheFrom: string[];
 
   /**
-   * What shall build. Default: BuildKit when there are secrets or entitlements, when the
-   * Dockerfile has mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
-   * "# syntax=" line of a caller who may have one; else the classic builder. The answer
-   * says which.
+   * What shall build. Default: BuildKit where the engine has it, else the classic builder,
+   * which also builds what has a "# syntax=" line of a caller who may have no frontend, and
+   * neither mounts nor heredocs. The answer says which. FAILED_PRECONDITION where BuildKit,
+   * secrets, entitlements or BUILDKIT_SYNTAX are asked for and the engine has no BuildKit.
    *
    * @generated from field: containersvc.v1.BuilderKind builder = 13;
    */
@@ -570,10 +570,10 @@ export type BuildImageStreamRequest = Message<"containersvc.v1.BuildImageStreamR
   cacheFrom: string[];
 
   /**
-   * What shall build. Default: BuildKit when there are secrets or entitlements, when the
-   * Dockerfile has mounts or heredocs, or when a frontend is asked for by BUILDKIT_SYNTAX, or by a
-   * "# syntax=" line of a caller who may have one; else the classic builder. The answer
-   * says which.
+   * What shall build. Default: BuildKit where the engine has it, else the classic builder,
+   * which also builds what has a "# syntax=" line of a caller who may have no frontend, and
+   * neither mounts nor heredocs. The answer says which. FAILED_PRECONDITION where BuildKit,
+   * secrets, entitlements or BUILDKIT_SYNTAX are asked for and the engine has no BuildKit.
    *
    * @generated from field: containersvc.v1.BuilderKind builder = 13;
    */
@@ -970,7 +970,7 @@ export const BuildEntitlementSchema: GenEnum<BuildEntitlement> = /*@__PURE__*/
  */
 export enum BuilderKind {
   /**
-   * The service chooses.
+   * BuildKit where the engine has it, else the older one.
    *
    * @generated from enum value: BUILDER_KIND_UNSPECIFIED = 0;
    */
