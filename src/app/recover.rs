@@ -8,7 +8,7 @@ use super::{
     replace::{predecessor, successor},
 };
 use crate::domain::{
-    Error, Result,
+    Error, Kind, Result,
     container::{Container, State},
 };
 
@@ -56,49 +56,74 @@ impl App {
         let (current, new, old) =
             (called(name.clone()), called(successor(&name)), called(predecessor(&name)));
 
-        // A successor without the name never started: nothing is lost with it.
-        if let Some(new) = new {
-            self.discard(&new.id).await;
-        }
         match (current, old) {
             // It has the name; once it started, the predecessor has done its duty.
             (Some(current), Some(old)) => {
-                let waits = current.state == State::Created;
-                let booked = if waits { self.book_again_or_warn(current).await } else { None };
-                let starts =
-                    !waits || (booked.is_some() && self.engine.start(&current.id).await.is_ok());
-                if starts {
+                if current.state != State::Created || self.starts(current).await? {
                     self.refresh(&current.id).await?;
                     self.discard(&old.id).await;
                 } else {
+                    self.engine.rename(&current.id, &successor(&name)).await?;
+                    self.bring_back(old, &name, Some(current)).await?;
                     self.discard(&current.id).await;
-                    self.bring_back(old, &name).await?;
                 }
             }
-            (None, Some(old)) => self.bring_back(old, &name).await?,
-            // Stopped for its successor, which is gone now.
-            (Some(current), None) if !current.is_running() && self.is_wanted(key).await? => {
-                let booked = self.book_again_or_warn(current).await;
-                if booked.is_some() {
-                    self.engine.start(&current.id).await?;
-                }
-                self.refresh(&current.id).await?;
+            (None, Some(old)) => self.bring_back(old, &name, new).await?,
+            // Stopped for its successor.
+            (Some(current), None) if !current.is_running() => {
+                self.start_again(current, new).await?;
             }
             (Some(_) | None, None) => {}
+        }
+        // A successor without the name never started: nothing is lost with it. It goes
+        // last, as it says whether its predecessor ran.
+        if let Some(new) = new {
+            self.discard(&new.id).await;
         }
         Ok(())
     }
 
-    async fn bring_back(&self, old: &Container, name: &str) -> Result<()> {
+    async fn bring_back(&self, old: &Container, name: &str, new: Option<&Container>) -> Result<()> {
         self.engine.rename(&old.id, name).await?;
-        let mut booked = None;
-        if self.is_wanted(old.key()).await? {
-            booked = self.book_again_or_warn(old).await;
-        }
+        self.start_again(old, new).await
+    }
+
+    /// Starts a predecessor if it ran when its replacement began: one that had ended by
+    /// itself is its policy's affair.
+    async fn start_again(&self, old: &Container, new: Option<&Container>) -> Result<()> {
+        let ran = match new.and_then(Container::predecessor_ran) {
+            Some(ran) => ran,
+            // Somebody removed the successor, or an older version made it.
+            None => {
+                let dealt_with = self.restarts.get(old.key()).and_then(|state| state.end);
+                let own = dealt_with.is_some() && dealt_with == old.finished_at;
+                !own && self.is_wanted(old.key()).await?
+            }
+        };
+        let booked = if ran { self.book_again_or_warn(old).await } else { None };
         if booked.is_some() {
-            self.engine.start(&old.id).await?;
+            match self.engine.start(&old.id).await {
+                Err(error) if error.kind() != Kind::Unavailable => {
+                    tracing::warn!(
+                        ?error,
+                        name = old.plain_name(),
+                        "the predecessor stays stopped"
+                    );
+                }
+                other => other?,
+            }
         }
         self.refresh(&old.id).await.map(drop)
+    }
+
+    /// Starts a successor; false when it does not start.
+    async fn starts(&self, current: &Container) -> Result<bool> {
+        let Some(_booked) = self.book_again_or_warn(current).await else { return Ok(false) };
+        match self.engine.start(&current.id).await {
+            // Nobody knows what came of it; the next look shows that.
+            Err(error) if error.kind() == Kind::Unavailable => Err(error),
+            done => Ok(done.is_ok()),
+        }
     }
 
     /// The GPUs that a container had, for a start that no run asked for. `None` when it

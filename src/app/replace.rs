@@ -73,7 +73,8 @@ impl App {
         let booked = self.book_gpus(spec, Some(old)).await?;
         loop {
             let chosen = self.choose_ports(&spec.ports, Some(old), &lost)?;
-            let new = self.create(spec, &successor(&name), ready, &chosen, &booked).await?;
+            let called = successor(&name);
+            let new = self.create(spec, &called, Some(old), ready, &chosen, &booked).await?;
             ready.tell.tell(Step::Starting);
             match self.switch(&name, old, &new).await {
                 Ok(()) => {

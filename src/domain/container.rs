@@ -39,11 +39,13 @@ pub mod labels {
     pub const HEALTH: &str = "container-svc.health";
     /// What the request said about restarts, JSON.
     pub const RESTART: &str = "container-svc.restart";
+    /// On one that replaces another: whether that one ran, `true` or `false`.
+    pub const PREDECESSOR_RAN: &str = "container-svc.predecessor-ran";
     /// The caller's hash, else ours; also written by 1Backend's own service.
     pub const HASH: &str = "1backend-hash";
 
     /// Every label that is read of a container.
-    const READ: [&str; 16] = [
+    const READ: [&str; 17] = [
         NODE,
         KEY,
         SPEC_HASH,
@@ -54,6 +56,7 @@ pub mod labels {
         GPU_OVERRUN,
         HEALTH,
         RESTART,
+        PREDECESSOR_RAN,
         HASH,
         keep::HELPER,
         keep::OWNER,
@@ -281,6 +284,11 @@ impl Container {
     /// What the request said about restarts.
     pub fn restart_choice(&self) -> RestartChoice {
         serde_json::from_str(self.label(labels::RESTART)).unwrap_or_default()
+    }
+
+    /// Whether the one ran that it was made to replace; `None` when it replaces none.
+    pub fn predecessor_ran(&self) -> Option<bool> {
+        self.label(labels::PREDECESSOR_RAN).parse().ok()
     }
 
     /// True when somebody gave it a name, and not the service.

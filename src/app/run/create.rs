@@ -10,8 +10,13 @@ use crate::{
         ports::{Chosen, Lost},
     },
     domain::{
-        Error, Kind, Result, container::labels, event::What, gpu::label, health::HealthChoice,
-        restart::RestartChoice, spec::RunSpec,
+        Error, Kind, Result,
+        container::{Container, labels},
+        event::What,
+        gpu::label,
+        health::HealthChoice,
+        restart::RestartChoice,
+        spec::RunSpec,
     },
     engine::NewContainer,
 };
@@ -27,7 +32,7 @@ impl App {
         let booked = self.book_gpus(spec, None).await?;
         loop {
             let chosen = self.choose_ports(&spec.ports, None, &lost)?;
-            let id = self.create(spec, &name, ready, &chosen, &booked).await?;
+            let id = self.create(spec, &name, None, ready, &chosen, &booked).await?;
             ready.tell.tell(Step::Starting);
             match self.engine.start(&id).await {
                 Ok(()) => {
@@ -48,6 +53,7 @@ impl App {
         &self,
         spec: &RunSpec,
         name: &str,
+        predecessor: Option<&Container>,
         ready: &Ready,
         chosen: &Chosen<'_>,
         booked: &Booked,
@@ -63,7 +69,7 @@ impl App {
                 spec,
                 image_id: &ready.image_id,
                 host_ports: &chosen.host_ports,
-                labels: self.labels(spec, booked),
+                labels: self.labels(spec, predecessor, booked),
                 network,
                 log_files: self.settings.log_files,
                 keeps,
@@ -75,7 +81,12 @@ impl App {
             .await
     }
 
-    fn labels(&self, spec: &RunSpec, booked: &Booked) -> HashMap<String, String> {
+    fn labels(
+        &self,
+        spec: &RunSpec,
+        predecessor: Option<&Container>,
+        booked: &Booked,
+    ) -> HashMap<String, String> {
         let hash = spec.spec_hash();
         let ours = [
             (labels::NODE, self.settings.node_id.clone()),
@@ -102,6 +113,7 @@ impl App {
             (labels::GPU_OVERRUN, on_overrun.map(|action| action.word().to_owned())),
             (labels::HEALTH, health),
             (labels::RESTART, restart.flatten()),
+            (labels::PREDECESSOR_RAN, predecessor.map(|it| it.is_running().to_string())),
         ];
         let some = some.into_iter().filter_map(|(key, value)| Some((key, value?)));
         let ours = ours.into_iter().chain(some).map(|(key, value)| (key.to_owned(), value));

@@ -211,6 +211,43 @@ async fn killed_at_any_step_of_a_replacement_a_retry_ends_with_the_successor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_step_of_a_replacement_a_job_that_ended_is_not_run_again() {
+    let mut cutting = Cutting::start().await;
+    for (step, done) in (1..).flat_map(|step| [(step, false), (step, true)]) {
+        let what = format!("at step {step}, done: {done}");
+        let name = unique("job");
+        let job = |service: &Service, version: u8| pb::RunContainerRequest {
+            command: ["sh", "-c", "true"].map(str::to_owned).to_vec(),
+            restart_policy: pb::RestartPolicy::Never.into(),
+            ..described(service, &name, version)
+        };
+        let first = run(&cutting.service, job(&cutting.service, 1)).await.id;
+        let look = |of: &'static str| docker(&["inspect", "-f", of, &name]);
+        eventually("it has ended", || async { look("{{.State.Status}}") == "exited" }).await;
+        let started = look("{{.State.StartedAt}}");
+        let client = client(&cutting.service).await;
+        let request = bearing(&cutting.service, job(&cutting.service, 2));
+        let cut = cutting.kill_at(step, done, attempt(client, request)).await;
+        eventually(&format!("only the name is left, {what}"), || async {
+            engine_names(&cutting.service) == only(&name)
+        })
+        .await;
+        // This waits for whoever mends it.
+        let body = format!("{{\"name\":\"{name}\"}}");
+        let stopped = cutting.service.rest("PUT", "/container-svc/container/stop", &body).await;
+        assert_eq!(stopped.0, 200, "{what}: {stopped:?}");
+        if look("{{.Id}}") == first {
+            assert_eq!(look("{{.State.StartedAt}}"), started, "{what}");
+        }
+        cutting.remove_all(&name).await;
+        if !cut {
+            assert!(step > 5, "make, two names, start, remove: {step}");
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_step_of_an_import_the_keep_is_the_old_one_or_the_new_one() {
     let mut cutting = Cutting::start().await;
     let dir = tempfile::tempdir().expect("a directory");
