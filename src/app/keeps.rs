@@ -129,16 +129,18 @@ impl App {
         ))
     }
 
-    /// Notes that the keeps of a spec are used now.
-    pub(super) async fn used_keeps(&self, spec: &RunSpec) -> Result<()> {
-        if spec.keeps.is_empty() {
+    /// Notes that the keeps of a container are used now.
+    pub(super) async fn used_keeps(&self, container: &Container) -> Result<()> {
+        let keeps = self.keeps_of(container).map(|kept| {
+            let (path, volume) = (kept.destination.clone(), kept.source.clone());
+            let what = What::KeepCreated { path, volume: volume.clone() };
+            (volume, events::now(Subject::name(container.name()), what))
+        });
+        let keeps: Vec<_> = keeps.collect();
+        if keeps.is_empty() {
             return Ok(());
         }
-        let keeps = self.keep_volumes(spec).into_iter().zip(&spec.keeps).map(|(volume, kept)| {
-            let what = What::KeepCreated { path: kept.path.clone(), volume: volume.clone() };
-            (volume, events::now(Subject::name(&spec.engine_name()), what))
-        });
-        self.store.use_keeps(keeps.collect(), Timestamp::now()).await
+        self.store.use_keeps(keeps, Timestamp::now()).await
     }
 
     /// Lists keeps, by owner and path.

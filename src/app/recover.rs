@@ -1,4 +1,4 @@
-//! Mends what a crash left between two steps of a replacement.
+//! Mends what a crash left between two steps of a run or a replacement.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -12,28 +12,47 @@ use crate::domain::{
     container::{Container, State},
 };
 
-/// Mends every identity that has more than one container or an odd name.
+/// Mends every identity that has more than one container or an odd name, or one that was
+/// started and has no record.
 pub(super) async fn recover_all(app: &Arc<App>) {
-    let keys: BTreeSet<String> = app
+    let mut keys: BTreeSet<String> = app
         .view
         .all()
         .iter()
         .filter(|container| app.is_ours(container) && container.is_left_over())
         .map(|container| container.key().to_owned())
         .collect();
+    match app.store.intents().await {
+        Ok(intents) => keys.extend(intents.into_iter().map(|intent| intent.key)),
+        Err(error) => tracing::warn!(?error, "runs that were cut short cannot be mended yet"),
+    }
     for key in keys {
         // Whoever works on it knows better; the next run looks again.
         if app.locks.is_held(&key) {
             continue;
         }
         let _guard = app.locks.take(vec![key.clone()]).await;
-        if let Err(error) = app.recover_key(&key).await {
-            tracing::warn!(?error, key, "a replacement that was cut short cannot be mended yet");
+        if let Err(error) = app.recover_run(&key).await {
+            tracing::warn!(?error, key, "a run that was cut short cannot be mended yet");
         }
     }
 }
 
 impl App {
+    async fn recover_run(&self, key: &str) -> Result<()> {
+        self.recover_key(key).await?;
+        let all = self.view.keyed(&self.settings.node_id, key);
+        for container in &all {
+            self.adopt(container).await?;
+        }
+        for intent in self.store.intents().await?.into_iter().filter(|intent| intent.key == key) {
+            if !all.iter().any(|container| container.id == intent.container_id) {
+                self.store.forget_intent(key, &intent.container_id).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Mends one identity; its lock must be held.
     pub(super) async fn recover_key(&self, key: &str) -> Result<()> {
         let known = self.view.keyed(&self.settings.node_id, key);

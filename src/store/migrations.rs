@@ -102,6 +102,17 @@ pub(super) const RECORDS: &[&str] = &[
     -- clock did; NULL is not known
     ALTER TABLE lives ADD COLUMN finished INTEGER;
 ",
+    "
+    CREATE TABLE intents (              -- as in containers, of one that is about to start
+        key TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        container_id TEXT NOT NULL,
+        spec_hash TEXT NOT NULL,
+        spec TEXT NOT NULL,
+        ports TEXT NOT NULL,
+        wanted INTEGER NOT NULL
+    ) STRICT;
+",
 ];
 
 /// Brings a schema up to date, in one transaction a step. The version is kept in

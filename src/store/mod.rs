@@ -15,6 +15,7 @@ mod assets;
 mod events;
 mod files;
 mod health;
+mod intents;
 mod keeps;
 pub mod logs;
 mod migrations;

@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::Store;
+use super::{Store, intents};
 use crate::domain::{Result, event::Event, restart::Supervised, spec::Canonical};
 
 /// What is kept of one container that we made.
@@ -31,7 +31,7 @@ pub struct Record {
 }
 
 /// The columns of a record, in their order.
-const COLUMNS: &str = "key, name, container_id, spec_hash, spec, ports, wanted";
+pub(super) const COLUMNS: &str = "key, name, container_id, spec_hash, spec, ports, wanted";
 
 /// Which container the record of each identity is of, in memory.
 #[derive(Debug, Default)]
@@ -128,21 +128,8 @@ impl Store {
     pub async fn put_record(&self, record: Record, event: Event) -> Result<()> {
         let (key, id) = (record.key.clone(), record.container_id.clone());
         self.with_events(vec![event], move |change, _| {
-            change.execute(
-                &format!(
-                    "INSERT OR REPLACE INTO containers ({COLUMNS})
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
-                ),
-                params![
-                    record.key,
-                    record.name,
-                    record.container_id,
-                    record.spec_hash,
-                    serde_json::to_string(&record.spec).unwrap_or_default(),
-                    serde_json::to_string(&record.host_ports).unwrap_or_default(),
-                    record.wanted,
-                ],
-            )
+            put(change, "containers", &record)?;
+            intents::forget(change, [record.key, record.container_id])
         })
         .await?;
         self.recorded.note(&key, Some(&id));
@@ -181,7 +168,22 @@ impl Store {
     }
 }
 
-fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+pub(super) fn put(db: &Connection, table: &str, record: &Record) -> rusqlite::Result<usize> {
+    db.execute(
+        &format!("INSERT OR REPLACE INTO {table} ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"),
+        params![
+            record.key,
+            record.name,
+            record.container_id,
+            record.spec_hash,
+            serde_json::to_string(&record.spec).unwrap_or_default(),
+            serde_json::to_string(&record.host_ports).unwrap_or_default(),
+            record.wanted,
+        ],
+    )
+}
+
+pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     Ok(Record {
         key: row.get(0)?,
         name: row.get(1)?,

@@ -81,7 +81,11 @@ impl App {
             Some(container) => self.store.find_record(container.key()).await?,
             None => None,
         };
-        let record = record.filter(|record| record.container_id == *id);
+        let record = match (record.filter(|record| record.container_id == *id), &container) {
+            // Its run was cut short before it could write one.
+            (None, Some(container)) => self.adopt(container).await?,
+            (record, _) => record,
+        };
         let (Some(container), Some(record)) = (container, record) else {
             self.restarts.forget_news(id);
             return Ok(None);

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Action, Outcome, Ready, Step};
+use super::{Action, Outcome, Ready, Step, finish::recorded};
 use crate::{
     app::{
         App,
@@ -63,7 +63,8 @@ impl App {
         self.engine.ensure_network(network, &self.settings.node_id).await?;
         self.join_network().await;
         let keeps = self.ensure_keeps(spec).await?;
-        self.engine
+        let id = self
+            .engine
             .create(NewContainer {
                 name,
                 spec,
@@ -78,7 +79,14 @@ impl App {
                 gpu_access: booked.access,
                 mps: booked.mps.as_deref(),
             })
-            .await
+            .await?;
+        // Before it starts: a crash must not leave one running of which nothing is known.
+        let record = recorded(spec, &id, &chosen.host_ports);
+        if let Err(error) = self.store.intend(record).await {
+            self.discard(&id).await;
+            return Err(error);
+        }
+        Ok(id)
     }
 
     fn labels(

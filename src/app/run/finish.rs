@@ -8,7 +8,7 @@ use crate::{
         container::Container,
         event::{Subject, What},
         ports::PublishedPort,
-        spec::{RunSpec, differing},
+        spec::{Canonical, RunSpec, differing},
     },
     store::Record,
 };
@@ -32,22 +32,31 @@ impl App {
                 ),
             )
         })?;
-        let record = Record {
-            key: spec.key(),
-            name: spec.engine_name(),
-            container_id: id.to_owned(),
-            spec_hash: spec.spec_hash(),
-            spec: spec.canonical(),
-            host_ports: host_ports.to_vec(),
-            wanted: true,
-        };
+        let record = recorded(spec, id, host_ports);
         let event = events::now(Subject::container(&container), what);
         tracing::info!(name = container.name(), id, event = event.message(), "run");
         // The record comes last: without it, the next run does all of this again.
-        self.used_keeps(spec).await?;
+        self.used_keeps(&container).await?;
         self.used_assets(spec).await?;
         self.put_record(record, event).await?;
         Ok(outcome(action, spec, &container))
+    }
+
+    /// Takes over a container of ours whose run was cut short between its start and its
+    /// record, and answers that record. The lock of its key must be held.
+    pub(in crate::app) async fn adopt(&self, container: &Container) -> Result<Option<Record>> {
+        let (key, id) = (container.key(), &container.id);
+        let started = container.started_at.is_some() && !container.is_left_over();
+        if !started || self.store.is_recorded(key, id) {
+            return Ok(None);
+        }
+        let Some(record) = self.store.find_intent(key, id).await? else { return Ok(None) };
+        let what = self.made(key, &record.spec).await?;
+        tracing::info!(name = container.name(), id, "taken over after its run was cut short");
+        self.used_keeps(container).await?;
+        self.put_record(record.clone(), events::now(Subject::container(container), what)).await?;
+        self.view.touch(id);
+        Ok(Some(record))
     }
 
     /// A crash came between the start of this container and its record: what was not
@@ -63,13 +72,30 @@ impl App {
 
     /// What made a container that has no record.
     pub(super) async fn untold(&self, spec: &RunSpec) -> Result<What> {
-        Ok(match self.store.find_record(&spec.key()).await? {
+        self.made(&spec.key(), &spec.canonical()).await
+    }
+
+    async fn made(&self, key: &str, spec: &Canonical) -> Result<What> {
+        Ok(match self.store.find_record(key).await? {
             Some(before) => What::Replaced {
-                fields: differing(&before.spec, &spec.canonical()),
+                fields: differing(&before.spec, spec),
                 predecessor: before.container_id,
             },
             None => What::Created,
         })
+    }
+}
+
+/// The record of a container that runs for a spec.
+pub(super) fn recorded(spec: &RunSpec, id: &str, host_ports: &[u16]) -> Record {
+    Record {
+        key: spec.key(),
+        name: spec.engine_name(),
+        container_id: id.to_owned(),
+        spec_hash: spec.spec_hash(),
+        spec: spec.canonical(),
+        host_ports: host_ports.to_vec(),
+        wanted: true,
     }
 }
 

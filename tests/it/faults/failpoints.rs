@@ -247,6 +247,63 @@ async fn killed_at_any_step_of_a_replacement_a_job_that_ended_is_not_run_again()
     }
 }
 
+/// A service that is killed when the engine has started a container, and before it
+/// hears of that.
+async fn killed_after_the_start(replaces: bool) {
+    let proxy = Proxy::start();
+    let service = Service::program(|config| {
+        proxy.under(config);
+        config.engine_timeout = DEADLINE;
+    });
+    let mut service = service.await.synced().await;
+    let name = unique("unheard");
+    let crashes = "until rm /crash 2>/dev/null; do sleep 0.1; done; exit 3";
+    let request = |service: &Service, version| pb::RunContainerRequest {
+        command: ["sh", "-c", crashes].map(str::to_owned).to_vec(),
+        ..described(service, &name, version)
+    };
+    let mut told = vec!["created"];
+    if replaces {
+        run(&service, request(&service, 1)).await;
+        told.push("replaced");
+    }
+    let ask = attempt(client(&service).await, bearing(&service, request(&service, 2)));
+    proxy.set_for(Mode::Hold, "/start");
+    let met = proxy.met_now();
+    let look = |of: &'static str| docker(&["inspect", "-f", of, &name]);
+    let runs = || async { look("{{.State.Status}}") == "running" };
+    tokio::select! {
+        () = async { met.await; eventually("it runs", runs).await } => {}
+        () = ask => panic!("the answer is kept back"),
+    }
+    service.kill();
+    proxy.set(Mode::Pass);
+    service.resume().await;
+    eventually("it is told", || async { deeds(&service, &name).await == told }).await;
+    let (_, body) = named(&service, &name).await;
+    if replaces {
+        assert!(body["history"][0].to_string().contains("envs"), "{body}");
+    }
+    eventually("nothing else is left", || async { engine_names(&service) == only(&name) }).await;
+    let (id, before) = (look("{{.Id}}"), look("{{.State.StartedAt}}"));
+    docker(&["exec", &name, "touch", "/crash"]);
+    let again = || async { runs().await && look("{{.State.StartedAt}}") != before };
+    eventually("it is started again when it fails", again).await;
+    let after = run(&service, request(&service, 2)).await;
+    assert_eq!((&after.id, after.action()), (&id, pb::RunAction::Unchanged));
+    assert_eq!(deeds(&service, &name).await.iter().filter(|it| *it == told[0]).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_a_first_start_the_container_is_supervised() {
+    killed_after_the_start(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_the_start_of_a_successor_that_is_supervised() {
+    killed_after_the_start(true).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_step_of_an_import_the_keep_is_the_old_one_or_the_new_one() {
     let mut cutting = Cutting::start().await;
