@@ -14,6 +14,7 @@ use crate::{
         spec::RunSpec,
     },
     engine,
+    store::UsedKeep,
 };
 
 mod export;
@@ -173,11 +174,55 @@ impl App {
     pub async fn remove_keep(&self, owner: &str, path: &str) -> Result<()> {
         // No run may take it up in between.
         let _guard = self.locks.take(vec![format!("name:{owner}")]).await;
-        let (volume, keep) = self.find_keep(owner, path).await?;
-        self.refuse_half_imported(owner, &keep.path)?;
-        self.remove_keep_volume(&keep).await?;
-        let what = What::KeepRemoved { path: keep.path, volume: volume.clone() };
-        self.store.forget_keep(volume, events::now(Subject::name(owner), what)).await
+        let (volume, path) = match self.find_keep(owner, path).await {
+            Ok((volume, keep)) => {
+                self.refuse_half_imported(owner, &keep.path)?;
+                self.remove_keep_volume(&keep).await?;
+                (volume, keep.path)
+            }
+            // What is still known was removed, but that was not written down.
+            Err(error) if error.kind() == Kind::NotFound => {
+                let path = keep::path(path).map_err(|why| Error::field("path", why))?;
+                self.refuse_half_imported(owner, &path)?;
+                let volume = keep::volume(&self.settings.node_id, owner, &path);
+                let gone = self.keep_is_gone(owner, path, volume).await?;
+                return if gone { Ok(()) } else { Err(error) };
+            }
+            Err(error) => return Err(error),
+        };
+        self.keep_is_gone(owner, path, volume).await.map(drop)
+    }
+
+    /// Forgets a keep whose volume is gone, and tells so. False when it was not known.
+    async fn keep_is_gone(&self, owner: &str, path: String, volume: String) -> Result<bool> {
+        let what = What::KeepRemoved { path, volume: volume.clone() };
+        // Of what an older version noted, nobody knows whose it was.
+        let event = (!owner.is_empty()).then(|| events::now(Subject::name(owner), what));
+        self.store.forget_keep(volume, event).await
+    }
+
+    /// Forgets keeps whose volumes are gone: somebody removed them on the engine, or a
+    /// crash came between their removal and its record.
+    async fn forget_lost_keeps(&self) -> Result<()> {
+        let used = self.store.used_keeps().await?;
+        if used.is_empty() {
+            return Ok(());
+        }
+        let label = format!("{}={}", labels::NODE, self.settings.node_id);
+        let there = self.engine.volumes(&label).await?;
+        for keep in used {
+            let UsedKeep { volume, owner, path } = keep;
+            if there.iter().any(|found| found.name == volume) {
+                continue;
+            }
+            // A run or an import may have made it anew meanwhile, or be about to.
+            let _guard = self.locks.take(vec![format!("name:{owner}")]).await;
+            let half = self.refuse_half_imported(&owner, &path).is_err();
+            if !half && self.engine.volume(&volume).await?.is_none() {
+                self.keep_is_gone(&owner, path, volume).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn remove_keep_volume(&self, keep: &KeepInfo) -> Result<()> {

@@ -6,7 +6,21 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
 use super::Store;
-use crate::domain::{Result, event::Event};
+use crate::domain::{
+    Result,
+    event::{Event, What},
+};
+
+/// A keep that was used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsedKeep {
+    /// Name of its volume.
+    pub volume: String,
+    /// Name of the container that it belongs to; empty where an older version noted it.
+    pub owner: String,
+    /// Path in the container; empty likewise.
+    pub path: String,
+}
 
 impl Store {
     /// Notes that volumes are used now. One that was not known is new, and its event
@@ -53,13 +67,28 @@ impl Store {
         .await
     }
 
-    /// Forgets a volume, and says what happened in the same transaction.
-    pub async fn forget_keep(&self, volume: String, event: Event) -> Result<()> {
-        self.with_events(vec![event], move |change, _| {
-            change.execute("DELETE FROM keeps WHERE volume = ?1", [volume])
+    /// Every volume that was used, and whose it is.
+    pub async fn used_keeps(&self) -> Result<Vec<UsedKeep>> {
+        self.run(|db| {
+            let keep = |row: &rusqlite::Row<'_>| {
+                Ok(UsedKeep { volume: row.get(0)?, owner: row.get(1)?, path: row.get(2)? })
+            };
+            db.prepare("SELECT volume, owner, path FROM keeps")?.query_map([], keep)?.collect()
         })
         .await
-        .map(drop)
+    }
+
+    /// Forgets a volume, and says what happened in the same transaction. False when it
+    /// was not known: then nothing is said.
+    pub async fn forget_keep(&self, volume: String, event: Option<Event>) -> Result<bool> {
+        self.with_events(Vec::new(), move |change, events| {
+            let known = change.execute("DELETE FROM keeps WHERE volume = ?1", [volume])? > 0;
+            if known {
+                events.extend(event);
+            }
+            Ok(known)
+        })
+        .await
     }
 }
 
@@ -70,12 +99,20 @@ fn use_keep(
     at: Timestamp,
     events: &mut Vec<Event>,
 ) -> rusqlite::Result<()> {
+    let path = match &made.what {
+        What::KeepCreated { path, .. } => path.as_str(),
+        _ => "",
+    };
+    let row = params![volume, at.to_string(), made.subject.name, path];
     let known = change.execute(
-        "UPDATE keeps SET last_used_at = ?2 WHERE volume = ?1",
-        params![volume, at.to_string()],
+        "UPDATE keeps SET last_used_at = ?2, owner = ?3, path = ?4 WHERE volume = ?1",
+        row,
     )?;
     if known == 0 {
-        change.execute("INSERT INTO keeps VALUES (?1, ?2)", params![volume, at.to_string()])?;
+        change.execute(
+            "INSERT INTO keeps (volume, last_used_at, owner, path) VALUES (?1, ?2, ?3, ?4)",
+            row,
+        )?;
         events.push(made);
     }
     Ok(())

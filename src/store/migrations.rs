@@ -113,6 +113,11 @@ pub(super) const RECORDS: &[&str] = &[
         wanted INTEGER NOT NULL
     ) STRICT;
 ",
+    "
+    -- name of the container that it belongs to, and path in it; '' until its next use
+    ALTER TABLE keeps ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+    ALTER TABLE keeps ADD COLUMN path TEXT NOT NULL DEFAULT '';
+",
 ];
 
 /// Brings a schema up to date, in one transaction a step. The version is kept in

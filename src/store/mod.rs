@@ -25,6 +25,7 @@ mod tokens;
 pub use assets::StoredAsset;
 pub use events::{EventPage, EventQuery, StoredEvent, Told, nanos};
 pub use files::{AssetFiles, CacheFile};
+pub use keeps::UsedKeep;
 pub use records::Record;
 pub use tokens::StoredToken;
 

@@ -244,3 +244,59 @@ async fn a_volume_of_somebody_else_is_neither_used_nor_removed() {
     assert_eq!(drop_keep(&service, &name, "/data").await.0, 400);
     docker(&["volume", "rm", &volume]);
 }
+
+/// What is told of the keeps of a name, oldest first.
+async fn told_of_keeps(service: &Service, name: &str) -> Vec<String> {
+    let order = "EVENT_ORDER_OLDEST_FIRST";
+    let body = format!("{{\"name\":\"{name}\",\"order\":\"{order}\"}}");
+    let (status, answer) = service.rest("POST", "/container-svc/events", &body).await;
+    assert_eq!(status, 200, "{answer}");
+    let kinds = answer["events"].as_array().expect("a list").iter().map(|event| &event["kind"]);
+    let kinds = kinds.map(|kind| kind.as_str().expect("a word").to_owned());
+    kinds.filter(|kind| kind.contains("KEEP")).collect()
+}
+
+/// The volume of a keep goes as in a removal that a crash cut short.
+async fn lose_volume(service: &Service, name: &str) {
+    let volume = listed(service, &format!("?name={name}")).await[0]["volume"].clone();
+    remove(service, name).await;
+    docker(&["volume", "rm", volume.as_str().expect("a name")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_was_cut_short_is_done_and_told_by_the_next() {
+    let service = Service::start().await.synced().await;
+    let name = unique("cut");
+    run(&service, keeping(&service, &name, &[("/data", false)])).await;
+    lose_volume(&service, &name).await;
+    assert_eq!(told_of_keeps(&service, &name).await, ["EVENT_KIND_KEEP_CREATED"]);
+    let (status, answer) = drop_keep(&service, &name, "/data/").await;
+    assert_eq!(status, 200, "{answer}");
+    let both = ["EVENT_KIND_KEEP_CREATED", "EVENT_KIND_KEEP_REMOVED"];
+    assert_eq!(told_of_keeps(&service, &name).await, both);
+    assert_eq!(drop_keep(&service, &name, "/data").await.0, 404, "it is told once");
+    run(&service, keeping(&service, &name, &[("/data", false)])).await;
+    let new = [both[0], both[1], both[0]];
+    assert_eq!(told_of_keeps(&service, &name).await, new, "it is another keep");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keep_that_somebody_removed_on_the_engine_is_told_at_the_next_start() {
+    let mut service = Service::start().await.synced().await;
+    let name = unique("taken");
+    let other = unique("stays");
+    for name in [&name, &other] {
+        run(&service, keeping(&service, name, &[("/data", false)])).await;
+    }
+    lose_volume(&service, &name).await;
+    service.stop().await;
+    service.resume().await;
+    let service = service.synced().await;
+    eventually("it is told", || async {
+        let both = ["EVENT_KIND_KEEP_CREATED", "EVENT_KIND_KEEP_REMOVED"];
+        told_of_keeps(&service, &name).await == both
+    })
+    .await;
+    assert_eq!(told_of_keeps(&service, &other).await, ["EVENT_KIND_KEEP_CREATED"]);
+    assert_eq!(drop_keep(&service, &name, "/data").await.0, 404);
+}

@@ -135,6 +135,9 @@ impl App {
     pub(in crate::app) async fn mend_keeps(self: &Arc<Self>) {
         self.mend_helpers().await;
         self.mend_volumes().await;
+        if let Err(error) = self.forget_lost_keeps().await {
+            tracing::warn!(?error, "keeps whose volumes are gone cannot be forgotten yet");
+        }
     }
 
     async fn mend_helpers(self: &Arc<Self>) {
