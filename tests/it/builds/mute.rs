@@ -105,7 +105,10 @@ async fn a_build_ends_when_the_registry_of_any_of_its_images_is_mute() {
         assert!(began.elapsed() >= PATIENCE, "{builder:?}: {:?}", began.elapsed());
     }
     stage.tree.write("ctx/Dockerfile", &from);
-    let body = json!({"name": stage.tree.name(), "contextPath": stage.tree.path("ctx")});
+    let body = json!({
+        "name": stage.tree.name(), "contextPath": stage.tree.path("ctx"),
+        "builder": "BUILDER_KIND_CLASSIC",
+    });
     let (status, told) = stage.service.rest("PUT", "/container-svc/image", &body.to_string()).await;
     let reason = (status, &told["details"][0]["reason"], &told["details"][0]["metadata"]["line"]);
     assert_eq!(reason, (503, &"PULL_STALLED".into(), &"1".into()), "{told}");
