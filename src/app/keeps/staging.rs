@@ -41,7 +41,7 @@ const UNTOLD: Duration = Duration::from_secs(600);
 pub struct Helpers {
     /// Names of helpers and volumes.
     names: Mutex<BTreeSet<String>>,
-    /// A staged volume may have been left behind.
+    /// A staged volume, or a keep whose volume is gone, may have been left behind.
     left: AtomicBool,
 }
 
@@ -135,9 +135,6 @@ impl App {
     pub(in crate::app) async fn mend_keeps(self: &Arc<Self>) {
         self.mend_helpers().await;
         self.mend_volumes().await;
-        if let Err(error) = self.forget_lost_keeps().await {
-            tracing::warn!(?error, "keeps whose volumes are gone cannot be forgotten yet");
-        }
     }
 
     async fn mend_helpers(self: &Arc<Self>) {
@@ -158,6 +155,10 @@ impl App {
         self.helpers.left.store(false, Ordering::Relaxed);
         if let Err(error) = self.remove_lost_imports().await {
             tracing::warn!(?error, "what a crash left of an import cannot be removed yet");
+            self.helpers.may_be_left();
+        }
+        if let Err(error) = self.forget_lost_keeps().await {
+            tracing::warn!(?error, "keeps whose volumes are gone cannot be forgotten yet");
             self.helpers.may_be_left();
         }
     }
