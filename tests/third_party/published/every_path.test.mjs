@@ -162,7 +162,7 @@ test("buildImage", async () => {
     const told = JSON.parse(raw.text);
     assert.equal(raw.status, 400);
     assert.equal(raw.type, "application/json");
-    assert.match(told.error, /non-zero code: 7/);
+    assert.match(told.error, /code: 7/);
     return true;
   });
 });
