@@ -170,18 +170,16 @@ impl App {
             if prune.keep_bytes.is_some_and(|keep| left <= keep) {
                 break;
             }
-            match prune.dry_run {
-                true => {}
-                false => match self.remove_unused(&image).await {
-                    Ok(true) => {}
-                    Ok(false) => continue,
-                    Err(error) if pruned.images.is_empty() => return Err(error),
-                    // What went is told; the next prune meets the error again.
-                    Err(error) => {
-                        tracing::warn!(?error, image = image.id, "a prune ends early");
-                        break;
-                    }
-                },
+            let goes = if prune.dry_run { Ok(true) } else { self.remove_unused(&image).await };
+            match goes {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) if pruned.images.is_empty() => return Err(error),
+                // What went is told; the next prune meets the error again.
+                Err(error) => {
+                    tracing::warn!(?error, image = image.id, "a prune ends early");
+                    break;
+                }
             }
             let own = image.size.saturating_sub(image.shared);
             left = left.saturating_sub(own);
