@@ -40,7 +40,8 @@ lint: tools ## Formatting, clippy, docs, licences, protos
 
 test: engine tools lint ## Everything: lint, Rust tests, third-party clients
 	@scripts/demo-image
-	cargo test
+	@# Without traces, what failed and why is the last that is printed.
+	RUST_BACKTRACE=0 cargo test
 	tests/third_party/run
 
 soak: engine ## Kill the service 50 times while containers print 1,000,000 lines

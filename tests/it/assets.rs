@@ -68,6 +68,14 @@ fn bytes(length: usize) -> Vec<u8> {
     (0..length).map(|at| u8::try_from((at * 31 + at / 251) % 251).expect("small")).collect()
 }
 
+/// Bytes that no other test has: who has a content is known by that alone, also beside
+/// other services of the engine.
+fn own_bytes(length: usize) -> Vec<u8> {
+    let mut bytes = unique("content").into_bytes();
+    bytes.resize(length, b'.');
+    bytes
+}
+
 /// Names of the files in a folder of the cache.
 fn files(service: &Service, folder: &str) -> Vec<String> {
     let entries = fs::read_dir(service.asset_folder().join(folder)).expect("a folder");

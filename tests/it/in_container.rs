@@ -129,6 +129,14 @@ impl Contained {
     }
 }
 
+/// Mounts a file that no other test has: who has its content is known by that alone, also
+/// beside other services of the engine.
+fn own_asset(dir: &TempDir) -> String {
+    let file = dir.path().join("name.txt");
+    std::fs::write(&file, unique("content")).expect("a file");
+    format!("{}:/etc/assets/name.txt:ro", file.display())
+}
+
 impl Drop for Contained {
     fn drop(&mut self) {
         docker(&["rm", "-f", "-v", &self.name]);
@@ -164,10 +172,8 @@ async fn a_probe_reaches_a_container_from_a_service_in_a_container() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_asset_is_mounted_from_a_service_in_a_container() {
     let dir = TempDir::new().expect("a directory");
-    let host = dir.path().display().to_string();
-    let service =
-        Contained::start(&[&format!("{host}:/var/lib"), "/etc/hostname:/etc/assets/name.txt:ro"])
-            .await;
+    let mounts = [format!("{}:/var/lib", dir.path().display()), own_asset(&dir)];
+    let service = Contained::start(&mounts.each_ref().map(String::as_str)).await;
     let name = unique("inside");
     let run = |roots: &str| {
         let body = format!(
@@ -194,7 +200,7 @@ async fn an_asset_on_a_mount_of_its_own_is_in_use() {
     let mounts = [
         format!("{}:/var/lib", dir.path().display()),
         format!("{}:{DATA}/assets", cache.path().display()),
-        "/etc/hostname:/etc/assets/name.txt:ro".to_owned(),
+        own_asset(&dir),
     ];
     let service = Contained::start(&mounts.each_ref().map(String::as_str)).await;
     let name = unique("inside");

@@ -41,7 +41,7 @@ async fn changing(content: &Arc<Mutex<(Vec<u8>, &'static str)>>) -> Source {
 #[tokio::test(flavor = "multi_thread")]
 async fn runs_at_once_share_one_download_and_later_ones_the_file() {
     let service = service().await;
-    let file = bytes(4 << 20);
+    let file = own_bytes(4 << 20);
     let source = Source::of(file.clone(), "\"a\"").await;
     let url = source.url("/a.bin");
     let names: Vec<String> = (0..4).map(|_| unique("asset")).collect();
@@ -110,7 +110,7 @@ async fn a_file_that_somebody_took_from_the_cache_is_fetched_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_asset_in_use_is_not_removed_and_one_that_is_free_is() {
     let service = service().await;
-    let source = Source::of(b"weights".to_vec(), "\"a\"").await;
+    let source = Source::of(own_bytes(64), "\"a\"").await;
     let (name, url) = (unique("asset"), source.url("/a"));
     run(&service, with(&service, &name, &[asset("A", &url)])).await;
     let stop = pb::StopContainerRequest { name: name.clone(), ..Default::default() };
@@ -148,10 +148,11 @@ async fn what_nobody_uses_goes_when_it_is_old() {
     .await
     .synced()
     .await;
-    let source = Source::of(b"weights".to_vec(), "\"a\"").await;
+    let weights = own_bytes(64);
+    let source = Source::of(weights.clone(), "\"a\"").await;
     let (stays, goes) = (unique("asset"), unique("asset"));
     run(&service, with(&service, &stays, &[asset("A", &source.url("/stays"))])).await;
-    let other = Source::of(b"others".to_vec(), "\"b\"").await;
+    let other = Source::of(own_bytes(64), "\"b\"").await;
     run(&service, with(&service, &goes, &[asset("A", &other.url("/goes"))])).await;
     remove(&service, &goes).await;
     eventually("the unused one is gone", || async {
@@ -159,7 +160,7 @@ async fn what_nobody_uses_goes_when_it_is_old() {
     })
     .await;
     assert_eq!(listed(&service).await[0]["usedBy"], json!([stays]));
-    assert_eq!(exec(&stays, "cat $A"), "weights");
+    assert_eq!(exec(&stays, "cat $A").as_bytes(), weights);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,20 +172,21 @@ async fn the_longest_unused_go_first_when_there_is_too_much() {
     .await
     .synced()
     .await;
-    let mut names = Vec::new();
-    for at in 0..3_u8 {
-        let source = Source::of(vec![at; 100 << 10], "\"a\"").await;
+    let (mut names, mut contents) = (Vec::new(), Vec::new());
+    for at in 0..3 {
+        let content = own_bytes(100 << 10);
+        contents.push(sha256(&content));
+        let source = Source::of(content, "\"a\"").await;
         let name = unique("asset");
         run(&service, with(&service, &name, &[asset("A", &source.url(&format!("/{at}")))])).await;
         names.push(name);
     }
     // All are in use, so all stay although there is too much.
     assert_eq!(listed(&service).await.len(), 3);
-    let second = sha256(&vec![1; 100 << 10]);
     remove(&service, &names[1]).await;
     remove(&service, &names[2]).await;
     eventually("one is gone", || async { listed(&service).await.len() == 2 }).await;
-    assert!(listed(&service).await.iter().all(|row| row["sha256"] != second));
+    assert!(listed(&service).await.iter().all(|row| row["sha256"] != contents[1]));
     assert_eq!(exec(&names[0], "wc -c < $A"), (100 << 10).to_string());
 }
 
@@ -205,7 +207,7 @@ async fn parts_that_nobody_goes_on_with_count_and_go_first() {
     too_large(&service, &broken.url("/a")).await;
     let part = || files(&service, "parts").iter().any(|file| !file.ends_with(".json"));
     assert!(part(), "what came is kept");
-    let source = Source::of(vec![2; 100 << 10], "\"a\"").await;
+    let source = Source::of(own_bytes(100 << 10), "\"a\"").await;
     let name = unique("asset");
     run(&service, with(&service, &name, &[asset("A", &source.url("/a"))])).await;
     remove(&service, &name).await;
