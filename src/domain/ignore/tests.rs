@@ -246,7 +246,7 @@ fn expression(pattern: &str) -> Option<regex::Regex> {
             '*' => expression += "[^/]*",
             '?' => expression += "[^/]",
             '\\' => expression += &regex::escape(&rest.next()?.to_string()),
-            '^' | '[' | ']' => expression.push(c),
+            '^' | '[' | ']' | '-' => expression.push(c),
             c => expression += &regex::escape(&c.to_string()),
         }
     }
