@@ -55,8 +55,10 @@ impl Shape {
         Some(match pieces.as_slice() {
             all if plain(all) => Self::Plain,
             [Piece::Rest] => Self::End(Vec::new()),
-            // The text after the stars counts, its slash too.
-            [Piece::Folders, rest @ ..] if plain(rest) => {
+            // The text after the stars counts, its slash too; with more stars it is none.
+            [Piece::Folders, rest @ ..]
+                if plain(rest) && !pattern.iter().skip(2).any(|byte| *byte == b'*') =>
+            {
                 Self::End(pattern.strip_prefix(b"**").unwrap_or_default().to_vec())
             }
             [begin @ .., Piece::Rest] if plain(begin) => {

@@ -32,6 +32,8 @@ fn patterns_leave_out_what_dockers_rules_leave_out() {
         ("a/**", &["a/b", "a/b/c"], &["a", "b/a"]),
         ("a/**/c", &["a/c", "a/b/c", "a/b/b/c", "a/c/d"], &["c", "a/b"]),
         ("**/c", &["c", "a/c", "a/b/c"], &["a", "cc", "a/cc"]),
+        ("**/**/c", &["c", "a/c", "a/b/c"], &["a", "cc", "a/cc"]),
+        ("****c", &["c", "a/c", "a/b/c"], &["a", "cc", "a/cc"]),
         ("a?c", &["abc"], &["a/c", "ac"]),
         ("[a-c]x", &["ax", "cx"], &["dx", "x"]),
         ("[^a]x", &["bx"], &["ax"]),
