@@ -57,11 +57,16 @@ impl App {
             streak: health.streak,
             since: health.since,
         };
-        if let Some(health) = &container.engine_health {
-            return Some(short(health));
-        }
         let of_this_run = |it: &Health| (it.run == container.started_at).then(|| short(it));
-        self.health.of(&container.id, of_this_run)
+        let known = self.health.of(&container.id, of_this_run);
+        match &container.engine_health {
+            // The engine does not tell since when.
+            Some(health) => {
+                let since = known.filter(|it| it.status == health.status).and_then(|it| it.since);
+                Some(Condition { since, ..short(health) })
+            }
+            None => known,
+        }
     }
 
     /// What the last probes of a container answered, newest first.
@@ -69,8 +74,11 @@ impl App {
         let newest_first =
             |results: &VecDeque<ProbeResult>| results.iter().rev().cloned().collect();
         match &container.engine_health {
-            Some(health) => newest_first(&health.results),
-            None => {
+            Some(health) if !self.is_ours(container) => newest_first(&health.results),
+            said => {
+                if let Some(said) = said {
+                    self.health.learn(container, said);
+                }
                 let known = self.health.of(&container.id, |it| Some(newest_first(&it.results)));
                 known.unwrap_or_default()
             }
@@ -127,9 +135,17 @@ impl App {
             Status::Unhealthy => What::Unhealthy { output: output.to_owned() },
             Status::Starting => return,
         };
-        let event = events::now(Subject::container(container), what);
-        if let Err(error) = self.store.put_healths(healths, vec![event]).await {
-            tracing::warn!(?error, name = container.name(), "its health cannot be written down");
+        // What the store could not take comes first.
+        let mut told = self.health.untold();
+        told.push(events::now(Subject::container(container), what));
+        let ids = healths.iter().map(|(id, _)| id.clone()).collect();
+        if let Err(error) = self.store.put_healths(healths, told.clone()).await {
+            tracing::warn!(
+                ?error,
+                name = container.name(),
+                "its health cannot be written down yet"
+            );
+            self.health.save_again(ids, told);
         }
         // What others do about it comes after it.
         self.view.touch(&container.id);
@@ -188,7 +204,11 @@ pub async fn ask_all(app: Arc<App>) {
                         let health = container.engine_health.as_ref();
                         let output = health.and_then(|health| health.results.back());
                         let output = output.map_or("", |result| result.output.as_str());
-                        app.tell_health(&container, status, output, Vec::new()).await;
+                        let known = app.health.of(&container.id, |it| Some(it.clone()));
+                        let run = container.started_at;
+                        let told = Health { run, status, ..known.unwrap_or_default() };
+                        let healths = vec![(container.id.clone(), told)];
+                        app.tell_health(&container, status, output, healths).await;
                         None
                     }
                 }
@@ -219,14 +239,14 @@ pub async fn keep(app: Arc<App>) {
             true => app.health.retain(|id| app.view.has(id)),
             false => Vec::new(),
         };
-        let healths = app.health.unsaved();
+        let (healths, told) = (app.health.unsaved(), app.health.untold());
         let ids: Vec<String> = healths.iter().map(|(id, _)| id.clone()).collect();
-        let kept = match healths.is_empty() {
+        let kept = match healths.is_empty() && told.is_empty() {
             true => Ok(()),
-            false => app.store.put_healths(healths, Vec::new()).await,
+            false => app.store.put_healths(healths, told.clone()).await,
         };
         if kept.is_err() {
-            app.health.save_again(ids);
+            app.health.save_again(ids, told);
         }
         let forgotten = match gone.is_empty() {
             true => Ok(()),

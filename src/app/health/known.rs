@@ -13,10 +13,14 @@ use crate::{
     domain::{
         Result,
         container::Container,
-        health::{Health, HealthCheck, ProbeResult, Status},
+        event::Event,
+        health::{Health, HealthCheck, ProbeResult, REMEMBERED, Status},
     },
     store::Store,
 };
+
+/// Events that are kept for a store that cannot take them.
+const KEPT_EVENTS: usize = 4096;
 
 /// How containers do, by id.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub struct Healths {
     known: Mutex<HashMap<String, Known>>,
     /// Those that the store does not have as they are.
     unsaved: Mutex<HashSet<String>>,
+    /// Events that the store did not take, the oldest first.
+    untold: Mutex<Vec<Event>>,
     /// When this process began to look.
     since: Timestamp,
 }
@@ -61,7 +67,7 @@ impl Healths {
     fn new(healths: HashMap<String, Health>, since: Timestamp) -> Self {
         let known = healths.into_iter().map(|(id, health)| (id, Known { health, age: None }));
         let known = known.collect::<HashMap<_, _>>();
-        Self { known: known.into(), unsaved: Mutex::default(), since }
+        Self { known: known.into(), unsaved: Mutex::default(), untold: Mutex::default(), since }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
@@ -70,6 +76,10 @@ impl Healths {
 
     fn changed(&self) -> MutexGuard<'_, HashSet<String>> {
         self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told_late(&self) -> MutexGuard<'_, Vec<Event>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at how a container does.
@@ -95,6 +105,40 @@ impl Healths {
             let before = older.and_then(|run| Duration::try_from(wall.duration_since(run)).ok());
             *age = Some(Age { run, seen: now, before: before.unwrap_or_default() });
         }
+    }
+
+    /// Takes over what the engine says of a container that it checks itself. True when that
+    /// is to be told: the run does otherwise than was known of it, perhaps before this
+    /// process began.
+    pub(super) fn hear(&self, container: &Container, said: &Health) -> bool {
+        self.learn(container, said);
+        let mut known = self.known();
+        let health = &mut known.entry(container.id.clone()).or_default().health;
+        if health.run != container.started_at {
+            health.begin(container.started_at, container.started_at.unwrap_or_else(Timestamp::now));
+        }
+        if said.status == health.status {
+            return false;
+        }
+        health.status = said.status;
+        health.since = said.results.back().map(|result| result.at).or(health.since);
+        said.status != Status::Starting
+    }
+
+    /// Adds the answers that the engine has to those that are known; it forgets them when
+    /// the container starts again.
+    pub(super) fn learn(&self, container: &Container, said: &Health) {
+        let mut known = self.known();
+        let results = &mut known.entry(container.id.clone()).or_default().health.results;
+        let new = |result: &&ProbeResult| results.iter().all(|have| have.at != result.at);
+        let new: Vec<_> = said.results.iter().filter(new).cloned().collect();
+        if new.is_empty() {
+            return;
+        }
+        results.extend(new);
+        let over = results.len().saturating_sub(REMEMBERED);
+        results.drain(..over);
+        self.changed().insert(container.id.clone());
     }
 
     /// Takes an answer over, if it is of the run that is known. `begun` is when the
@@ -138,9 +182,21 @@ impl Healths {
         saved.collect()
     }
 
-    /// The store did not take these.
-    pub(super) fn save_again(&self, ids: Vec<String>) {
+    /// The store did not take these, nor these events.
+    pub(super) fn save_again(&self, ids: Vec<String>, mut events: Vec<Event>) {
         self.changed().extend(ids);
+        let mut untold = self.told_late();
+        events.append(&mut untold);
+        let over = events.len().saturating_sub(KEPT_EVENTS);
+        for event in events.drain(..over) {
+            tracing::error!(message = event.message(), "an event is lost");
+        }
+        *untold = events;
+    }
+
+    /// The events that the store does not have; from now on it is taken to have them.
+    pub(super) fn untold(&self) -> Vec<Event> {
+        std::mem::take(&mut *self.told_late())
     }
 }
 

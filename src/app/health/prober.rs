@@ -44,8 +44,7 @@ pub(super) struct Prober {
     due: BinaryHeap<Reverse<(Instant, String)>>,
     /// Which entry of `due` counts; earlier ones of the same container are void.
     next: HashMap<String, Instant>,
-    /// What the engine said last of those that it checks.
-    engine: HashMap<String, Status>,
+    /// Those that do otherwise, as the engine says that checks them.
     tell: VecDeque<(Arc<Container>, Status)>,
 }
 
@@ -59,7 +58,6 @@ impl Prober {
                         self.seq = Some(change.seq);
                         if change.kind == ChangeKind::Removed {
                             self.targets.remove(&change.container.id);
-                            self.engine.remove(&change.container.id);
                         } else if app.is_ours(&change.container) {
                             self.see(app, &change.container);
                         }
@@ -69,7 +67,6 @@ impl Prober {
                     let (seq, containers) = app.view.snapshot();
                     self.seq = Some(seq);
                     self.targets.clear();
-                    self.engine.retain(|id, _| app.view.has(id));
                     for container in containers.iter().filter(|it| app.is_ours(it)) {
                         self.see(app, container);
                     }
@@ -81,9 +78,8 @@ impl Prober {
     fn see(&mut self, app: &App, container: &Arc<Container>) {
         let id = &container.id;
         if let Some(health) = &container.engine_health {
-            let before = self.engine.insert(id.clone(), health.status);
-            let changed = before.is_some_and(|before| before != health.status);
-            if changed && health.status != Status::Starting {
+            // Whatever has ended is ill to the engine.
+            if container.is_running() && app.health.hear(container, health) {
                 self.tell.push_back((container.clone(), health.status));
             }
             return;

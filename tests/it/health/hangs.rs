@@ -220,3 +220,37 @@ async fn waits_and_budgets_hold_while_the_disk_is_full_and_are_told_afterwards()
     let attempts = async || restart(&service, &fails).await.attempts as usize;
     eventually("all of them count", || async { attempts().await + 1 == starts(&fails) }).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_falls_ill_while_the_disk_is_full_is_told_afterwards() {
+    let disk = SmallDisk::mount();
+    let database = disk.path("container-svc.db");
+    let service = Service::with(|config| {
+        std::fs::create_dir_all(&config.data_dir).expect("a directory");
+        std::os::unix::fs::symlink(&database, config.database()).expect("a link");
+    });
+    let service = service.await.synced().await;
+    let name = unique("ill");
+    let request = pb::RunContainerRequest {
+        health_check: Some(pb::HealthCheck {
+            probe: Some(pb::health_check::Probe::Tcp(pb::TcpProbe { port: 81 })),
+            interval: ms(1000),
+            retries: Some(5),
+            ..Default::default()
+        }),
+        restart_policy: pb::RestartPolicy::Never.into(),
+        ..script(&service, &name, "exec sleep 1000")
+    };
+    run(&service, request).await;
+    disk.fill();
+    eventually("it is ill", || async {
+        health(&service, &name).await == Some(pb::HealthState::Unhealthy)
+    })
+    .await;
+    assert!(!did(&service, &name, pb::EventKind::Unhealthy).await, "the disk is full");
+    disk.relieve();
+    eventually("it is told", || did(&service, &name, pb::EventKind::Unhealthy)).await;
+    let told = kinds(&service, &name).await;
+    let ill = told.iter().filter(|kind| **kind == pb::EventKind::Unhealthy).count();
+    assert_eq!(ill, 1, "{told:?}");
+}

@@ -1239,8 +1239,8 @@ type GetContainerResponse struct {
 	History []*ContainerEvent `protobuf:"bytes,2,rep,name=history,proto3" json:"history,omitempty"`
 	// How the collection of its log does; absent when nothing was collected yet.
 	Log *LogStatus `protobuf:"bytes,3,opt,name=log,proto3,oneof" json:"log,omitempty"`
-	// What the last probes of its health answered, newest first: at most 10, or at
-	// most 5 where the engine runs them.
+	// What the last probes of its health answered, newest first: at most 10, of the runs
+	// before too; of a container of somebody else at most 5, those that the engine has.
 	Probes        []*ProbeResult `protobuf:"bytes,4,rep,name=probes,proto3" json:"probes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -719,8 +719,8 @@ class GetContainerResponse(_message.Message):
 
     @_builtins.property
     def probes(self) -> _containers.RepeatedCompositeFieldContainer[_health_pb2.ProbeResult]:
-        """What the last probes of its health answered, newest first: at most 10, or at
-        most 5 where the engine runs them.
+        """What the last probes of its health answered, newest first: at most 10, of the runs
+        before too; of a container of somebody else at most 5, those that the engine has.
         """
 
     def __init__(

@@ -669,8 +669,8 @@ export type GetContainerResponse = Message<"containersvc.v1.GetContainerResponse
   log?: LogStatus | undefined;
 
   /**
-   * What the last probes of its health answered, newest first: at most 10, or at
-   * most 5 where the engine runs them.
+   * What the last probes of its health answered, newest first: at most 10, of the runs
+   * before too; of a container of somebody else at most 5, those that the engine has.
    *
    * @generated from field: repeated containersvc.v1.ProbeResult probes = 4;
    */
