@@ -19,6 +19,7 @@ use super::{
     support::{DEADLINE, Service, docker, eventually, image, unique},
 };
 
+mod endings;
 mod failpoints;
 mod interleavings;
 mod ports;

@@ -16,8 +16,8 @@ use super::*;
 /// with their state, and volumes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Left {
-    containers: BTreeMap<String, String>,
-    volumes: usize,
+    pub(super) containers: BTreeMap<String, String>,
+    pub(super) volumes: usize,
 }
 
 impl Left {

@@ -17,10 +17,10 @@ use crate::assets::{
 };
 
 /// The library that kills, and the file that tells it when.
-struct Steps(TempDir);
+pub(super) struct Steps(TempDir);
 
 impl Steps {
-    fn build() -> Self {
+    pub(super) fn build() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let made = Command::new("cc")
             .args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
@@ -37,25 +37,30 @@ impl Steps {
         self.0.path().join(name)
     }
 
-    fn environment(&self) -> Vec<(String, String)> {
+    pub(super) fn environment(&self) -> Vec<(String, String)> {
         let path = |name| self.file(name).to_string_lossy().into_owned();
         vec![("LD_PRELOAD".to_owned(), path("steps.so")), ("STEPS_FILE".to_owned(), path("step"))]
     }
 
-    fn kill_at(&self, step: usize) {
+    pub(super) fn kill_at(&self, step: usize) {
         fs::write(self.file("next"), step.to_string()).expect("written");
         fs::rename(self.file("next"), self.file("step")).expect("renamed");
     }
 
+    /// The program was killed.
+    pub(super) fn met(&self) -> bool {
+        self.file("step.met").exists()
+    }
+
     /// From now on nothing is killed; says whether something was.
-    fn pass(&self) -> bool {
+    pub(super) fn pass(&self) -> bool {
         fs::remove_file(self.file("step")).expect("it was there");
         fs::remove_file(self.file("step.met")).is_ok()
     }
 }
 
 /// Gives each path a content of its own, so that who has it is known by it.
-async fn paths() -> Source {
+pub(super) async fn paths() -> Source {
     Source::start(|asked, mut stream| async move {
         give(&asked, &mut stream, asked.path.as_bytes(), "\"a\"").await;
     })
@@ -67,13 +72,13 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// Names of the files in a folder of the cache.
-fn files(service: &Service, folder: &str) -> Vec<PathBuf> {
+pub(super) fn files(service: &Service, folder: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(service.asset_folder().join(folder)).expect("a folder");
     entries.map(|entry| entry.expect("an entry").path()).collect()
 }
 
 /// A description with a keep and an asset in a mode of its own.
-fn described(service: &Service, name: &str, source: &Source) -> pb::RunContainerRequest {
+pub(super) fn described(service: &Service, name: &str, source: &Source) -> pb::RunContainerRequest {
     let mut request = service.request(name);
     request.keeps = vec![pb::Keep { path: "/data".into(), read_only: None }];
     request.assets = vec![pb::Asset {
@@ -94,7 +99,7 @@ fn nothing_is_half(service: &Service, what: &str) {
     }
 }
 
-async fn told(service: &Service, kind: &str, of: &str) -> usize {
+pub(super) async fn told(service: &Service, kind: &str, of: &str) -> usize {
     let wanted = json!({ "kinds": [kind], "pageSize": 1000 }).to_string();
     let (_, body) = service.rest("POST", "/container-svc/events", &wanted).await;
     let events = body["events"].as_array().cloned().unwrap_or_default();
