@@ -87,9 +87,20 @@ async fn make_run_prints_three_commands_that_work_anywhere_when_pasted() {
 
 #[test]
 fn every_step_of_the_tour_holds() {
+    tour(&[], "");
+}
+
+#[test]
+fn every_step_of_the_tour_holds_with_the_service_in_a_container() {
+    let image = format!("{}:1", unique("service"));
+    tour(&["--container"], &image);
+    docker(&["rmi", &image]);
+}
+
+fn tour(args: &[&str], image: &str) {
     let mut demo = Command::new(format!("{ROOT}/scripts/demo"));
-    let demo = demo.env("DEMO_BINARY", env!("CARGO_BIN_EXE_container-svc")).output();
-    let out = demo.expect("scripts/demo");
+    demo.args(args).env("DEMO_BINARY", env!("CARGO_BIN_EXE_container-svc"));
+    let out = demo.env("DEMO_SERVICE_IMAGE", image).output().expect("scripts/demo");
     let printed = text(&out.stdout);
     assert!(out.status.success(), "{printed}\n{}", text(&out.stderr));
     assert!(printed.contains("all of it holds"), "{printed}");
