@@ -15,7 +15,7 @@ mod part;
 mod pour;
 mod retry_after;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use reqwest::{Client, Url};
 
@@ -89,7 +89,7 @@ pub struct Question<'a> {
 }
 
 /// What is there after a fetch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Content {
     /// Checksum, lower-case hexadecimal digits.
     pub sha256: String,
@@ -97,6 +97,8 @@ pub struct Content {
     pub bytes: u64,
     /// By what the source will know it again.
     pub validator: Validator,
+    /// Open and locked: until it has its place, nobody takes the part away.
+    _held: File,
 }
 
 /// How far a fetch is: bytes that are there, and bytes of the whole or 0.

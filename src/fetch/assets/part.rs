@@ -180,7 +180,8 @@ impl Part {
         blocking(move || {
             self.file.sync_all().map_err(|error| self.unusable(error))?;
             let (bytes, validator) = (self.length, self.validator());
-            Ok(Content { sha256: hex(&self.hasher.finalize()), bytes, validator })
+            let sha256 = hex(&self.hasher.finalize());
+            Ok(Content { sha256, bytes, validator, _held: self.file })
         })
         .await
     }
@@ -244,4 +245,35 @@ fn beside(path: &Path) -> PathBuf {
 
 fn boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_whole_part_is_held_until_it_has_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("part");
+        let most = Duration::MAX;
+        let limits = AssetLimits {
+            bytes: 100,
+            setting: "",
+            time: most,
+            min_rate: 0,
+            stall: most,
+            min_free: 0,
+        };
+        let mut part = Part::open(&path, "https://a.test/b", limits).await.unwrap();
+        part.restart(&Validator::default(), 5).unwrap();
+        part.write(b"hello").unwrap();
+        let other = File::open(&path).unwrap();
+        let take = || flock(&other, FlockOperation::NonBlockingLockExclusive);
+        let content = part.finish().await.unwrap();
+        assert_eq!((content.bytes, take()), (5, Err(rustix::io::Errno::WOULDBLOCK)));
+        drop(content);
+        assert_eq!(take(), Ok(()));
+    }
 }
