@@ -1,6 +1,6 @@
 //! Containers that come back when they end, and are asked whether they are well (F18).
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::OnceLock, time::Duration};
 
 use container_svc::rpc::pb::{self, event_service_client::EventServiceClient};
 use jiff::Timestamp;
@@ -99,12 +99,15 @@ async fn did(service: &Service, name: &str, kind: pb::EventKind) -> bool {
     kinds(service, name).await.contains(&kind)
 }
 
+/// Waits for a state and answers with what was told then: it may pass soon.
 async fn becomes(service: &Service, name: &str, state: pb::RestartState) -> pb::RestartStatus {
+    let found = OnceLock::new();
     eventually(&format!("{name} becomes {state:?}"), || async {
-        restart(service, name).await.state() == state
+        let now = restart(service, name).await;
+        now.state() == state && found.set(now).is_ok()
     })
     .await;
-    restart(service, name).await
+    found.into_inner().expect("it was seen")
 }
 
 /// How often the engine started it.

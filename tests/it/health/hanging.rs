@@ -164,8 +164,11 @@ async fn two_hundred_probes_that_hang_make_no_other_late() {
         asked.iter().filter(|at| **at >= begin).copied().collect::<Vec<_>>()
     };
     eventually("the other one is asked on and on", || async { since().len() > 10 }).await;
-    let late = since().windows(2).map(|two| two[1] - two[0]).max().expect("some");
-    assert!(late < INTERVAL * 5, "{late:?}");
+    let mut gaps: Vec<_> = since().windows(2).map(|two| two[1] - two[0]).collect();
+    gaps.sort_unstable();
+    // A busy machine may be late once; those that hang do so for minutes.
+    let (usual, longest) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+    assert!(usual < INTERVAL * 5 && longest < INTERVAL * 50, "{gaps:?}");
     let last = format!("{name}-{}", HANGING + 1);
     assert_eq!(health(&service, &last).await, Some(pb::HealthState::Healthy));
     assert_eq!(health(&service, &format!("{name}-1")).await, Some(pb::HealthState::Starting));

@@ -1,6 +1,7 @@
 //! Which ends are followed by a start, when, and when no more.
 
 use super::*;
+use crate::proxy::{Mode, Proxy};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_fails_comes_back_after_waits_that_double_and_is_given_up_with_its_last_lines() {
@@ -200,7 +201,8 @@ async fn one_that_takes_too_much_memory_is_given_up_for_that() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_start_again_is_tried_until_the_budget_is_used_up() {
-    let service = Service::start().await.synced().await;
+    let proxy = Proxy::start();
+    let service = Service::with(|config| config.engine = proxy.address()).await.synced().await;
     let name = unique("port");
     let request = pb::RunContainerRequest {
         ports: vec![pb::PortMapping { internal: 80, ..Default::default() }],
@@ -209,13 +211,12 @@ async fn what_cannot_start_again_is_tried_until_the_budget_is_used_up() {
     };
     let host = run(&service, request).await.ports[0].host;
     let host = u16::try_from(host).expect("a port");
+    // Somebody else has its port before the engine hears that it shall start.
+    proxy.set_for(Mode::Steal(1), "/start");
     docker(&["kill", &name]);
-    becomes(&service, &name, pb::RestartState::BackingOff).await;
-    let taken = std::net::TcpListener::bind(("0.0.0.0", host)).expect("the port is free now");
     let status = becomes(&service, &name, pb::RestartState::GaveUp).await;
     assert!(status.reason.starts_with("does not start: "), "{status:?}");
-    drop(taken);
-    assert_eq!(status.attempts, 2);
+    assert_eq!((status.attempts, proxy.stolen()), (2, vec![host]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,8 @@ fn server(service: &Service, name: &str, more: pb::RestartOptions) -> pb::RunCon
             start_period: ms(20_000),
             ..Default::default()
         }),
-        restart: Some(pb::RestartOptions { min_backoff: ms(300), max_backoff: ms(300), ..more }),
+        // Long enough to be seen.
+        restart: Some(pb::RestartOptions { min_backoff: ms(2000), max_backoff: ms(2000), ..more }),
         ..script(service, name, "echo start; touch /www/health; exec httpd -f -p 80 -h /www")
     }
 }
@@ -120,7 +121,7 @@ impl Kindly {
     }
 }
 
-/// One that takes its time to end, and is ill as soon as it is asked to.
+/// One that ends when it may, and is ill as soon as it is asked to.
 fn slow_to_end(
     service: &Service,
     image: &Kindly,
@@ -128,9 +129,11 @@ fn slow_to_end(
     restart: Option<pb::RestartOptions>,
 ) -> pb::RunContainerRequest {
     let words = "echo start; touch /www/health; httpd -f -p 80 -h /www & \
-                 trap 'rm -f /www/health; sleep 6; exit 1' TERM; while :; do sleep 0.1; done";
+                 trap 'rm -f /www/health; echo asked; until [ -e /end ]; do sleep 0.1; done; \
+                 exit 1' TERM; while :; do sleep 0.1; done";
     pb::RunContainerRequest {
         restart,
+        stop_timeout: ms(60_000),
         restart_policy: pb::RestartPolicy::Always.into(),
         ..pb::RunContainerRequest {
             image: image.name().to_owned(),
@@ -138,6 +141,11 @@ fn slow_to_end(
             ..server(service, name, pb::RestartOptions::default())
         }
     }
+}
+
+/// It may end, now and in its later runs.
+fn may_end(name: &str) {
+    docker(&["exec", name, "touch", "/end"]);
 }
 
 /// `docker stop`, which goes on by itself.
@@ -166,6 +174,7 @@ async fn a_stop_on_the_engine_that_makes_it_ill_wins() {
         }
         let ill = || did(&service, &name, pb::EventKind::Unhealthy);
         eventually("it is ill of its stop", ill).await;
+        may_end(&name);
         assert!(stop.wait().expect("it ends").success());
         eventually("the stop is seen", || did(&service, &name, pb::EventKind::Stopped)).await;
         let end = Timestamp::now() + Duration::from_secs(1);
@@ -189,7 +198,11 @@ async fn a_stop_on_the_engine_while_it_is_stopped_for_its_health_wins() {
     eventually("it is well", healthy).await;
     docker(&["exec", &name, "rm", "/www/health"]);
     becomes(&service, &name, pb::RestartState::BackingOff).await;
-    assert!(docker_stop(&name).wait().expect("it ends").success());
+    let mut stop = docker_stop(&name);
+    let asked = || docker(&["logs", &name]).matches("asked").count();
+    eventually("it was asked by both", || async { asked() == 2 }).await;
+    may_end(&name);
+    assert!(stop.wait().expect("it ends").success());
     eventually("the stop is seen", || did(&service, &name, pb::EventKind::Stopped)).await;
     let end = Timestamp::now() + Duration::from_secs(1);
     holds_until(end, || async { starts(&name) == 1 && !runs(&service, &name).await }).await;
@@ -200,10 +213,12 @@ async fn a_signal_to_end_that_is_no_stop_is_a_crash_and_one_to_reload_is_none() 
     let image = Kindly::make();
     let service = Service::start().await.synced().await;
     let name = unique("ending");
-    run(&service, slow_to_end(&service, &image, &name, quick(100, 100, 10))).await;
+    run(&service, slow_to_end(&service, &image, &name, quick(2000, 2000, 10))).await;
     let healthy = || async { health(&service, &name).await == Some(pb::HealthState::Healthy) };
     eventually("it is well", healthy).await;
     docker(&["kill", "-s", "TERM", &name]);
+    eventually("it is ill of that", || did(&service, &name, pb::EventKind::Unhealthy)).await;
+    may_end(&name);
     eventually("it comes back", || async { starts(&name) == 2 && healthy().await }).await;
     let told = kinds(&service, &name).await;
     assert!(!told.contains(&pb::EventKind::Stopped), "{told:?}");
