@@ -106,8 +106,6 @@ async fn file_svc_is_asked_first_and_the_source_for_what_it_has_not() {
     .await;
     let service = Service::with(|config| {
         lenient(config);
-        // Who answers late on a busy machine is passed over for the source.
-        config.asset_stall_timeout = std::time::Duration::from_secs(30);
         config.asset_file_svc = Some(file_svc.url(""));
     })
     .await

@@ -55,7 +55,7 @@ async fn a_source_that_asks_for_too_long_a_wait_is_not_waited_for() {
         for words in ["429", "try again in", "as it asks", "?[redacted]"] {
             assert!(error.message().contains(words), "{words} in {error:?}");
         }
-        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
         assert_eq!((source.seen().len(), files(&service, "files").len()), (1, 0));
     }
     // One whose wish cannot be read, and one that is busy for ever, are given up.
@@ -76,7 +76,13 @@ async fn stall(asked: &Asked, stream: &mut tokio::net::TcpStream, file: &[u8]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_stalls_at_the_last_hundredth_is_gone_on_with_or_given_up() {
-    let service = service().await;
+    let service = Service::with(|config| {
+        lenient(config);
+        config.asset_stall_timeout = Duration::from_secs(3);
+    })
+    .await
+    .synced()
+    .await;
     let file = Arc::new(bytes(LENGTH));
     for heals in [true, false] {
         let whole = file.clone();

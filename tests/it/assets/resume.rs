@@ -9,6 +9,7 @@ use super::{
     source::{Asked, Source, give, head, say},
     *,
 };
+use crate::support::DEADLINE;
 
 const LENGTH: usize = 3 << 20;
 const BREAK: usize = 2 << 20;
@@ -292,7 +293,11 @@ async fn a_rest_that_is_too_short_is_not_taken_for_the_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_stops_does_not_wait_for_a_download() {
-    let mut service = service().await;
+    let change = |config: &mut Config| {
+        lenient(config);
+        config.drain_timeout = DEADLINE * 4;
+    };
+    let mut service = Service::with(change).await.synced().await;
     let source = Source::start(|_, mut stream| async move {
         say(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nsome").await;
         std::future::pending::<()>().await;
@@ -302,9 +307,8 @@ async fn a_service_that_stops_does_not_wait_for_a_download() {
     let mut client = service.grpc().await;
     let (status, ()) = tokio::join!(client.run_container(request), async {
         eventually("the download has begun", || async { !source.seen().is_empty() }).await;
-        let begin = std::time::Instant::now();
+        // It must end in much less than it would wait for what goes on.
         service.stop().await;
-        assert!(begin.elapsed() < std::time::Duration::from_secs(5), "{:?}", begin.elapsed());
     });
     assert_eq!(status.expect_err("it stopped").code(), tonic::Code::Cancelled);
 }

@@ -10,15 +10,18 @@ use crate::registry::Registry;
 async fn a_run_tells_its_steps_and_then_its_answer() {
     let service = service().await;
     let file = bytes(1 << 20);
+    let (seen, was_seen) = tokio::sync::watch::channel(false);
     let source = Source::start(move |asked, mut stream| {
-        let file = file.clone();
+        let (file, was_seen) = (file.clone(), was_seen.clone());
         async move {
             let (_, head) = head(&asked, file.len(), "\"a\"");
             say(&mut stream, head.as_bytes()).await;
-            // Slowly enough for progress to be told.
+            // Slowly, until it was told how far it is.
             let mut ticks = tokio::time::interval(std::time::Duration::from_millis(100));
-            for part in file.chunks(128 << 10) {
-                ticks.tick().await;
+            for part in file.chunks(1 << 10) {
+                if !*was_seen.borrow() {
+                    ticks.tick().await;
+                }
                 say(&mut stream, part).await;
             }
         }
@@ -30,7 +33,11 @@ async fn a_run_tells_its_steps_and_then_its_answer() {
     let mut client = service.grpc().await;
     let mut steps = client.run_container_stream(run).await.expect("accepted").into_inner();
     let mut told = Vec::new();
+    let is_under_way = |now: &pb::AssetDownload| now.bytes_per_second > 0 && now.bytes < 1 << 20;
     while let Some(step) = steps.message().await.expect("it runs") {
+        if step.download.as_ref().is_some_and(is_under_way) {
+            seen.send_replace(true);
+        }
         told.push(step);
     }
     let mut stages: Vec<_> = told.iter().map(pb::RunContainerStreamResponse::stage).collect();
@@ -47,7 +54,7 @@ async fn a_run_tells_its_steps_and_then_its_answer() {
     let downloads: Vec<_> = told.iter().filter_map(|step| step.download.clone()).collect();
     assert!(downloads.iter().all(|now| now.env_var_key == "MODEL"));
     assert!(downloads.windows(2).all(|two| two[0].bytes <= two[1].bytes), "{downloads:?}");
-    assert!(downloads.iter().any(|now| now.bytes_per_second > 0 && now.bytes < 1 << 20));
+    assert!(downloads.iter().any(is_under_way));
     let last = downloads.last().expect("progress");
     assert_eq!((last.done, last.bytes, last.total_bytes), (true, 1 << 20, 1 << 20));
     let answer = told.last().and_then(|step| step.result.clone()).expect("the answer");

@@ -1,9 +1,6 @@
 //! How builds end that nobody waits for, and when the engine goes away.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{process::Command, time::Duration};
 
 use container_svc::rpc::pb::{self, build_image_stream_response::Event};
 use serde_json::json;
@@ -64,11 +61,9 @@ async fn a_build_that_nobody_listens_to_ends_and_leaves_nothing() {
         let request = pb::BuildImageRequest { builder: builder.into(), ..tree.request() };
         let mut stream = begin(&service, request).await.expect("it begins");
         reads(&mut stream, &word).await;
-        assert_eq!(steps_of(&word), 1, "a step runs");
-        let began = Instant::now();
+        eventually("a step runs", || async { steps_of(&word) == 1 }).await;
         drop(stream);
         no_step_runs(&word).await;
-        assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
 
         // By REST too, where the caller is cut off once the step runs.
         let body = json!({

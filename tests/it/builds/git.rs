@@ -19,7 +19,7 @@ use super::{
 use crate::{
     assets::lenient,
     cli::cli,
-    support::{Service, docker, eventually, free_address, image, unique},
+    support::{Service, docker, eventually, image, own_loopback, unique},
 };
 
 /// A program that ends with the test.
@@ -76,11 +76,15 @@ impl Repository {
 
     /// Serves it by git's own daemon; answers with its URL.
     pub(super) async fn daemon(&self) -> (Server, String) {
-        let address = free_address();
+        // Where nobody else listens.
+        let probe = std::net::TcpListener::bind((own_loopback(), 0)).expect("a port");
+        let address = probe.local_addr().expect("an address");
+        drop(probe);
         // `git daemon` would be a process of its own, which outlives the one that is ended.
         let mut daemon = Command::new("sh");
         daemon.args(["-c", "exec \"$(git --exec-path)/git-daemon\" \"$@\"", "sh"]);
-        daemon.args(["--reuseaddr", "--export-all", "--listen=127.0.0.1"]);
+        daemon.args(["--reuseaddr", "--export-all"]);
+        daemon.arg(format!("--listen={}", address.ip()));
         daemon.arg(format!("--port={}", address.port()));
         daemon.arg(format!("--base-path={}", self.dir.path().display()));
         let daemon = daemon.stderr(Stdio::null()).spawn().expect("git daemon");

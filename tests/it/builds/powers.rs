@@ -25,7 +25,7 @@ use crate::{
     assets::{lenient, source},
     cli::cli,
     registry::Registry,
-    support::{Service, docker, image},
+    support::{Service, docker, image, own_loopback},
 };
 
 const PERMISSION: &str = "container-svc:image:build-privileged";
@@ -53,7 +53,7 @@ pub(super) fn frontend() -> &'static str {
 
 /// What stands where a frontend could come from; counts who asks.
 fn nobodys_registry() -> (String, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listener = TcpListener::bind((own_loopback(), 0)).expect("a port");
     let host = listener.local_addr().expect("an address").to_string();
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
@@ -261,8 +261,8 @@ async fn a_frontend_of_a_closed_registry_is_fetched_with_the_credentials_of_the_
 
 /// A step that calls what listens on the loopback of the node, and goes on either way.
 fn call(flag: &str, host: &str) -> String {
-    let port = host.rsplit(':').next().expect("a port");
-    format!("RUN {flag} busybox nc -w 2 127.0.0.1 {port} < /dev/null || true\n")
+    let at = host.replace(':', " ");
+    format!("RUN {flag} busybox nc -w 2 {at} < /dev/null || true\n")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ async fn without_buildkit(tree: &Tree) -> (Proxy, Service) {
     let (proxy, root) = (Proxy::start(), tree.root().to_owned());
     proxy.set_for(Mode::Status404, "/session");
     let service = Service::with(|config| {
-        proxy.under(config);
+        config.engine = proxy.address();
         config.build_roots = vec![root];
     });
     let service = service.await.synced().await;

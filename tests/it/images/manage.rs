@@ -1,6 +1,6 @@
 //! Images are listed, pushed and removed, never one that a container has.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use container_svc::rpc::pb;
 use serde_json::json;
@@ -15,7 +15,7 @@ use crate::{
         Registry,
         fault_proxy::{Fault, FaultProxy},
     },
-    support::{DEADLINE, Service, docker, eventually, image, unique},
+    support::{DEADLINE, Service, docker, eventually, image, unique, within},
 };
 
 /// All messages of one push.
@@ -260,15 +260,27 @@ async fn an_image_is_as_old_as_its_pull() {
     let registry = Registry::start(false).await;
     let service = registry.service().await;
     let name = registry.push("old");
-    let made = std::time::Instant::now();
-    eventually("it was made a while ago", || async { made.elapsed().as_secs() >= 8 }).await;
+    let made = Instant::now();
+    eventually("it was made a while ago", || async { made.elapsed().as_secs() >= 20 }).await;
+    let pulled = Instant::now();
     pull(&service, &name, None).await.expect("it is there");
     let id = id_of(&name);
-    let older =
-        |than: &str| would_go(&service, json!({"all": true, "olderThan": than, "dryRun": true}));
-    assert!(!older("7s").await.contains(&id), "it came just now");
-    assert!(older("0s").await.contains(&id));
-    eventually("it is old", || async { older("7s").await.contains(&id) }).await;
+    let older = async |than: u64| {
+        let body = json!({"all": true, "olderThan": format!("{than}s"), "dryRun": true});
+        would_go(&service, body).await.contains(&id)
+    };
+    let patience = Duration::from_secs(180);
+    within(patience, "it is asked about soon after it came", || async {
+        // Times are compared by whole seconds.
+        let since_made = made.elapsed().as_secs() - 1;
+        let old = older(since_made).await;
+        let counts = pulled.elapsed().as_secs() + 1 < since_made;
+        assert!(!(old && counts), "it came just now");
+        counts
+    })
+    .await;
+    assert!(older(0).await);
+    within(patience, "it is old", || older(7)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
