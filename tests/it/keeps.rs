@@ -85,7 +85,7 @@ async fn what_is_not_kept_goes_with_its_container() {
 #[tokio::test(flavor = "multi_thread")]
 async fn keeps_wait_for_a_listing() {
     let proxy = Proxy::start();
-    let service = Service::with(|config| proxy.under(config)).await.synced().await;
+    let service = Service::with(|config| config.engine = proxy.address()).await.synced().await;
     let name = unique("early");
     run(&service, keeping(&service, &name, &[("/data", false)])).await;
     proxy.set(Mode::Refuse);

@@ -115,7 +115,7 @@ async fn the_figures_are_well_formed_and_true() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_is_gone_is_seen_in_the_figures() {
     let proxy = Proxy::start();
-    let service = Service::with(|config| proxy.under(config)).await.synced().await;
+    let service = Service::with(|config| config.engine = proxy.address()).await.synced().await;
     proxy.set(Mode::Refuse);
     eventually("the loss is told, and how old the view is", || async {
         let now = figures(&service).await;

@@ -133,7 +133,7 @@ impl Proxy {
         format!("unix://{}", self.socket().display())
     }
 
-    /// Makes a service use it.
+    /// Makes a service use it, and wait a second for its answers.
     pub(crate) fn under(&self, config: &mut Config) {
         config.engine = self.address();
         config.engine_timeout = Duration::from_secs(1);

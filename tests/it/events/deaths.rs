@@ -60,7 +60,7 @@ async fn an_end_is_told_with_its_code_also_of_foreign_containers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_is_told_with_its_code_though_the_engine_leaves_before_it_is_asked() {
     let proxy = Proxy::start();
-    let service = Service::with(|config| proxy.under(config)).await.synced().await;
+    let service = Service::with(|config| config.engine = proxy.address()).await.synced().await;
     let script = "trap 'exit 3' USR1; while :; do sleep 0.05; done";
     let (_foreign, name) = Foreign::run(&[], &["sh", "-c", script]);
     let (_other, other) = Foreign::run(&[], &["sleep", "1000"]);
@@ -148,7 +148,7 @@ async fn what_ended_before_the_first_start_of_the_service_is_not_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ends_in_a_gap_of_the_event_stream_are_told_once() {
     let proxy = Proxy::start();
-    let service = Service::with(|config| proxy.under(config)).await.synced().await;
+    let service = Service::with(|config| config.engine = proxy.address()).await.synced().await;
     let (_one, one) = Foreign::run(&[], &["sleep", "1000"]);
     let (_two, two) = Foreign::run(&["--restart", "always"], &["sleep", "1000"]);
     eventually("both are seen", || async {
@@ -218,7 +218,7 @@ async fn a_container_that_somebody_else_removed_is_told_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_during_the_listing_is_told_of_one_that_is_gone_when_it_is_asked_about() {
     let proxy = Proxy::start();
-    let service = Service::with(|config| proxy.under(config)).await.synced().await;
+    let service = Service::with(|config| config.engine = proxy.address()).await.synced().await;
     let (_foreign, name) = Foreign::run(&[], &["sleep", "1000"]);
     eventually("it is seen", || is_there(&service, &name)).await;
     proxy.set(Mode::Refuse);
