@@ -120,9 +120,9 @@ impl App {
     fn join_download(self: &Arc<Self>, asset: &Asset) -> watch::Receiver<Progress> {
         // Those who name a checksum and those who do not must not share: what one of them
         // refuses the other takes. Nor those who want it fresh and those who do not.
-        let mut key = match asset.sha256.get(..16) {
-            Some(checksum) => format!("{}-{checksum}", asset.id()),
-            None => asset.id(),
+        let mut key = match asset.sha256.as_str() {
+            "" => asset.id(),
+            checksum => format!("{}-{checksum}", asset.id()),
         };
         if asset.given.refresh {
             key.push_str("-fresh");

@@ -177,6 +177,32 @@ async fn who_wants_it_fresh_joins_no_other_download() {
     tokio::join!(run(&service, first), later);
 }
 
+/// Nobody's mistake in a checksum becomes another's error, or is not seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn checksums_that_differ_in_their_last_digit_share_no_download() {
+    let service = service().await;
+    let (source, open) = held().await;
+    let right = sha256(b"weights");
+    let last = if right.ends_with('0') { '1' } else { '0' };
+    let wrong = format!("{}{last}", &right[..63]);
+    let names = [unique("asset"), unique("asset")];
+    let checked = |name: &str, sha256: &str| {
+        let checked = pb::Asset { sha256: Some(sha256.into()), ..asset("A", &source.url("/a")) };
+        with(&service, name, &[checked])
+    };
+    let ask = async |request| service.grpc().await.run_container(request).await;
+    let both = async {
+        eventually("each asks", || async { source.seen().len() == 2 }).await;
+        let _ = open.send(true);
+    };
+    let (good, bad, ()) =
+        tokio::join!(ask(checked(&names[0], &right)), ask(checked(&names[1], &wrong)), both);
+    good.expect("it is what was asked for");
+    let bad = bad.expect_err("it is not");
+    assert!(bad.message().contains(&wrong) && bad.message().contains(&right), "{bad:?}");
+    assert_eq!(exec(&names[0], "cat $A"), "weights");
+}
+
 /// A run has its files before a container does.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_asset_of_a_run_under_way_is_not_removed() {
