@@ -178,8 +178,8 @@ impl App {
         key: &str,
         sender: &watch::Sender<Progress>,
     ) -> Result<Brought> {
-        let turn = self.assets.turns.acquire().await;
-        let _turn = turn.map_err(|_| Error::internal("the turns of downloads have ended"))?;
+        let turn = self.assets.turns.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| Error::internal("the turns of downloads have ended"))?;
         // Another download may have brought it a moment ago.
         let have = self.cached(asset).await?;
         let known = match &have {
@@ -197,7 +197,7 @@ impl App {
         };
         let tell = |bytes, total| sender.send_modify(|progress| progress.step(bytes, total));
         let part = self.assets.files.part(key);
-        match (self.assets.fetcher.fetch(question, &part, &tell).await?, have) {
+        match (self.assets.fetcher.fetch(question, &part, Some(turn), &tell).await?, have) {
             (Some(content), _) => Ok(Brought::New(content)),
             (None, Some((_, pin))) => Ok(Brought::Known(pin)),
             (None, None) => Err(Error::internal("nothing was fetched")),

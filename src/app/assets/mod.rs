@@ -103,7 +103,7 @@ pub struct Assets {
     files: Arc<AssetFiles>,
     downloads: Mutex<HashMap<String, watch::Sender<Progress>>>,
     pins: Arc<Pins>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
 }
 
 /// The files of a spec's assets, in its order, held in the cache.
@@ -132,7 +132,7 @@ impl Assets {
             files: Arc::new(AssetFiles::open(&settings.folder, settings.min_free)?),
             downloads: Mutex::default(),
             pins: Arc::default(),
-            turns: Semaphore::new(AT_ONCE),
+            turns: Semaphore::new(AT_ONCE).into(),
         })
     }
 

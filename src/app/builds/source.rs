@@ -298,7 +298,7 @@ impl App {
         let told = |bytes, total| told(events, asset::shown(&tarball.url), bytes, total);
         let checked = !tarball.sha256.is_empty();
         let question = Question { url: &tarball.url, have: None, fresh: true, checked };
-        let content = self.tarballs.fetch(question, &file, &told).await;
+        let content = self.tarballs.fetch(question, &file, None, &told).await;
         let content = content.map_err(|error| match error.reason() {
             ASSET_REFUSED => Error::field("source.tarball.url", error.message()),
             _ => Error::new(error.kind(), "SOURCE_NOT_FETCHED", error.message()),

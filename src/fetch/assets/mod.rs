@@ -18,6 +18,10 @@ mod retry_after;
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use reqwest::{Client, Url};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
 
 use crate::domain::{
     Error, Kind, Result,
@@ -131,7 +135,8 @@ impl AssetFetcher {
     }
 
     /// Fetches the content of a URL into a file; its first part may be there from an
-    /// earlier fetch.
+    /// earlier fetch. Its turn, if it has one, others have while the source asks for a
+    /// wait; what it then waits for it counts in no limit.
     ///
     /// INVALID_ARGUMENT where a rule refuses the source, RESOURCE_EXHAUSTED without
     /// room on the disk, FAILED_PRECONDITION for what else keeps it from being whole.
@@ -140,33 +145,24 @@ impl AssetFetcher {
         &self,
         question: Question<'_>,
         file: &Path,
-        tell: Tell<'_>,
-    ) -> Result<Option<Content>> {
-        let limit = self.settings.limits.time;
-        match tokio::time::timeout(limit, Box::pin(self.tries(question, file, tell))).await {
-            Ok(fetched) => fetched,
-            Err(_) => Err(failed(
-                "ASSET_TOO_SLOW",
-                question.url,
-                &format!("was not there after {} s, the most that it may take", limit.as_secs()),
-            )),
-        }
-    }
-
-    async fn tries(
-        &self,
-        question: Question<'_>,
-        file: &Path,
+        mut turn: Option<OwnedSemaphorePermit>,
         tell: Tell<'_>,
     ) -> Result<Option<Content>> {
         let url = question.url;
         // The policy may be another than when the request was read.
         let source = self.settings.policy.source(url).map_err(|why| refused(url, &why))?;
+        let limit = self.settings.limits.time;
+        let mut end = Instant::now() + limit;
+        let too_slow = |_| {
+            let what =
+                format!("was not there after {} s, the most that it may take", limit.as_secs());
+            failed("ASSET_TOO_SLOW", url, &what)
+        };
         let mut part = Some(Part::open(file, url, self.settings.limits).await?);
         let (mut tries, mut reached) = (0, 0);
         loop {
-            let once = self.once(&source, question, &mut part, tries == 0, tell);
-            let (again, wait) = match once.await {
+            let once = Box::pin(self.once(&source, question, &mut part, tries == 0, tell));
+            let (again, wait) = match timeout_at(end, once).await.map_err(too_slow)? {
                 Ok(None) => {
                     Part::discard(file).await;
                     return Ok(None);
@@ -186,7 +182,15 @@ impl AssetFetcher {
                 return Err(again);
             }
             tracing::debug!(url = asset::shown(url), error = ?again, length, "fetching on");
-            tokio::time::sleep(wait.max(PAUSE * 2_u32.pow(tries - 1))).await;
+            let turns = turn.take_if(|_| !wait.is_zero()).map(|turn| turn.semaphore().clone());
+            let pause = tokio::time::sleep(wait.max(PAUSE * 2_u32.pow(tries - 1)));
+            timeout_at(end, pause).await.map_err(too_slow)?;
+            if let Some(turns) = turns {
+                let since = Instant::now();
+                let ended = |_| Error::internal("the turns of downloads have ended");
+                turn = Some(turns.acquire_owned().await.map_err(ended)?);
+                end += since.elapsed();
+            }
             if part.is_none() {
                 part = Some(Part::open(file, url, self.settings.limits).await?);
             }

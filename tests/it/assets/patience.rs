@@ -66,6 +66,34 @@ async fn a_source_that_asks_for_too_long_a_wait_is_not_waited_for() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_that_are_busy_hold_up_no_other() {
+    const AT_ONCE: usize = 16;
+    let service = service().await;
+    let source = Source::start(|asked, mut stream| async move {
+        match asked.before < AT_ONCE {
+            true => say(&mut stream, busy("8").as_bytes()).await,
+            false => give(&asked, &mut stream, b"weights", "\"a\"").await,
+        }
+    })
+    .await;
+    let quick = Source::of(b"quick".to_vec(), "\"q\"").await;
+    let waiting: Vec<_> =
+        (0..AT_ONCE).map(|at| asset(&format!("A{at}"), &source.url(&format!("/{at}")))).collect();
+    let (slow, other) = (unique("asset"), unique("asset"));
+    let meanwhile = async {
+        let all = || async { source.seen().len() == AT_ONCE };
+        eventually("each is told to come again", all).await;
+        let asked = async {
+            eventually("another is fetched", || async { !quick.seen().is_empty() }).await;
+            assert_eq!(source.seen().len(), AT_ONCE, "none of them was waited for");
+        };
+        tokio::join!(run(&service, with(&service, &other, &[asset("A", &quick.url("/a"))])), asked)
+    };
+    tokio::join!(run(&service, with(&service, &slow, &waiting)), meanwhile);
+    assert_eq!(exec(&slow, "cat $A0 $A15"), "weightsweights");
+}
+
 /// Sends all but the last hundredth, and then nothing more.
 async fn stall(asked: &Asked, stream: &mut tokio::net::TcpStream, file: &[u8]) {
     let (from, head) = head(asked, file.len(), "\"a\"");
