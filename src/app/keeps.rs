@@ -158,7 +158,7 @@ impl App {
         let containers = self.view.all();
         let mut keeps: Vec<KeepInfo> = volumes
             .into_iter()
-            .filter_map(|volume| info(volume, &containers))
+            .filter_map(|volume| self.info(volume, &containers))
             .filter(|keep| query.owner.is_empty() || keep.owner == query.owner)
             .map(|keep| KeepInfo {
                 last_used_at: last.get(&keep.volume).copied(),
@@ -240,6 +240,26 @@ impl App {
         }
     }
 
+    /// What only reads or fills a volume does not use it.
+    fn uses(&self, container: &Container, volume: &str) -> bool {
+        let has = container.volumes.iter().any(|mount| mount.source == volume);
+        has && !is_helper(container, &self.settings.node_id)
+    }
+
+    /// `None` for a volume that is no keep.
+    fn info(&self, volume: engine::Volume, containers: &[Arc<Container>]) -> Option<KeepInfo> {
+        let holders = containers.iter().filter(|container| self.uses(container, &volume.name));
+        Some(KeepInfo {
+            owner: volume.labels.get(labels::OWNER)?.clone(),
+            path: volume.labels.get(labels::PATH)?.clone(),
+            created_at: volume.created_at,
+            last_used_at: None,
+            used_by: holders.map(|container| container.name().to_owned()).collect(),
+            bytes: None,
+            volume: volume.name,
+        })
+    }
+
     /// The keep at a path, and its volume.
     async fn find_keep(&self, owner: &str, path: &str) -> Result<(String, KeepInfo)> {
         if owner.is_empty() {
@@ -259,7 +279,7 @@ impl App {
             ));
         };
         let containers = self.view.all();
-        let Some(keep) = info(found, &containers).filter(|keep| keep.owner == owner) else {
+        let Some(keep) = self.info(found, &containers).filter(|keep| keep.owner == owner) else {
             return Err(Error::precondition(
                 "VOLUME_TAKEN",
                 format!("the volume \"{volume}\" was made by somebody else; it is left alone"),
@@ -285,24 +305,4 @@ fn in_use(keep: &KeepInfo) -> Error {
             keep.path, keep.owner
         ),
     )
-}
-
-/// What only reads or fills a volume does not use it.
-fn uses(container: &Container, volume: &str) -> bool {
-    let has = container.volumes.iter().any(|mount| mount.source == volume);
-    has && !container.labels.contains_key(labels::HELPER)
-}
-
-/// `None` for a volume that is no keep.
-fn info(volume: engine::Volume, containers: &[Arc<Container>]) -> Option<KeepInfo> {
-    let holders = containers.iter().filter(|container| uses(container, &volume.name));
-    Some(KeepInfo {
-        owner: volume.labels.get(labels::OWNER)?.clone(),
-        path: volume.labels.get(labels::PATH)?.clone(),
-        created_at: volume.created_at,
-        last_used_at: None,
-        used_by: holders.map(|container| container.name().to_owned()).collect(),
-        bytes: None,
-        volume: volume.name,
-    })
 }

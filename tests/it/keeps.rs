@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use crate::{
     proxy::{Mode, Proxy},
-    support::{Service, docker, eventually, unique},
+    support::{Service, docker, eventually, image, unique},
 };
+use transfer::{filled, get};
 
 mod faults;
 mod hostile;
@@ -187,6 +188,39 @@ async fn keeps_are_listed_with_their_owner_use_and_size() {
         assert_eq!(drop_keep(&service, name, path).await.0, 200);
     }
     assert_eq!(listed(&service, "").await.len(), 0);
+}
+
+/// What an image says of its containers is no proof that they are ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_looks_like_a_helper_has_the_keep_all_the_same() {
+    let service = Service::start().await.synced().await;
+    let (name, other) = (filled(&service, "old").await, unique("other"));
+    let query = format!("?name={name}");
+    let volume = listed(&service, &query).await[0]["volume"].clone();
+    let mount = format!("{}:/data", volume.as_str().expect("a name"));
+    let label = format!("container-svc.helper={}", service.node);
+    docker(&[
+        "run",
+        "-d",
+        "--name",
+        &other,
+        "--label",
+        &label,
+        "-v",
+        &mount,
+        image(),
+        "sleep",
+        "1000",
+    ]);
+    eventually("it is told", || async {
+        listed(&service, &query).await[0]["usedBy"] == serde_json::json!([other])
+    })
+    .await;
+    let (status, told) = get(&service, &format!("name={name}&path=/data")).await;
+    assert_eq!(status, 400, "{}", String::from_utf8_lossy(&told));
+    docker(&["rm", "-f", &other]);
+    eventually("nobody has it", || async { drop_keep(&service, &name, "/data").await.0 == 200 })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -129,7 +129,7 @@ impl App {
     /// The containers that have a volume, as the engine describes them now.
     async fn users(&self, volume: &str) -> Result<Vec<Container>> {
         let mut users = Vec::new();
-        for user in self.view.all().iter().filter(|container| super::uses(container, volume)) {
+        for user in self.view.all().iter().filter(|container| self.uses(container, volume)) {
             users.extend(self.refresh(&user.id).await?);
         }
         Ok(users)
