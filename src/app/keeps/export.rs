@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    pin::pin,
     sync::Arc,
 };
 
@@ -18,6 +19,8 @@ use crate::domain::{Error, Result, container::Container};
 const PIECE: usize = 256 << 10;
 /// Pieces that wait for a slow reader.
 const WAITING: usize = 4;
+/// Changes of containers taken from memory at a time.
+const BATCH: usize = 256;
 
 type Sender = mpsc::Sender<Bytes>;
 /// How it ends. It has a way of its own, so that it waits for no reader.
@@ -31,6 +34,25 @@ struct Reading {
     path: String,
     /// Of the containers with it, before it was read; `None` where any may write.
     starts: Option<Starts>,
+    /// Number of the last change of containers before.
+    since: u64,
+}
+
+impl Reading {
+    /// A container that was started meanwhile may have written what is there in part.
+    fn torn_by(&self, user: &Container) -> Option<Error> {
+        let before = self.starts.as_ref()?.get(&user.id).copied().flatten();
+        if user.started_at.is_none() || user.started_at == before {
+            return None;
+        }
+        let (name, path) = (user.name(), &self.path);
+        Some(Error::precondition(
+            "KEEP_IN_USE",
+            format!(
+                "\"{name}\" was started while its keep {path} was read, and may have written to it; stop it and export again, or set live"
+            ),
+        ))
+    }
 }
 
 impl App {
@@ -46,7 +68,8 @@ impl App {
         let guards = self.locks.take(vec![format!("name:{owner}")]).await;
         let (volume, keep) = self.find_keep(owner, path).await?;
         self.refuse_half_imported(owner, &keep.path)?;
-        let mut reading = Reading { volume, path: keep.path, starts: None };
+        let since = *self.view.subscribe().borrow();
+        let mut reading = Reading { volume, path: keep.path, starts: None, since };
         if !live {
             let users = self.users(&reading.volume).await?;
             if let Some(running) = users.iter().find(|user| user.is_running()) {
@@ -81,16 +104,24 @@ impl App {
         let held = self.hold(&reading.volume, HashMap::new()).await;
         drop(guards);
         let helper = held?;
-        let done = tokio::select! {
-            done = self.send_volume(&helper, &reading, &send) => done,
+        let mut torn = pin!(self.is_torn(&reading));
+        let sent = tokio::select! {
+            biased;
+            error = &mut torn => Err(error),
             () = send.closed() => Ok(()),
             () = self.tasks.stopped() => Err(stopping()),
+            sent = self.send_volume(&helper, &send) => sent,
         };
         self.release(helper).await;
-        done
+        sent?;
+        tokio::select! {
+            biased;
+            error = &mut torn => Err(error),
+            refused = self.refuse_started(&reading) => refused,
+        }
     }
 
-    async fn send_volume(&self, helper: &Helper, reading: &Reading, send: &Sender) -> Result<()> {
+    async fn send_volume(&self, helper: &Helper, send: &Sender) -> Result<()> {
         let mut chunks = self.engine.read_volume(&helper.id).await?;
         while let Some(chunk) = chunks.next().await {
             let mut chunk = chunk?;
@@ -101,29 +132,36 @@ impl App {
                 }
             }
         }
-        self.refuse_started(reading).await
+        Ok(())
     }
 
-    /// A container that was started meanwhile may have written what is there in part.
-    async fn refuse_started(&self, Reading { volume, path, starts }: &Reading) -> Result<()> {
-        let Some(starts) = starts else {
-            return Ok(());
-        };
-        let users = self.users(volume).await?;
-        let started = users.iter().find(|user| match starts.get(&user.id) {
-            Some(before) => user.started_at != *before,
-            None => user.started_at.is_some(),
-        });
-        match started {
-            None => Ok(()),
-            Some(user) => Err(Error::precondition(
-                "KEEP_IN_USE",
-                format!(
-                    "\"{}\" was started while its keep {path} was read, and may have written to it; stop it and export again, or set live",
-                    user.name()
-                ),
-            )),
+    /// Resolves when a container with the keep was seen to be started meanwhile, gone by
+    /// now or not.
+    async fn is_torn(&self, reading: &Reading) -> Error {
+        let (mut latest, mut seq) = (self.view.subscribe(), reading.since);
+        loop {
+            let now = *latest.borrow_and_update();
+            // Where more than is remembered came at once, the end shows who is still there.
+            let changes = self.view.changes_after(seq, BATCH).unwrap_or_default();
+            let users = changes.iter().map(|change| change.container.as_ref());
+            let mut users = users.filter(|container| self.uses(container, &reading.volume));
+            if let Some(error) = users.find_map(|user| reading.torn_by(user)) {
+                return error;
+            }
+            seq = changes.last().map_or(seq.max(now), |last| last.seq);
+            if changes.is_empty() && latest.changed().await.is_err() {
+                return stopping();
+            }
         }
+    }
+
+    /// The same at the end, as the engine tells.
+    async fn refuse_started(&self, reading: &Reading) -> Result<()> {
+        let users = match reading.starts {
+            Some(_) => self.users(&reading.volume).await?,
+            None => Vec::new(),
+        };
+        users.iter().find_map(|user| reading.torn_by(user)).map_or(Ok(()), Err)
     }
 
     /// The containers that have a volume, as the engine describes them now.

@@ -280,6 +280,42 @@ async fn an_export_during_which_a_container_was_started_is_told_as_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_export_during_which_a_container_came_and_went_is_told_as_failed() {
+    let service = Service::start().await.synced().await;
+    let name = unique("keep");
+    run(&service, keeping(&service, &name, &[("/data", false)])).await;
+    docker(&["exec", &name, "sh", "-c", "yes | head -c 60000000 > /data/big"]);
+    remove(&service, &name).await;
+    let volume = listed(&service, &format!("?name={name}")).await[0]["volume"].clone();
+    let mount = format!("{}:/data", volume.as_str().expect("a name"));
+    for ours in [true, false] {
+        let request =
+            pb::ExportKeepRequest { name: name.clone(), path: "/data".into(), live: false };
+        let mut client = keeps(&service).await;
+        let mut pieces = client.export_keep(bearing(&service, request)).await.expect("it begins");
+        let pieces = pieces.get_mut();
+        pieces.message().await.expect("it goes on").expect("a piece");
+        match ours {
+            true => {
+                run(&service, keeping(&service, &name, &[("/data", false)])).await;
+                remove(&service, &name).await;
+            }
+            false => drop(docker(&["run", "--rm", "-v", &mount, image(), "touch", "/data/new"])),
+        }
+        let end = loop {
+            match pieces.message().await {
+                Ok(Some(_)) => {}
+                end => break end,
+            }
+        };
+        let failed = end.expect_err("it may be torn");
+        assert!(failed.message().contains("was started while"), "{ours}: {failed}");
+    }
+    nothing_is_left(&service).await;
+    clean_up(&service, &name).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_hangs_ends_and_holds_up_no_container_of_that_name() {
     let proxy = Proxy::start();
     let service = behind(&proxy, Duration::from_secs(2)).await;
