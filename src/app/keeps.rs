@@ -144,6 +144,18 @@ impl App {
         self.store.use_keeps(keeps, Timestamp::now()).await
     }
 
+    /// Notes that what a container has is used by a start that no run asked for.
+    pub(super) async fn is_used_again(&self, container: &Container) {
+        let noted = async {
+            self.used_keeps(container).await?;
+            self.used_contents(container).await
+        };
+        if let Err(error) = noted.await {
+            let name = container.name();
+            tracing::warn!(?error, name, "the last use of keeps and assets is not written down");
+        }
+    }
+
     /// Lists keeps, by owner and path.
     pub async fn list_keeps(&self, query: &KeepQuery) -> Result<Vec<KeepInfo>> {
         // What is not known might have any of them.

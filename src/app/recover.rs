@@ -120,19 +120,22 @@ impl App {
             }
         };
         let booked = if ran { self.book_again_or_warn(old).await } else { None };
+        let mut started = false;
         if booked.is_some() {
             match self.engine.start(&old.id).await {
-                Err(error) if error.kind() != Kind::Unavailable => {
-                    tracing::warn!(
-                        ?error,
-                        name = old.plain_name(),
-                        "the predecessor stays stopped"
-                    );
+                Ok(()) => started = true,
+                Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+                Err(error) => {
+                    let name = old.plain_name();
+                    tracing::warn!(?error, name, "the predecessor stays stopped");
                 }
-                other => other?,
             }
         }
-        self.refresh(&old.id).await.map(drop)
+        // By now it has its name back.
+        if let Some(now) = self.refresh(&old.id).await?.filter(|_| started) {
+            self.is_used_again(&now).await;
+        }
+        Ok(())
     }
 
     /// Starts a successor; false when it does not start.

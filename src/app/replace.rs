@@ -119,9 +119,12 @@ impl App {
             true => self.engine.start(&old.id).await,
             false => Ok(()),
         };
-        self.refresh(&old.id).await?;
+        let now = self.refresh(&old.id).await?;
         match back {
             Ok(()) => {
+                if let Some(now) = now.filter(|_| old.is_running()) {
+                    self.is_used_again(&now).await;
+                }
                 tracing::warn!(name, "the successor does not start; the predecessor is back");
                 Ok(true)
             }

@@ -1,9 +1,13 @@
 //! What a container keeps outlives it, and goes only when somebody asks.
 
+use std::time::Duration;
+
 use container_svc::rpc::pb;
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
+    assets::{lenient, source::Source},
     proxy::{Mode, Proxy},
     support::{Service, docker, eventually, image, unique},
 };
@@ -188,6 +192,58 @@ async fn keeps_are_listed_with_their_owner_use_and_size() {
         assert_eq!(drop_keep(&service, name, path).await.0, 200);
     }
     assert_eq!(listed(&service, "").await.len(), 0);
+}
+
+/// When a keep and an asset of a container were last used.
+async fn last_used(service: &Service, name: &str) -> [Timestamp; 2] {
+    let (_, assets) = service.get("/container-svc/assets").await;
+    let keep = listed(service, &format!("?name={name}")).await.remove(0);
+    let at = |told: &Value| told["lastUsedAt"].as_str().expect("a text").parse().expect("a time");
+    [at(&keep), at(&assets["assets"][0])]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_start_of_ours_is_a_use_of_what_the_container_has() {
+    let mut service = Service::with(lenient).await.synced().await;
+    let source = Source::of(unique("content").into_bytes(), "\"a\"").await;
+    let name = unique("keep");
+    let asset = pb::Asset { env_var_key: "A".into(), url: source.url("/a"), ..Default::default() };
+    let request = pb::RunContainerRequest {
+        assets: vec![asset],
+        restart_policy: pb::RestartPolicy::OnFailure.into(),
+        restart: Some(pb::RestartOptions {
+            min_backoff: Duration::from_millis(100).try_into().ok(),
+            ..Default::default()
+        }),
+        ..keeping(&service, &name, &[("/data", false)])
+    };
+    let id = run(&service, request.clone()).await.id;
+    let later = async |service: &Service, before: [Timestamp; 2]| {
+        eventually("both are used again", || async {
+            let now = last_used(service, &name).await;
+            now[0] > before[0] && now[1] > before[1]
+        })
+        .await;
+        last_used(service, &name).await
+    };
+
+    let first = last_used(&service, &name).await;
+    docker(&["kill", &id]);
+    let restarted = later(&service, first).await;
+
+    let broken = pb::RunContainerRequest { command: vec!["/no/such".into()], ..request };
+    service.grpc().await.run_container(broken).await.expect_err("it does not start");
+    let back = later(&service, restarted).await;
+
+    // As a crash in the middle of a replacement would have left it.
+    service.stop().await;
+    docker(&["kill", &id]);
+    docker(&["rename", &id, &format!("{name}__old")]);
+    service.resume().await;
+    let service = service.synced().await;
+    later(&service, back).await;
+    remove(&service, &name).await;
+    assert_eq!(drop_keep(&service, &name, "/data").await.0, 200);
 }
 
 /// What an image says of its containers is no proof that they are ours.

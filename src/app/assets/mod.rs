@@ -9,7 +9,7 @@
 //! its content.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -229,6 +229,19 @@ impl App {
             return Ok(());
         }
         let ids = spec.assets.iter().map(Asset::id).collect();
+        self.store.use_assets(ids, Timestamp::now()).await
+    }
+
+    /// Notes that the contents that a container has are used now.
+    pub(super) async fn used_contents(&self, container: &Container) -> Result<()> {
+        let mounted = container.volumes.iter().filter_map(|volume| content_mounted(&volume.source));
+        let mounted: HashSet<&str> = mounted.collect();
+        if mounted.is_empty() {
+            return Ok(());
+        }
+        let mut rows = self.store.assets().await?;
+        rows.retain(|row| mounted.contains(row.sha256.as_str()));
+        let ids = rows.into_iter().map(|row| row.id).collect();
         self.store.use_assets(ids, Timestamp::now()).await
     }
 }

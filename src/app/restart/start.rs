@@ -87,5 +87,6 @@ impl Case<'_> {
         self.asked = false;
         tracing::info!(name = self.record.name, attempt, "restarted a container");
         self.write(vec![restarted]).await;
+        self.app.is_used_again(&self.container).await;
     }
 }

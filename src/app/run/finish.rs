@@ -54,6 +54,7 @@ impl App {
         let what = self.made(key, &record.spec).await?;
         tracing::info!(name = container.name(), id, "taken over after its run was cut short");
         self.used_keeps(container).await?;
+        self.used_contents(container).await?;
         self.put_record(record.clone(), events::now(Subject::container(container), what)).await?;
         self.view.touch(id);
         Ok(Some(record))
