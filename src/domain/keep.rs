@@ -8,6 +8,11 @@ use super::spec::hex;
 pub const MOST: usize = 64;
 /// What the volume of every keep is called.
 const PREFIX: &str = "container-svc-keep-";
+/// Longest path: the engine puts it below a folder of its own, and the kernel takes 4095
+/// bytes in all.
+const LONGEST: usize = 3800;
+/// Longest name of a file or folder in a path; file systems take no more.
+const LONGEST_PART: usize = 255;
 
 /// Labels that the service writes on a volume.
 pub mod labels {
@@ -51,9 +56,7 @@ pub fn path(given: &str) -> Result<String, String> {
     if given.contains('\0') {
         return Err("contains a NUL byte; remove it".to_owned());
     }
-    if given.len() > 4096 {
-        return Err(format!("has {} bytes; at most 4096", given.len()));
-    }
+    length(given)?;
     let parts: Vec<&str> = given.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     if parts.contains(&"..") {
         return Err(format!("\"{given}\" contains \"..\"; write the path that is meant"));
@@ -61,6 +64,21 @@ pub fn path(given: &str) -> Result<String, String> {
     match parts.is_empty() {
         true => Err(format!("\"{given}\" is the whole container; keep a path below it")),
         false => Ok(format!("/{}", parts.join("/"))),
+    }
+}
+
+/// Checks the length of a path in the container and of its parts: an engine may find out
+/// only as the container starts, when its predecessor is stopped.
+pub fn length(path: &str) -> Result<(), String> {
+    if path.len() > LONGEST {
+        return Err(format!("has {} bytes; at most {LONGEST}", path.len()));
+    }
+    match path.split('/').find(|part| part.len() > LONGEST_PART) {
+        None => Ok(()),
+        Some(part) => Err(format!(
+            "contains \"{part}\", which has {} bytes; between two \"/\" there may be {LONGEST_PART}",
+            part.len()
+        )),
     }
 }
 
@@ -84,6 +102,13 @@ mod tests {
             ("/a\0b", "NUL"),
         ] {
             assert!(path(given).expect_err("wrong").contains(part), "{given}");
+        }
+        let parts = |length, count| format!("/{}", "x".repeat(length)).repeat(count);
+        for (given, fits) in [(parts(255, 1), true), (parts(256, 1), false)] {
+            assert_eq!(path(&given).is_ok(), fits, "{given}");
+        }
+        for (given, fits) in [(parts(99, 38), true), (parts(99, 39), false)] {
+            assert_eq!(path(&given).is_ok(), fits, "{given}");
         }
     }
 

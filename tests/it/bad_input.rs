@@ -51,6 +51,8 @@ async fn a_wrong_run_names_the_field_and_leaves_nothing() {
     let service = Service::start().await.synced().await;
     let port = |internal: i32, host: i32| json!({"internal": internal, "host": host});
     let env = |key: &str| json!({"envs": [{"key": key, "value": "x"}]});
+    let long = format!("/data/{}/x", "d".repeat(256));
+    let asset = json!({"envVarKey": "A", "url": "https://h/a", "path": long});
     for (fields, field, words) in [
         (json!({"image": ""}), "image", "empty"),
         (json!({"image": "UPPER/Case::x"}), "image", "UPPER/Case::x"),
@@ -69,6 +71,10 @@ async fn a_wrong_run_names_the_field_and_leaves_nothing() {
         (json!({"names": ["web__old"]}), "names[0]", "being replaced"),
         (json!({"names": ["web", "web__new"]}), "names[1]", "being replaced"),
         (json!({"names": ["twin", "twin"]}), "names[1]", "twice"),
+        (json!({"workingDir": long}), "workingDir", "256 bytes"),
+        (json!({"keeps": [{"path": long}]}), "keeps[0].path", "256 bytes"),
+        (json!({"keeps": [{"path": "/deep".repeat(800)}]}), "keeps[0].path", "at most 3800"),
+        (json!({"assets": [asset]}), "assets[0].path", "256 bytes"),
     ] {
         refused(&service, &with(&fields), field, words).await;
     }

@@ -8,7 +8,7 @@ use crate::domain::{
     error::{Error, FieldViolation, Result},
     gpu::{RawWish, Wish},
     image::ImageRef,
-    restart,
+    keep, restart,
     source::Login,
     spec::{
         DEFAULT_STOP_TIMEOUT, PullPolicy, RunSpec, fields,
@@ -161,6 +161,9 @@ pub(super) fn resolve(request: RunRequest, defaults: &Defaults) -> Result<RunSpe
             "workingDir",
             format!("\"{}\" is not absolute; begin it with \"/\"", request.working_dir),
         );
+    }
+    if let Err(why) = keep::length(&request.working_dir) {
+        wrong.add("workingDir", why);
     }
     let stop_timeout = match request.stop_timeout {
         None => DEFAULT_STOP_TIMEOUT,
