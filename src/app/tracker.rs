@@ -82,6 +82,7 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
             Ok(None) => return Ok(()),
             Err(_) => Vec::new(),
         };
+        slow.retain(|id| !app.knows_helper(id));
         let mut dirty = std::mem::take(&mut slow);
         let (mut gone, mut broken) = (false, None);
         for event in batch {
@@ -94,6 +95,7 @@ async fn session(app: &Arc<App>, wait: &mut Duration) -> Result<()> {
                 }
             };
             match event {
+                Event::Container(id) if app.knows_helper(&id) => {}
                 Event::Container(id) => {
                     dirty.insert(id);
                 }

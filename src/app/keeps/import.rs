@@ -269,8 +269,6 @@ impl App {
         ];
         let own = own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let helper = self.hold(staging, own).await?;
-        // An error is told by the claim.
-        self.refresh(&helper.id).await.ok();
         Ok(Marker {
             owner: owner.clone(),
             path: path.clone(),

@@ -112,7 +112,11 @@ impl App {
         let mut own = more;
         own.insert(labels::HELPER.to_owned(), self.settings.node_id.clone());
         match self.engine.hold_volume(&name, volume, container::labels::sealed(own)).await {
-            Ok(id) => Ok(Helper { id, name }),
+            Ok(id) => {
+                // It is in the view before the engine is busy with it and tells nothing.
+                self.refresh(&id).await.ok();
+                Ok(Helper { id, name })
+            }
             Err(error) => {
                 // It may be there in spite of the error, and a marker would be believed.
                 if let Err(error) = self.engine.remove(&name).await {
@@ -122,6 +126,13 @@ impl App {
                 Err(error)
             }
         }
+    }
+
+    /// True for a helper that the view has. It never changes, and the engine does not
+    /// tell of it while its volume is read or filled.
+    pub(in crate::app) fn knows_helper(&self, id: &str) -> bool {
+        let known = self.view.get(id);
+        known.is_some_and(|container| is_helper(&container, &self.settings.node_id))
     }
 
     /// Removes a helper. The volume stays.

@@ -316,6 +316,38 @@ async fn an_export_during_which_a_container_came_and_went_is_told_as_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn exports_that_stand_still_hold_up_no_news_of_others() {
+    const TIMES: u32 = 5;
+    let service = Service::start().await.synced().await;
+    let (name, other) = (unique("keep"), unique("other"));
+    run(&service, keeping(&service, &name, &[("/data", false)])).await;
+    docker(&["exec", &name, "sh", "-c", "yes | head -c 60000000 > /data/big"]);
+    remove(&service, &name).await;
+    let mut standing = Vec::new();
+    for _ in 0..4 {
+        let request =
+            pb::ExportKeepRequest { name: name.clone(), path: "/data".into(), live: true };
+        let mut client = keeps(&service).await;
+        let mut pieces = client.export_keep(bearing(&service, request)).await.expect("it begins");
+        pieces.get_mut().message().await.expect("it goes on").expect("a piece");
+        standing.push(pieces);
+    }
+    let begin = std::time::Instant::now();
+    for _ in 0..TIMES {
+        docker(&["create", "--name", &other, image()]);
+        docker(&["rename", &other, &format!("{other}-new")]);
+        let path = format!("/container-svc/container?name={other}-new");
+        eventually("it is told", || async { service.get(&path).await.0 == 200 }).await;
+        docker(&["rm", &format!("{other}-new")]);
+        eventually("its end is told", || async { service.get(&path).await.0 == 404 }).await;
+    }
+    assert!(begin.elapsed() < Duration::from_secs(2) * TIMES, "{:?}", begin.elapsed());
+    drop(standing);
+    nothing_is_left(&service).await;
+    clean_up(&service, &name).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_hangs_ends_and_holds_up_no_container_of_that_name() {
     let proxy = Proxy::start();
     let service = behind(&proxy, Duration::from_secs(2)).await;
