@@ -1,6 +1,6 @@
 //! Keeps: made on first use, found again, listed, and removed on purpose only.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
@@ -27,6 +27,8 @@ pub use staging::{Helpers, mend};
 
 /// Reason of an error about a keep that a container has.
 const KEEP_IN_USE: &str = "KEEP_IN_USE";
+/// How long a caller may neither send nor take anything of an archive.
+const IDLE: Duration = Duration::from_secs(600);
 
 /// Which keeps are asked for; empty is all.
 #[derive(Debug, Clone, Default)]
@@ -305,6 +307,17 @@ fn stopping() -> Error {
     Error::new(Kind::Unavailable, "STOPPING", "the service stops; try again later")
 }
 
+/// Waits for a caller, who must not stand still for so long.
+async fn attended<T>(limit: Duration, turn: impl Future<Output = T>) -> Result<T> {
+    tokio::time::timeout(limit, turn).await.map_err(|_| {
+        let why = format!(
+            "the caller has neither sent nor taken anything of the archive for {} s; begin again",
+            limit.as_secs()
+        );
+        Error::new(Kind::Cancelled, "CALLER_IDLE", why)
+    })
+}
+
 fn in_use(keep: &KeepInfo) -> Error {
     let by = match keep.used_by.as_slice() {
         [] => "a container".to_owned(),
@@ -317,4 +330,21 @@ fn in_use(keep: &KeepInfo) -> Error {
             keep.path, keep.owner
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_caller_who_stands_still_is_given_up_and_one_who_moves_is_not() {
+        let limit = Duration::from_millis(10);
+        let (send, mut receive) = tokio::sync::mpsc::channel(1);
+        attended(limit, send.send(1)).await.expect("there is room").expect("it is taken");
+        let full = attended(limit, send.send(2)).await.expect_err("nobody takes it");
+        assert_eq!(full.reason(), "CALLER_IDLE");
+        assert_eq!(attended(limit, receive.recv()).await.expect("it was sent"), Some(1));
+        let empty = attended(limit, receive.recv()).await.expect_err("nothing is sent");
+        assert_eq!(empty.kind(), Kind::Cancelled);
+    }
 }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{App, staging::Helper, stopping};
+use super::{App, IDLE, attended, staging::Helper, stopping};
 use crate::domain::{Error, Result, container::Container};
 
 /// Most bytes of one piece.
@@ -127,7 +127,7 @@ impl App {
             let mut chunk = chunk?;
             while !chunk.is_empty() {
                 let piece = chunk.split_to(chunk.len().min(PIECE));
-                if send.send(piece).await.is_err() {
+                if attended(IDLE, send.send(piece)).await?.is_err() {
                     return Ok(());
                 }
             }

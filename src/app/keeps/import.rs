@@ -19,7 +19,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
-    App, events,
+    App, IDLE, attended, events,
     staging::{Helper, is_helper},
     stopping,
 };
@@ -186,7 +186,7 @@ impl App {
                 let (mut bytes, mut taken) = (0, true);
                 loop {
                     let left = || Error::new(Kind::Cancelled, "CALLER_LEFT", "the caller left");
-                    match archive.recv().await.ok_or_else(left)?? {
+                    match attended(IDLE, archive.recv()).await?.ok_or_else(left)?? {
                         Some(piece) => {
                             checker.feed(&piece)?;
                             bytes += piece.len() as u64;

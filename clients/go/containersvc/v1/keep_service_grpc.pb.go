@@ -50,7 +50,8 @@ type KeepServiceClient interface {
 	//
 	// NOT_FOUND when there is no such keep. FAILED_PRECONDITION while a container with
 	// it runs, and at the end of the stream when one was started meanwhile, unless live
-	// is set. UNAVAILABLE while an import into it comes to its end.
+	// is set. UNAVAILABLE while an import into it comes to its end. CANCELLED when
+	// nothing of it is taken for ten minutes.
 	// GET /container-svc/keep/archive gives the archive itself, with the same fields in
 	// its query.
 	ExportKeep(ctx context.Context, in *ExportKeepRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportKeepResponse], error)
@@ -63,8 +64,9 @@ type KeepServiceClient interface {
 	// names the entry. A link may go up only where its target begins.
 	// ALREADY_EXISTS when there is such a keep and replace is not set.
 	// FAILED_PRECONDITION while a container has it, running or not.
-	// RESOURCE_EXHAUSTED when the disk is full. PUT /container-svc/keep/archive takes
-	// the archive itself as its body, with the other fields in its query.
+	// RESOURCE_EXHAUSTED when the disk is full. CANCELLED when nothing of it comes for
+	// ten minutes. PUT /container-svc/keep/archive takes the archive itself as its body,
+	// with the other fields in its query.
 	ImportKeep(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportKeepRequest, ImportKeepResponse], error)
 }
 
@@ -151,7 +153,8 @@ type KeepServiceServer interface {
 	//
 	// NOT_FOUND when there is no such keep. FAILED_PRECONDITION while a container with
 	// it runs, and at the end of the stream when one was started meanwhile, unless live
-	// is set. UNAVAILABLE while an import into it comes to its end.
+	// is set. UNAVAILABLE while an import into it comes to its end. CANCELLED when
+	// nothing of it is taken for ten minutes.
 	// GET /container-svc/keep/archive gives the archive itself, with the same fields in
 	// its query.
 	ExportKeep(*ExportKeepRequest, grpc.ServerStreamingServer[ExportKeepResponse]) error
@@ -164,8 +167,9 @@ type KeepServiceServer interface {
 	// names the entry. A link may go up only where its target begins.
 	// ALREADY_EXISTS when there is such a keep and replace is not set.
 	// FAILED_PRECONDITION while a container has it, running or not.
-	// RESOURCE_EXHAUSTED when the disk is full. PUT /container-svc/keep/archive takes
-	// the archive itself as its body, with the other fields in its query.
+	// RESOURCE_EXHAUSTED when the disk is full. CANCELLED when nothing of it comes for
+	// ten minutes. PUT /container-svc/keep/archive takes the archive itself as its body,
+	// with the other fields in its query.
 	ImportKeep(grpc.ClientStreamingServer[ImportKeepRequest, ImportKeepResponse]) error
 	mustEmbedUnimplementedKeepServiceServer()
 }

@@ -93,7 +93,8 @@ class KeepServiceServicer:
 
         NOT_FOUND when there is no such keep. FAILED_PRECONDITION while a container with
         it runs, and at the end of the stream when one was started meanwhile, unless live
-        is set. UNAVAILABLE while an import into it comes to its end.
+        is set. UNAVAILABLE while an import into it comes to its end. CANCELLED when
+        nothing of it is taken for ten minutes.
         GET /container-svc/keep/archive gives the archive itself, with the same fields in
         its query.
         """
@@ -111,8 +112,9 @@ class KeepServiceServicer:
         names the entry. A link may go up only where its target begins.
         ALREADY_EXISTS when there is such a keep and replace is not set.
         FAILED_PRECONDITION while a container has it, running or not.
-        RESOURCE_EXHAUSTED when the disk is full. PUT /container-svc/keep/archive takes
-        the archive itself as its body, with the other fields in its query.
+        RESOURCE_EXHAUSTED when the disk is full. CANCELLED when nothing of it comes for
+        ten minutes. PUT /container-svc/keep/archive takes the archive itself as its body,
+        with the other fields in its query.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

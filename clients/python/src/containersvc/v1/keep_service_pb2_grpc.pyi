@@ -53,7 +53,8 @@ class KeepServiceStub:
 
     NOT_FOUND when there is no such keep. FAILED_PRECONDITION while a container with
     it runs, and at the end of the stream when one was started meanwhile, unless live
-    is set. UNAVAILABLE while an import into it comes to its end.
+    is set. UNAVAILABLE while an import into it comes to its end. CANCELLED when
+    nothing of it is taken for ten minutes.
     GET /container-svc/keep/archive gives the archive itself, with the same fields in
     its query.
     """
@@ -67,8 +68,9 @@ class KeepServiceStub:
     names the entry. A link may go up only where its target begins.
     ALREADY_EXISTS when there is such a keep and replace is not set.
     FAILED_PRECONDITION while a container has it, running or not.
-    RESOURCE_EXHAUSTED when the disk is full. PUT /container-svc/keep/archive takes
-    the archive itself as its body, with the other fields in its query.
+    RESOURCE_EXHAUSTED when the disk is full. CANCELLED when nothing of it comes for
+    ten minutes. PUT /container-svc/keep/archive takes the archive itself as its body,
+    with the other fields in its query.
     """
 
 @_typing.type_check_only
@@ -96,7 +98,8 @@ class KeepServiceAsyncStub(KeepServiceStub):
 
     NOT_FOUND when there is no such keep. FAILED_PRECONDITION while a container with
     it runs, and at the end of the stream when one was started meanwhile, unless live
-    is set. UNAVAILABLE while an import into it comes to its end.
+    is set. UNAVAILABLE while an import into it comes to its end. CANCELLED when
+    nothing of it is taken for ten minutes.
     GET /container-svc/keep/archive gives the archive itself, with the same fields in
     its query.
     """
@@ -110,8 +113,9 @@ class KeepServiceAsyncStub(KeepServiceStub):
     names the entry. A link may go up only where its target begins.
     ALREADY_EXISTS when there is such a keep and replace is not set.
     FAILED_PRECONDITION while a container has it, running or not.
-    RESOURCE_EXHAUSTED when the disk is full. PUT /container-svc/keep/archive takes
-    the archive itself as its body, with the other fields in its query.
+    RESOURCE_EXHAUSTED when the disk is full. CANCELLED when nothing of it comes for
+    ten minutes. PUT /container-svc/keep/archive takes the archive itself as its body,
+    with the other fields in its query.
     """
 
 class KeepServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -154,7 +158,8 @@ class KeepServiceServicer(metaclass=_abc_1.ABCMeta):
 
         NOT_FOUND when there is no such keep. FAILED_PRECONDITION while a container with
         it runs, and at the end of the stream when one was started meanwhile, unless live
-        is set. UNAVAILABLE while an import into it comes to its end.
+        is set. UNAVAILABLE while an import into it comes to its end. CANCELLED when
+        nothing of it is taken for ten minutes.
         GET /container-svc/keep/archive gives the archive itself, with the same fields in
         its query.
         """
@@ -174,8 +179,9 @@ class KeepServiceServicer(metaclass=_abc_1.ABCMeta):
         names the entry. A link may go up only where its target begins.
         ALREADY_EXISTS when there is such a keep and replace is not set.
         FAILED_PRECONDITION while a container has it, running or not.
-        RESOURCE_EXHAUSTED when the disk is full. PUT /container-svc/keep/archive takes
-        the archive itself as its body, with the other fields in its query.
+        RESOURCE_EXHAUSTED when the disk is full. CANCELLED when nothing of it comes for
+        ten minutes. PUT /container-svc/keep/archive takes the archive itself as its body,
+        with the other fields in its query.
         """
 
 def add_KeepServiceServicer_to_server(servicer: KeepServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
