@@ -61,9 +61,13 @@ pub fn path(given: &str) -> Result<String, String> {
     if parts.contains(&"..") {
         return Err(format!("\"{given}\" contains \"..\"; write the path that is meant"));
     }
-    match parts.is_empty() {
-        true => Err(format!("\"{given}\" is the whole container; keep a path below it")),
-        false => Ok(format!("/{}", parts.join("/"))),
+    match parts.as_slice() {
+        [] => Err(format!("\"{given}\" is the whole container; keep a path below it")),
+        // No engine mounts there, which it says only as the container starts.
+        ["proc", ..] | ["dev"] => {
+            Err(format!("\"{given}\" belongs to the kernel; use a path elsewhere"))
+        }
+        parts => Ok(format!("/{}", parts.join("/"))),
     }
 }
 
@@ -90,7 +94,9 @@ mod tests {
 
     #[test]
     fn a_path_has_one_form() {
-        for (given, form) in [("/data", "/data"), ("/a//b/./c/", "/a/b/c"), ("//x", "/x")] {
+        for (given, form) in
+            [("/data", "/data"), ("/a//b/./c/", "/a/b/c"), ("//x", "/x"), ("/dev/x", "/dev/x")]
+        {
             assert_eq!(path(given).as_deref(), Ok(form));
         }
         for (given, part) in [
@@ -100,6 +106,9 @@ mod tests {
             ("/./", "whole container"),
             ("/a/../b", ".."),
             ("/a\0b", "NUL"),
+            ("/proc", "kernel"),
+            ("//proc/./x", "kernel"),
+            ("/dev/", "kernel"),
         ] {
             assert!(path(given).expect_err("wrong").contains(part), "{given}");
         }

@@ -72,6 +72,7 @@ async fn a_wrong_run_names_the_field_and_leaves_nothing() {
         (json!({"names": ["web", "web__new"]}), "names[1]", "being replaced"),
         (json!({"names": ["twin", "twin"]}), "names[1]", "twice"),
         (json!({"workingDir": long}), "workingDir", "256 bytes"),
+        (json!({"keeps": [{"path": "/proc/x"}]}), "keeps[0].path", "kernel"),
         (json!({"keeps": [{"path": long}]}), "keeps[0].path", "256 bytes"),
         (json!({"keeps": [{"path": "/deep".repeat(800)}]}), "keeps[0].path", "at most 3800"),
         (json!({"assets": [asset]}), "assets[0].path", "256 bytes"),

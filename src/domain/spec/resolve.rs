@@ -18,6 +18,8 @@ use crate::domain::{
 
 const MAX_LABELS: usize = 256;
 const MAX_ENVS: usize = 1024;
+/// Longest argument, and variable with its name: MAX_ARG_STRLEN of Linux, less the NUL.
+const LONGEST_TEXT: usize = (128 << 10) - 1;
 const MAX_STOP: Duration = Duration::from_secs(3600);
 
 /// What the configuration decides where a request says nothing.
@@ -113,6 +115,15 @@ impl Wrong {
         }
     }
 
+    /// What a program is started with, beyond which the kernel does not start it.
+    fn no_longer(&mut self, field: impl Into<String>, key: &str, length: usize) {
+        if length > LONGEST_TEXT {
+            let what = if key.is_empty() { String::new() } else { format!("\"{key}\" ") };
+            let most = format!("the kernel takes {LONGEST_TEXT}; pass a file instead");
+            self.add(field, format!("{what}has {length} bytes; {most}"));
+        }
+    }
+
     pub(super) fn no_nul(&mut self, field: impl Into<String>, text: &str) {
         if text.contains('\0') {
             self.add(field, "contains a NUL byte; remove it");
@@ -149,7 +160,11 @@ pub(super) fn resolve(request: RunRequest, defaults: &Defaults) -> Result<RunSpe
     for (field, texts) in [("command", &request.command), ("entrypoint", &request.entrypoint)] {
         for (at, text) in texts.iter().enumerate() {
             wrong.no_nul(format!("{field}[{at}]"), text);
+            wrong.no_longer(format!("{field}[{at}]"), "", text.len());
         }
+    }
+    for (key, value) in &envs {
+        wrong.no_longer("envs", key, key.len() + 1 + value.len());
     }
     if request.entrypoint.first().is_some_and(String::is_empty) {
         wrong.add("entrypoint[0]", "is empty; name a program or leave the entrypoint out");

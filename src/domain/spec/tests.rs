@@ -169,6 +169,29 @@ fn every_field_that_matters_changes_the_hash_and_is_named() {
 }
 
 #[test]
+fn what_the_kernel_starts_no_program_with_is_refused() {
+    let text = |length| "x".repeat(length);
+    for (more, fits) in [(0, true), (1, false)] {
+        let longest = (128 << 10) - 1 + more;
+        let command = vec!["x".to_owned(), text(longest)];
+        let envs = vec![("A".to_owned(), text(longest - 2))];
+        for (request, field) in [
+            (RunRequest { command, ..full() }, "command[1]"),
+            (RunRequest { entrypoint: vec![text(longest)], ..full() }, "entrypoint[0]"),
+            (RunRequest { envs, assets: Vec::new(), ..full() }, "envs"),
+        ] {
+            match RunSpec::resolve(request, &defaults()) {
+                Ok(_) => assert!(fits, "{field}"),
+                Err(error) => {
+                    assert!(!fits && error.message().contains("131072 bytes"), "{error}");
+                    assert_eq!(error.violations()[0].field, field);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn all_that_is_wrong_is_said_at_once() {
     let mut request = full();
     request.image = String::new();

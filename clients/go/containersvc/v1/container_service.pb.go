@@ -243,7 +243,8 @@ type RunContainerRequest struct {
 	// Files to download first, at most 64. They are there before a container that runs
 	// is touched; containers that name the same URL share one copy.
 	Assets []*Asset `protobuf:"bytes,6,rep,name=assets,proto3" json:"assets,omitempty"`
-	// Environment; at most 1024.
+	// Environment; at most 1024, each with its name and "=" at most 131071 bytes, as
+	// much as the kernel takes.
 	Envs []*EnvVar `protobuf:"bytes,7,rep,name=envs,proto3" json:"envs,omitempty"`
 	// Paths whose data outlive the container, at most 64. Each has a volume of its
 	// own that belongs to the first name, so a name is required. What the image has
@@ -251,7 +252,8 @@ type RunContainerRequest struct {
 	Keeps []*Keep `protobuf:"bytes,8,rep,name=keeps,proto3" json:"keeps,omitempty"`
 	// Powers beyond the usual.
 	Capabilities *Capabilities `protobuf:"bytes,9,opt,name=capabilities,proto3" json:"capabilities,omitempty"`
-	// Arguments, in place of the image's. No shell is involved.
+	// Arguments, in place of the image's, each at most 131071 bytes, as much as the
+	// kernel takes. No shell is involved.
 	Command []string `protobuf:"bytes,10,rep,name=command,proto3" json:"command,omitempty"`
 	// Program, in place of the image's.
 	Entrypoint []string `protobuf:"bytes,11,rep,name=entrypoint,proto3" json:"entrypoint,omitempty"`

@@ -210,7 +210,9 @@ class RunContainerRequest(_message.Message):
 
     @_builtins.property
     def envs(self) -> _containers.RepeatedCompositeFieldContainer[_container_pb2.EnvVar]:
-        """Environment; at most 1024."""
+        """Environment; at most 1024, each with its name and "=" at most 131071 bytes, as
+        much as the kernel takes.
+        """
 
     @_builtins.property
     def keeps(self) -> _containers.RepeatedCompositeFieldContainer[_container_pb2.Keep]:
@@ -225,7 +227,9 @@ class RunContainerRequest(_message.Message):
 
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Arguments, in place of the image's. No shell is involved."""
+        """Arguments, in place of the image's, each at most 131071 bytes, as much as the
+        kernel takes. No shell is involved.
+        """
 
     @_builtins.property
     def entrypoint(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -84,7 +84,8 @@ export type RunContainerRequest = Message<"containersvc.v1.RunContainerRequest">
   assets: Asset[];
 
   /**
-   * Environment; at most 1024.
+   * Environment; at most 1024, each with its name and "=" at most 131071 bytes, as
+   * much as the kernel takes.
    *
    * @generated from field: repeated containersvc.v1.EnvVar envs = 7;
    */
@@ -107,7 +108,8 @@ export type RunContainerRequest = Message<"containersvc.v1.RunContainerRequest">
   capabilities?: Capabilities | undefined;
 
   /**
-   * Arguments, in place of the image's. No shell is involved.
+   * Arguments, in place of the image's, each at most 131071 bytes, as much as the
+   * kernel takes. No shell is involved.
    *
    * @generated from field: repeated string command = 10;
    */
