@@ -5,9 +5,13 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use url::{Host, Url};
 
 use super::{
+    Error, Kind,
     asset::{self, Policy},
     build::Secret,
 };
+
+/// Most files, folders and links of a source.
+pub const MOST_ENTRIES: u64 = 1_000_000;
 
 /// Longest name of a branch, a tag or a folder.
 const LONGEST: usize = 1024;
@@ -209,6 +213,12 @@ impl Rules {
         literal.map_or(Ok(()), |ip| self.policy.check_address(ip))?;
         Ok(url)
     }
+}
+
+/// The error for a source that is more than the limits allow.
+pub fn too_large(what: &str) -> Error {
+    let told = format!("the build context {what}; leave something out");
+    Error::new(Kind::ResourceExhausted, "CONTEXT_TOO_LARGE", told)
 }
 
 fn reference_of(text: String) -> Result<String, String> {

@@ -5,9 +5,7 @@
 //! checked, so that a name cannot change between check and use.
 
 use std::{
-    fs::File,
     net::IpAddr,
-    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -18,16 +16,14 @@ use tokio::{io::AsyncReadExt as _, process::Command, time::Instant};
 
 use crate::domain::{Error, Kind, Result, asset, asset::Policy, source::Git};
 
+mod files;
 mod program;
 
-use program::{Environment, Running, check_version, command, missing, size_of, work_of};
+use files::Files;
+use program::{
+    Environment, Running, SAID, check_version, command, last_of, missing, size_of, work_of,
+};
 
-/// Files are given as they are in the commit.
-const ATTRIBUTES: &str = "* -export-ignore -export-subst\n";
-/// Last bytes of what the program says that are kept.
-const SAID: usize = 8 << 10;
-/// How a program ends whose reader left; that one knows why.
-const SIGPIPE: i32 = 13;
 /// How often the size of what came is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -52,39 +48,23 @@ pub struct GitSettings {
 #[derive(Debug, Clone)]
 pub struct GitFetcher(Arc<GitSettings>);
 
-/// The files of a commit, as a tar archive. Dropping it ends the program.
-pub struct Files {
-    /// The archive.
-    pub archive: File,
-    running: Running,
-    said: tokio::process::ChildStderr,
-}
-
-impl Files {
-    /// Says whether all of it came.
-    pub async fn finish(self) -> Result<()> {
-        let Self { archive, mut running, said: stderr } = self;
-        // Else it would wait for a reader that has left.
-        drop(archive);
-        let mut said = Vec::new();
-        let mut stderr = stderr.take(SAID as u64);
-        let (_, ended) = tokio::join!(stderr.read_to_end(&mut said), running.0.wait());
-        match ended {
-            Ok(status) if status.success() || status.signal() == Some(SIGPIPE) => Ok(()),
-            Ok(_) if has(&said, "did not match any files") => {
-                let why = "is not in the commit; see which folders it has";
-                Err(Error::field("source.git.subdirectory", why))
-            }
-            Ok(_) => Err(failed(&format!("gives no files: {}", text(&said)))),
-            Err(error) => Err(Error::internal("git was lost").because(error)),
-        }
-    }
-}
-
 impl GitFetcher {
     /// Nothing is asked yet.
     pub fn new(settings: GitSettings) -> Self {
         Self(Arc::new(settings))
+    }
+
+    /// Does what a repository is asked for, all of it in the time that it may take.
+    pub async fn within<T>(&self, git: &Git, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let limit = self.0.time;
+        match tokio::time::timeout(limit, Box::pin(work)).await {
+            Ok(done) => done,
+            Err(_) => {
+                let why =
+                    format!("was not there after {} s, the most that it may take", limit.as_secs());
+                Err(failed_of(git, "GIT_TOO_SLOW", &why))
+            }
+        }
     }
 
     /// Takes the commit that is asked for into a new repository in a folder, and answers
@@ -98,18 +78,6 @@ impl GitFetcher {
         folder: &Path,
         tell: &(dyn Fn(u64) + Sync),
     ) -> Result<String> {
-        let limit = self.0.time;
-        match tokio::time::timeout(limit, Box::pin(self.take(git, folder, tell))).await {
-            Ok(taken) => taken,
-            Err(_) => {
-                let why =
-                    format!("was not there after {} s, the most that it may take", limit.as_secs());
-                Err(failed_of(git, "GIT_TOO_SLOW", &why))
-            }
-        }
-    }
-
-    async fn take(&self, git: &Git, folder: &Path, tell: &(dyn Fn(u64) + Sync)) -> Result<String> {
         check_version(folder).await?;
         let env = self.environment(git).await?;
         let init = ["init", "--quiet", "--bare", "--template=", "."];
@@ -147,25 +115,10 @@ impl GitFetcher {
     }
 
     /// The files of a commit that was taken into this folder, or those of its folder.
+    ///
+    /// RESOURCE_EXHAUSTED for more of them than a context may have.
     pub async fn files(&self, git: &Git, folder: &Path, commit: &str) -> Result<Files> {
-        let mut args = vec!["archive", "--format=tar", commit];
-        if !git.subdirectory.is_empty() {
-            args.extend(["--", &git.subdirectory]);
-        }
-        // What a repository leaves out of its releases, a checkout has.
-        let info = folder.join("info");
-        let written = match tokio::fs::create_dir_all(&info).await {
-            Ok(()) => tokio::fs::write(info.join("attributes"), ATTRIBUTES).await,
-            failed => failed,
-        };
-        written.map_err(|error| Error::internal("a repository cannot be used").because(error))?;
-        let mut command = command(folder, &Environment::default(), &args);
-        let mut running = Running(command.spawn().map_err(|error| missing(&error))?);
-        let lost = || Error::internal("git was lost");
-        let archive = running.0.stdout.take().ok_or_else(lost)?;
-        let archive = archive.into_owned_fd().map_err(|error| lost().because(error))?;
-        let said = running.0.stderr.take().ok_or_else(lost)?;
-        Ok(Files { archive: archive.into(), running, said })
+        files::files(git, folder, commit).await
     }
 
     /// Runs it to its end; what came in the folder meanwhile stays below the limit.
@@ -180,23 +133,15 @@ impl GitFetcher {
         let lost = || Error::internal("git was lost");
         let id = running.0.id();
         let stdout = running.0.stdout.take().ok_or_else(lost)?;
-        let mut stderr = running.0.stderr.take().ok_or_else(lost)?;
-        let (mut out, mut said) = (Vec::new(), Vec::new());
+        let stderr = running.0.stderr.take().ok_or_else(lost)?;
+        let mut out = Vec::new();
         let mut stdout = stdout.take(SAID as u64);
         let talk = async {
-            let tail = async {
-                let mut buffer = [0; 4096];
-                while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
-                    said.extend_from_slice(&buffer[..read]);
-                    let over = said.len().saturating_sub(SAID);
-                    said.drain(..over);
-                }
-            };
-            let (_, ()) = tokio::join!(stdout.read_to_end(&mut out), tail);
-            running.0.wait().await
+            let (_, said) = tokio::join!(stdout.read_to_end(&mut out), last_of(stderr));
+            (running.0.wait().await, said)
         };
-        let ended = tokio::select! {
-            ended = talk => ended,
+        let (ended, said) = tokio::select! {
+            talked = talk => talked,
             error = self.weigh(git, folder, id, tell) => return Err(error),
         };
         match ended {

@@ -269,23 +269,24 @@ impl App {
             .create(&repository)
             .map_err(|error| Error::internal("a repository cannot be made").because(error))?;
         let told = |bytes| told(events, asset::shown(git.url.as_str()), bytes, 0);
-        let commit = self.git.fetch(git, &repository, &told).await?;
-        let done = format!("Fetched commit {commit}");
-        tell(
-            events,
-            BuildEvent::Progress { id: "source".into(), status: done, current: 0, total: 0 },
-        )
-        .await;
-        let files = self.git.files(git, &repository, &commit).await?;
-        let archive = files.archive.try_clone();
-        let archive = archive.map_err(|error| Error::internal("git was lost").because(error))?;
-        let unpacked = self.unpacked(scratch, archive).await;
-        // What the program says explains an archive that is not whole.
-        match (unpacked, files.finish().await) {
-            (Err(error), _) if error.kind() != Kind::InvalidArgument => Err(error),
-            (unpacked, Ok(())) => unpacked.map(drop),
-            (_, Err(error)) => Err(error),
-        }
+        let work = async {
+            let commit = self.git.fetch(git, &repository, &told).await?;
+            let done = format!("Fetched commit {commit}");
+            tell(
+                events,
+                BuildEvent::Progress { id: "source".into(), status: done, current: 0, total: 0 },
+            )
+            .await;
+            let files = self.git.files(git, &repository, &commit).await?;
+            let unpacked = self.unpacked(scratch, files.archive);
+            // What the program says explains an archive that is not whole.
+            match tokio::join!(unpacked, files.end.wait()) {
+                (Err(error), _) if error.kind() != Kind::InvalidArgument => Err(error),
+                (unpacked, Ok(())) => unpacked.map(drop),
+                (_, Err(error)) => Err(error),
+            }
+        };
+        self.git.within(git, work).await
     }
 
     async fn fetch_tarball(

@@ -20,12 +20,11 @@ use super::kept::{BESIDE, Kept, LONGEST};
 use crate::domain::{
     Error, Kind, Result,
     archive::{self, Checker, Entry, Part, Sort},
+    source::{MOST_ENTRIES, too_large},
 };
 
 /// Bytes that are read at once.
 const PIECE: usize = 256 << 10;
-/// Most entries.
-const MOST: u64 = 1_000_000;
 /// Most folders inside each other, as the walk takes them.
 const DEEPEST: usize = 200;
 /// Bytes after which the disk is looked at again.
@@ -143,8 +142,8 @@ impl Unpack {
     fn entry(&mut self, entry: &Entry<'_>) -> Result<()> {
         self.close()?;
         self.entries += 1;
-        if self.entries > MOST {
-            return Err(too_large(&format!("has more than {MOST} entries")));
+        if self.entries > MOST_ENTRIES {
+            return Err(too_large(&format!("has more than {MOST_ENTRIES} entries")));
         }
         let parts: Vec<&[u8]> = parts(entry.path).collect();
         if parts.len() > DEEPEST {
@@ -321,11 +320,6 @@ fn over(bytes: u64, most: u64) -> Error {
         "unpacks to {bytes} bytes or more; at most {most} are taken, which \
          build_source_max_bytes decides"
     ))
-}
-
-fn too_large(what: &str) -> Error {
-    let told = format!("the build context {what}; leave something out");
-    Error::new(Kind::ResourceExhausted, "CONTEXT_TOO_LARGE", told)
 }
 
 fn disk_full() -> Error {

@@ -4,12 +4,17 @@
 use std::{ffi::OsString, io, net::IpAddr, path::Path, process::Stdio};
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::process::{Child, Command};
+use tokio::{
+    io::AsyncReadExt as _,
+    process::{Child, ChildStderr, Command},
+};
 
 use crate::domain::{Error, Result};
 
 /// The oldest version that connects to the address it is told.
 const OLDEST: (u32, u32) = (2, 37);
+/// Last bytes of what the program says that are kept.
+pub(super) const SAID: usize = 8 << 10;
 
 /// A program and all that it starts; they end when this is dropped.
 pub(super) struct Running(pub(super) Child);
@@ -107,6 +112,17 @@ pub(super) async fn check_version(folder: &Path) -> Result<()> {
     let (major, minor) = OLDEST;
     let why = format!("sources from git need git {major}.{minor} or newer, and this is {said:?}");
     Err(Error::precondition("GIT_MISSING", why))
+}
+
+/// The last that a program says, which is read to its end.
+pub(super) async fn last_of(mut stderr: ChildStderr) -> Vec<u8> {
+    let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+    while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
+        said.extend_from_slice(&buffer[..read]);
+        let over = said.len().saturating_sub(SAID);
+        said.drain(..over);
+    }
+    said
 }
 
 /// Bytes of the files below a folder.

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     assets::lenient,
     cli::cli,
-    support::{Service, docker, eventually, image, own_loopback, unique},
+    support::{DEADLINE, Service, docker, eventually, image, own_loopback, unique},
 };
 
 /// A program that ends with the test.
@@ -72,6 +72,20 @@ impl Repository {
         let script = "cd work; export HOME=/nonexistent; git add -A
             git -c user.name=a -c user.email=a@b commit -qm more; git push -q ../app.git main";
         sh(self.dir.path(), script);
+    }
+
+    /// Adds a branch whose commit has 10 to the power of `levels` files, in a few kilobytes:
+    /// each of its folders is in the one above ten times.
+    fn bomb(&self, branch: &str, levels: u32) {
+        let script = format!(
+            "cd app.git; export HOME=/nonexistent
+             ten() {{ for at in 0 1 2 3 4 5 6 7 8 9; do printf \"$1\\t%s\\n\" $at; done | git mktree; }}
+             tree=$(ten \"100644 blob $(echo x | git hash-object -w --stdin)\")
+             for level in $(seq 2 {levels}); do tree=$(ten \"040000 tree $tree\"); done
+             commit=$(git -c user.name=a -c user.email=a@b commit-tree -m bomb $tree)
+             git update-ref refs/heads/{branch} $commit"
+        );
+        sh(self.dir.path(), &script);
     }
 
     /// Serves it by git's own daemon; answers with its URL.
@@ -215,6 +229,46 @@ async fn a_repository_larger_than_the_limit_is_given_up() {
     assert_eq!(code, Code::ResourceExhausted, "{told}");
     assert!(told.contains("build_source_max_bytes"), "{told}");
     nothing_is_held(&service).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_of_which_git_says_much_is_built() {
+    let (repository, tree) = (Repository::new(), Tree::new("", &[]));
+    // About each of these git warns, in more bytes than a pipe holds.
+    let lines: String = (0..1500).map(|at| format!("!a{at} text\n")).collect();
+    repository.commit("web/.gitattributes", &lines);
+    let (_daemon, url) = repository.daemon().await;
+    let service = Service::with(open).await.synced().await;
+    let request = of(&tree, Source::Git(git(&url, "", "web")));
+    let told = tokio::time::timeout(DEADLINE, build(&service, request)).await;
+    finished(&told.expect("in time"));
+    assert_eq!(docker(&["run", "--rm", tree.name(), "cat", "/x/a"]), "two");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_of_more_files_than_can_be_had_is_given_up() {
+    let (repository, tree) = (Repository::new(), Tree::new("", &[]));
+    repository.bomb("ten-billion", 10);
+    repository.bomb("many", 5);
+    let (_daemon, url) = repository.daemon().await;
+    let service = Service::with(open).await.synced().await;
+    let request = of(&tree, Source::Git(git(&url, "ten-billion", "0")));
+    let told = tokio::time::timeout(DEADLINE, refusal(&service, request)).await;
+    let (code, told) = told.expect("in time");
+    assert_eq!(code, Code::ResourceExhausted, "{told}");
+    assert!(told.contains("more than 1000000 entries"), "{told}");
+    nothing_is_held(&service).await;
+
+    // Fetched within a second, and not unpacked.
+    let hasty = Service::with(|config: &mut Config| {
+        open(config);
+        config.build_source_max_time = std::time::Duration::from_secs(1);
+    });
+    let hasty = hasty.await.synced().await;
+    let (code, told) = refusal(&hasty, of(&tree, Source::Git(git(&url, "many", "")))).await;
+    assert_eq!(code, Code::FailedPrecondition, "{told}");
+    assert!(told.contains("was not there after 1 s"), "{told}");
+    nothing_is_held(&hasty).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -445,7 +445,8 @@ func (*BuildSource_Tarball) isBuildSource_Source() {}
 
 func (*BuildSource_UploadId) isBuildSource_Source() {}
 
-// GitSource is a commit of a git repository, without its history and submodules.
+// GitSource is a commit of a git repository, without its history and submodules, of at
+// most 1,000,000 files and folders.
 type GitSource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// URL, as in "https://host/team/app.git". Which schemes may be used the setting

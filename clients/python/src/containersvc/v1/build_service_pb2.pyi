@@ -266,7 +266,9 @@ Global___BuildSource: _TypeAlias = BuildSource  # noqa: Y015
 
 @_typing.final
 class GitSource(_message.Message):
-    """GitSource is a commit of a git repository, without its history and submodules."""
+    """GitSource is a commit of a git repository, without its history and submodules, of at
+    most 1,000,000 files and folders.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

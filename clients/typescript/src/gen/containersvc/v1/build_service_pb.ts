@@ -215,7 +215,8 @@ export const BuildSourceSchema: GenMessage<BuildSource> = /*@__PURE__*/
   messageDesc(file_containersvc_v1_build_service, 1);
 
 /**
- * GitSource is a commit of a git repository, without its history and submodules.
+ * GitSource is a commit of a git repository, without its history and submodules, of at
+ * most 1,000,000 files and folders.
  *
  * @generated from message containersvc.v1.GitSource
  */
