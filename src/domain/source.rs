@@ -203,6 +203,14 @@ impl Rules {
         if host.is_empty() || host.starts_with('-') || url.path().starts_with("/-") {
             return Err(format!("\"{url}\" has no host; write one as ssh://git@host/path"));
         }
+        // It becomes part of a command, which git gives to a shell.
+        let named = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        if !named && !matches!(url.host(), Some(Host::Ipv6(_))) {
+            return Err(format!(
+                "{host:?} is no name of a host; use letters, digits, \".\", \"-\" and \"_\", or \
+                 an address"
+            ));
+        }
         let literal = match url.host() {
             Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
             Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
@@ -276,7 +284,12 @@ mod tests {
             assert!(!told.contains("secret"), "{told}");
         }
         let open = Rules { git_protocols: GitProtocol::ALL.to_vec(), ..Rules::default() };
-        for url in ["ssh://git@example.com:22/a.git", "git://example.com/a"] {
+        for url in [
+            "ssh://git@example.com:22/a.git",
+            "ssh://git@my_host-1.Example.com/a.git",
+            "ssh://git@[2606:4700::1]/a.git",
+            "git://example.com/a",
+        ] {
             assert!(open.check(git(url)).is_ok(), "{url}");
         }
         for url in [
@@ -287,6 +300,16 @@ mod tests {
             "git://127.0.0.1/a",
             "ssh://[::1]/a",
             "ssh://example.com/-x",
+            "ssh://a$(id)/x",
+            "ssh://a`id`/x",
+            "ssh://a;id/x",
+            "ssh://a&id/x",
+            "ssh://a'b/x",
+            "ssh://a\"b/x",
+            "ssh://a*b/x",
+            "ssh://a%20b/x",
+            "ssh://ä/x",
+            "git://a$(id)/x",
         ] {
             assert!(open.check(git(url)).is_err(), "{url}");
         }

@@ -451,7 +451,8 @@ type GitSource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// URL, as in "https://host/team/app.git". Which schemes may be used the setting
 	// git_protocols says; hosts and addresses are allowed and refused as for assets.
-	// Redirects are not followed. No user name and password, but "ssh://git@host/…".
+	// Redirects are not followed. No user name and password, but "ssh://git@host/…". Hosts
+	// of ssh and git are names of letters, digits, ".", "-" and "_", or addresses.
 	// Required.
 	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
 	// Branch, tag or whole commit id. Default: the repository's default branch.

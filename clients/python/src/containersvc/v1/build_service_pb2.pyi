@@ -279,7 +279,8 @@ class GitSource(_message.Message):
     url: _builtins.str
     """URL, as in "https://host/team/app.git". Which schemes may be used the setting
     git_protocols says; hosts and addresses are allowed and refused as for assets.
-    Redirects are not followed. No user name and password, but "ssh://git@host/…".
+    Redirects are not followed. No user name and password, but "ssh://git@host/…". Hosts
+    of ssh and git are names of letters, digits, ".", "-" and "_", or addresses.
     Required.
     """
     ref: _builtins.str

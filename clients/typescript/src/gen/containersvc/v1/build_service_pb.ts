@@ -224,7 +224,8 @@ export type GitSource = Message<"containersvc.v1.GitSource"> & {
   /**
    * URL, as in "https://host/team/app.git". Which schemes may be used the setting
    * git_protocols says; hosts and addresses are allowed and refused as for assets.
-   * Redirects are not followed. No user name and password, but "ssh://git@host/…".
+   * Redirects are not followed. No user name and password, but "ssh://git@host/…". Hosts
+   * of ssh and git are names of letters, digits, ".", "-" and "_", or addresses.
    * Required.
    *
    * @generated from field: string url = 1;
