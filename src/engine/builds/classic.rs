@@ -29,6 +29,8 @@ pub(super) struct Classic {
     container: Option<String>,
     /// What the stage at hand came to; a further step begins another one.
     image: Option<String>,
+    /// The last image is made; what follows is that it gets its names.
+    built: bool,
     fetching: Fetching,
     /// Layers that it works on, by their ids.
     local: HashSet<String>,
@@ -52,6 +54,7 @@ impl Classic {
             fresh: false,
             container: None,
             image: None,
+            built: false,
             fetching: Fetching::No,
             local: HashSet::new(),
         }
@@ -76,7 +79,7 @@ impl Classic {
             return Some(Next::Failed(Failure {
                 exit_code: (detail.code != 0).then_some(detail.code),
                 message: bounded(detail.message),
-                step: self.step.clone(),
+                step: self.step.clone().filter(|_| !self.built),
             }));
         }
         if let Some(id) = message.aux.get("ID").and_then(|id| id.as_str()) {
@@ -121,7 +124,7 @@ impl Classic {
             return Some(Next::Event(BuildEvent::Step(step)));
         }
         if self.image.is_some() {
-            return self.end(text);
+            return self.after_image(text);
         }
         if self.fresh && text == "\n" {
             return None;
@@ -160,14 +163,19 @@ impl Classic {
         }))
     }
 
-    /// What follows the image: warnings, and that it is done.
-    fn end(&mut self, text: &str) -> Option<Next> {
+    /// The image, once the engine has nothing more to say.
+    pub(super) fn end(&mut self) -> Option<Next> {
+        self.image.take().filter(|_| self.built).map(Next::Made)
+    }
+
+    /// What follows the image: warnings, and that it is made.
+    fn after_image(&mut self, text: &str) -> Option<Next> {
         if let Some(warning) = text.strip_prefix("[Warning] ") {
             return Some(Next::Event(BuildEvent::Warning(warning.trim().to_owned())));
         }
         let last = self.step.as_ref().is_some_and(|step| step.number == step.total);
-        let done = last && text.starts_with("Successfully built ");
-        self.image.clone().filter(|_| done).map(Next::Made)
+        self.built |= last && text.starts_with("Successfully built ");
+        None
     }
 
     /// `Step 2/5 : RUN …`, when the second is due.
@@ -225,7 +233,10 @@ mod tests {
             true => serde_json::from_str(text).unwrap(),
             false => Message { stream: (*text).to_owned(), ..Default::default() },
         };
-        stream.iter().filter_map(|text| classic.message(message(text))).collect()
+        let mut told: Vec<_> =
+            stream.iter().filter_map(|text| classic.message(message(text))).collect();
+        told.extend(classic.end());
+        told
     }
 
     #[test]
@@ -316,6 +327,18 @@ mod tests {
         );
         let [_, Next::Failed(failure)] = &told[..] else { panic!("{told:?}") };
         assert_eq!((failure.exit_code, failure.step.as_ref().unwrap().number), (Some(3), 1));
+    }
+
+    #[test]
+    fn an_image_that_gets_no_name_is_no_success_and_no_fault_of_a_step() {
+        let made = ["Step 1/1 : FROM a", r#"{"aux":{"ID":"sha256:970f"}}"#];
+        let built = [&made[..], &["Successfully built 970f85668e83\n"]].concat();
+        let refused = r#"{"errorDetail":{"message":"no such name"},"error":"no such name"}"#;
+        let told = read("FROM a", &[&built[..], &[refused]].concat());
+        let [_, Next::Failed(failure), ..] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((failure.message.as_str(), &failure.step), ("no such name", &None));
+        assert!(matches!(&read("FROM a", &built)[..], [_, Next::Made(_)]));
+        assert_eq!(read("FROM a", &made).len(), 1, "it ended too early");
     }
 
     /// The number of the step that fetches, whether the engine works on a layer, and the

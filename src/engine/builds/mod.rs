@@ -201,7 +201,7 @@ impl Building {
         loop {
             match &mut self.0 {
                 Reader::Classic(lines, classic) => {
-                    let Some(message) = lines.next().await? else { return Ok(None) };
+                    let Some(message) = lines.next().await? else { return Ok(classic.end()) };
                     return Ok(Some(classic.message(message).unwrap_or(Next::Moved)));
                 }
                 Reader::BuildKit(words, trace) => {

@@ -114,6 +114,29 @@ async fn a_step_that_fails_is_told_with_its_line_its_code_and_its_last_output() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_gets_no_name_is_a_build_that_failed() {
+    let word = unique("nameless");
+    let tree = Tree::new(&format!("LABEL of={word}\n"), &[]);
+    let service = tree.service().await;
+    for builder in BUILDERS {
+        // Which the engine gives to no image, as it begins a digest too.
+        let name = "sha256:1".to_owned();
+        let request = pb::BuildImageRequest { name, builder: builder.into(), ..tree.request() };
+        let (events, failed) = build(&service, request).await;
+        let failed = failed.expect("it gets no name");
+        assert_eq!(failed.code(), tonic::Code::FailedPrecondition, "{failed:?}");
+        assert!(failed.message().contains("ambiguous tag"), "{failed:?}");
+        let Some(Event::Failed(told)) = events.last() else { panic!("{events:?}") };
+        let step = told.step.as_ref().map_or(0, |step| step.number);
+        assert_eq!(step, 0, "no step of the Dockerfile is at fault: {told:?}");
+    }
+    let filter = format!("label=of={word}");
+    for id in docker(&["images", "-q", "--no-trunc", "--filter", &filter]).lines() {
+        docker(&["rmi", id]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failure_that_repeats_a_long_command_reaches_a_grpc_client_with_its_end() {
     let command = format!("RUN : {}; exit 9\n", "long ".repeat(8000));
     let tree = Tree::new(&command, &[]);
