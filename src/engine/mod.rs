@@ -66,6 +66,8 @@ pub struct Engine {
     docker: Mutex<Option<Docker>>,
     /// Held while a network is made.
     networks: tokio::sync::Mutex<()>,
+    /// Held while the engine measures its disk, which older ones do once at a time.
+    measures: tokio::sync::Mutex<()>,
     /// Whether containers that ask for no runtime get NVIDIA's; asked once a connection.
     gives_gpus: Mutex<Option<bool>>,
     /// Whether it has BuildKit; asked once a connection.
@@ -80,6 +82,7 @@ impl Engine {
             timeout,
             docker: Mutex::default(),
             networks: Default::default(),
+            measures: Default::default(),
             gives_gpus: Default::default(),
             has_buildkit: Default::default(),
         }

@@ -1,5 +1,7 @@
 //! Which images are on the node, what they take, and removing them.
 
+use std::time::Duration;
+
 use bollard::query_parameters::RemoveImageOptions;
 use serde::Deserialize;
 
@@ -12,6 +14,10 @@ use crate::{
 const LARGEST: usize = 64 << 20;
 /// The newest API of which the answers are known here.
 const NEWEST: usize = 47;
+/// What an engine says that measures its disk for somebody else.
+const MEASURES: &str = "disk usage operation is already running";
+/// How long is waited before it is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// An image in a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,7 +78,20 @@ impl Engine {
 
     /// The same with what they share, and the bytes that all layers take.
     pub async fn image_usage(&self) -> Result<(Vec<ListedImage>, u64)> {
-        let usage: Usage = self.ask("system/df?type=image").await?;
+        let limit = self.work_limit();
+        let measured = async {
+            let _one = self.measures.lock().await;
+            loop {
+                match self.ask::<Usage>("system/df?type=image").await {
+                    Err(error) if error.message().contains(MEASURES) => {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    usage => return usage,
+                }
+            }
+        };
+        let usage = tokio::time::timeout(limit, measured).await;
+        let usage = usage.map_err(|_| errors::timeout(&self.address, limit))??;
         let images = usage.images.unwrap_or_default().into_iter().map(Into::into);
         Ok((images.collect(), u64::try_from(usage.layers_size).unwrap_or(0)))
     }

@@ -1,6 +1,9 @@
 //! Images are listed, pushed and removed, never one that a container has.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use container_svc::rpc::pb;
 use serde_json::json;
@@ -253,6 +256,25 @@ async fn would_go(service: &Service, body: serde_json::Value) -> Vec<String> {
     assert_eq!((status, &body["dryRun"]), (200, &json!(true)), "{told}");
     let images = told["images"].as_array().expect("images").iter();
     images.map(|image| image["id"].as_str().expect("an id").to_owned()).collect()
+}
+
+/// The engine does not measure its disk twice at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn prunes_wait_for_each_other_and_for_others_that_measure_the_disk() {
+    let service = Service::start().await.synced().await;
+    let done = AtomicBool::new(false);
+    let prunes = async {
+        let prunes = (0..8).map(|_| would_go(&service, json!({"dryRun": true})));
+        futures_util::future::join_all(prunes).await;
+        done.store(true, Ordering::Relaxed);
+    };
+    let others = async || {
+        while !done.load(Ordering::Relaxed) {
+            let mut df = tokio::process::Command::new("docker");
+            df.args(["system", "df"]).output().await.expect("docker");
+        }
+    };
+    tokio::join!(prunes, others(), others());
 }
 
 #[tokio::test(flavor = "multi_thread")]
