@@ -1,15 +1,21 @@
 //! Opens what lies beneath a folder and follows no link on the way.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
     os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
 };
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags},
+    io::Errno,
+};
 
 use crate::domain::ignore;
+
+/// Most links on the way to something, as the kernel follows them.
+const LINKS: u32 = 40;
 
 /// Folders in which builds may read, as they are and as they are configured.
 pub(super) struct Roots(Vec<(PathBuf, PathBuf)>);
@@ -49,10 +55,49 @@ impl Roots {
         if !path.is_absolute() || !self.0.iter().any(inside) {
             return Err(Unusable::Outside);
         }
-        let path = path.canonicalize().map_err(Unusable::Io)?;
-        let root = self.0.iter().find(|(_, real)| path.starts_with(real));
-        let (_, root) = root.ok_or(Unusable::LeadsOut)?;
-        Ok(Place { root: root.clone(), path })
+        let path = self.follow(path)?;
+        let root = self.root_of(&path).ok_or(Unusable::LeadsOut)?;
+        Ok(Place { root: root.to_owned(), path })
+    }
+
+    /// Follows the links of a path, step by step. What lies outside is not asked about
+    /// there either: a path that a link leads out goes on as text, and may come back in.
+    fn follow(&self, path: PathBuf) -> Result<PathBuf, Unusable> {
+        let (mut at, mut left, mut links) = (PathBuf::new(), path, 0);
+        loop {
+            let mut parts = left.components();
+            let Some(part) = parts.next() else { return Ok(at) };
+            let mut rest = parts.as_path().to_owned();
+            match part {
+                Component::CurDir => {}
+                Component::ParentDir => drop(at.pop()),
+                Component::Normal(name) if self.root_of(&at).is_some() => {
+                    at.push(name);
+                    match fs::read_link(&at) {
+                        Ok(target) => {
+                            links += 1;
+                            if links > LINKS {
+                                return Err(Unusable::Io(Errno::LOOP.into()));
+                            }
+                            at.pop();
+                            rest = target.join(rest);
+                        }
+                        // It is there, and no link.
+                        Err(why) if why.kind() == io::ErrorKind::InvalidInput => {}
+                        Err(why) => return Err(Unusable::Io(why)),
+                    }
+                }
+                Component::Normal(_) | Component::RootDir | Component::Prefix(_) => at.push(part),
+            }
+            if let Some((_, real)) = self.0.iter().find(|(given, _)| *given == at) {
+                at.clone_from(real);
+            }
+            left = rest;
+        }
+    }
+
+    fn root_of(&self, path: &Path) -> Option<&Path> {
+        self.0.iter().map(|(_, real)| real.as_path()).find(|real| path.starts_with(real))
     }
 }
 

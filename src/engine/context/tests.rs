@@ -256,6 +256,33 @@ async fn nothing_outside_of_the_roots_is_opened_or_told() {
 }
 
 #[tokio::test]
+async fn what_a_link_leads_out_to_is_not_even_asked_about() {
+    let dir = tree(&[("ctx/Dockerfile", "FROM a")]);
+    let (root, ctx) = (dir.path(), dir.path().join("ctx"));
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, ctx.join(name)).unwrap();
+    link("/", "x");
+    link(&"../".repeat(30), "up");
+    link("/etc/nope/../passwd", "through");
+    let said = async |path: &str| {
+        let error = opened(root, &ctx, path).await.unwrap_err();
+        error.message().replace(&format!("{:?}", ctx.join(path)), "it")
+    };
+    let told = said("x/etc/passwd").await;
+    assert!(told.contains("leads by a link out"), "{told}");
+    for path in ["x/etc/nope", "x/etc/passwd/none", "x", "up/etc/passwd", "up/nope", "through"] {
+        assert_eq!(said(path).await, told, "{path}");
+    }
+    let back = format!("../../{}/ctx/Dockerfile", root.file_name().unwrap().display());
+    link(&back, "Back");
+    link("Round", "Round");
+    assert_eq!(opened(root, &ctx, "Back").await.unwrap().dockerfile_path, "Dockerfile");
+    assert!(said("Round").await.contains("cannot be used"));
+    link("x/etc/nope", ".dockerignore");
+    let error = opened(root, &ctx, "").await.unwrap_err();
+    assert!(error.message().contains("leads out"), "{error}");
+}
+
+#[tokio::test]
 async fn a_file_that_shrinks_while_it_is_read_fails_and_one_that_grows_does_not() {
     use std::{io::Write as _, sync::atomic::AtomicBool};
     let dir = tree(&[("Dockerfile", "FROM a")]);

@@ -153,6 +153,27 @@ async fn uploads_are_bounded_by_size_count_and_age() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_link_in_an_upload_tells_nothing_of_the_node() {
+    let tree = Tree::new("", &[("a", "a")]);
+    let service = Service::start().await.synced().await;
+    std::os::unix::fs::symlink("/", tree.root().join("ctx/x")).expect("a link");
+    packed(&tree, &tree.path("ctx"), &["."]);
+    let mut told = Vec::new();
+    for path in ["x/etc/passwd", "x/etc/nobody", "x/etc/passwd/nobody"] {
+        let (_, answer) = upload(&service, &tree).await;
+        let id = answer["uploadId"].as_str().expect("an id").to_owned();
+        let request = pb::BuildImageRequest {
+            dockerfile_path: path.to_owned(),
+            ..of(&tree, From::UploadId(id))
+        };
+        let (code, why) = refusal(&service, request).await;
+        told.push((code, why.replace(path, "it")));
+    }
+    assert!(told[0].1.contains("leads by a link out"), "{told:?}");
+    assert!(told.iter().all(|other| *other == told[0]), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_or_broken_upload_is_refused_and_leaves_nothing() {
     let tree = Tree::new("", &[("a", "a")]);
     let service = Service::start().await.synced().await;
