@@ -33,6 +33,8 @@ const LOOK: u64 = 16 << 20;
 const BEHIND: u64 = 1 << 20;
 /// Folders that are held open.
 const HELD: usize = 32;
+/// The largest window of zstd, 8 MiB: a decoder must hold that much of what it read.
+const WINDOW_LOG: u32 = 23;
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
@@ -118,7 +120,11 @@ fn plain<'a>(mut archive: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
     let whole = io::Cursor::new(head).chain(archive);
     Ok(match compressed {
         (true, _) => Box::new(flate2::read::MultiGzDecoder::new(whole)),
-        (_, true) => Box::new(zstd::stream::read::Decoder::new(whole).map_err(unread)?),
+        (_, true) => {
+            let mut decoder = zstd::stream::read::Decoder::new(whole).map_err(unread)?;
+            decoder.window_log_max(WINDOW_LOG).map_err(unread)?;
+            Box::new(decoder)
+        }
         _ => Box::new(whole),
     })
 }
@@ -333,7 +339,13 @@ fn unread(why: io::Error) -> Error {
     match why.downcast::<Error>() {
         Ok(error) => error,
         Err(why) => {
-            let told = format!("the archive cannot be read: {why}; send all of it");
+            // As the decoder says of a window that is larger than it may be.
+            let told = match why.to_string().contains("too much memory") {
+                true => "the archive needs a window of more than 8 MiB to be read; compress it \
+                         by zstd without --long and --ultra"
+                    .to_owned(),
+                false => format!("the archive cannot be read: {why}; send all of it"),
+            };
             Error::new(Kind::InvalidArgument, "ARCHIVE_REFUSED", told).because(why)
         }
     }

@@ -523,7 +523,8 @@ func (x *GitSource) GetCredential() *RegistryCredential {
 	return nil
 }
 
-// TarballSource is a tar archive, plain or compressed by gzip or zstd.
+// TarballSource is a tar archive, plain or compressed by gzip, or by zstd with a window
+// of at most 8 MiB.
 type TarballSource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// URL. It is fetched as an asset is, under the same rules. Required.
@@ -655,7 +656,7 @@ func (x *BuildCredential) GetPassword() string {
 type UploadBuildContextRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its next bytes. All pieces together are one tar archive, plain or compressed by
-	// gzip or zstd.
+	// gzip, or by zstd with a window of at most 8 MiB.
 	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

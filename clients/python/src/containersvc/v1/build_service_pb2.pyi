@@ -311,7 +311,9 @@ Global___GitSource: _TypeAlias = GitSource  # noqa: Y015
 
 @_typing.final
 class TarballSource(_message.Message):
-    """TarballSource is a tar archive, plain or compressed by gzip or zstd."""
+    """TarballSource is a tar archive, plain or compressed by gzip, or by zstd with a window
+    of at most 8 MiB.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -378,7 +380,7 @@ class UploadBuildContextRequest(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """Its next bytes. All pieces together are one tar archive, plain or compressed by
-    gzip or zstd.
+    gzip, or by zstd with a window of at most 8 MiB.
     """
     def __init__(
         self,

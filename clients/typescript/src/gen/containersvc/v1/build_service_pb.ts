@@ -262,7 +262,8 @@ export const GitSourceSchema: GenMessage<GitSource> = /*@__PURE__*/
   messageDesc(file_containersvc_v1_build_service, 2);
 
 /**
- * TarballSource is a tar archive, plain or compressed by gzip or zstd.
+ * TarballSource is a tar archive, plain or compressed by gzip, or by zstd with a window
+ * of at most 8 MiB.
  *
  * @generated from message containersvc.v1.TarballSource
  */
@@ -339,7 +340,7 @@ export const BuildCredentialSchema: GenMessage<BuildCredential> = /*@__PURE__*/
 export type UploadBuildContextRequest = Message<"containersvc.v1.UploadBuildContextRequest"> & {
   /**
    * Its next bytes. All pieces together are one tar archive, plain or compressed by
-   * gzip or zstd.
+   * gzip, or by zstd with a window of at most 8 MiB.
    *
    * @generated from field: bytes data = 1;
    */
