@@ -79,7 +79,7 @@ pub struct Config {
     /// Most bytes of a build's source that is fetched or uploaded, from 1 KiB on.
     /// Default 4 GiB.
     pub build_source_max_bytes: u64,
-    /// How long fetching one may take, 1 s to 7 d. Default 30 m.
+    /// How long fetching or uploading one may take, 1 s to 7 d. Default 30 m.
     pub build_source_max_time: Duration,
     /// How long an uploaded context waits for its build, 1 s to 7 d. Default 1 h.
     pub build_upload_max_age: Duration,
@@ -156,7 +156,8 @@ pub struct Config {
     pub asset_max_bytes: u64,
     /// How long fetching one asset may take, 1 s to 7 d. Default 6 h.
     pub asset_max_time: Duration,
-    /// Least bytes a second that an asset must come with. Default 1 KiB.
+    /// Least bytes a second that an asset, or an upload for a build, must come with.
+    /// Default 1 KiB.
     pub asset_min_rate: u64,
     /// How long the source of an asset may take to answer, and over which its rate is
     /// measured, and how long a git server may send nothing, 1 s to 1 h. Default 30 s.

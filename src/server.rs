@@ -112,7 +112,9 @@ async fn build(config: &Config, tasks: Tasks) -> Result<Arc<App>> {
         pull_stall_timeout: config.pull_stall_timeout,
         sources: SourceSettings {
             max_bytes: config.build_source_max_bytes,
+            min_rate: config.asset_min_rate,
             stall: config.asset_stall_timeout,
+            max_time: config.build_source_max_time,
             min_free: config.asset_min_free_bytes,
             upload_max_age: config.build_upload_max_age,
         },

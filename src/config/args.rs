@@ -61,7 +61,7 @@ pub struct ServeArgs {
     /// Most bytes of a build's source that is fetched or uploaded [default: 4GiB]
     #[arg(long, value_name = "SIZE")]
     pub build_source_max_bytes: Option<String>,
-    /// How long fetching one may take [default: 30m]
+    /// How long fetching or uploading one may take [default: 30m]
     #[arg(long, value_name = "TIME")]
     pub build_source_max_time: Option<String>,
     /// How long an uploaded context waits for its build [default: 1h]

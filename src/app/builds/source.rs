@@ -44,8 +44,12 @@ const FETCHED: &str = "fetched";
 pub struct SourceSettings {
     /// Most bytes of one, unpacked.
     pub max_bytes: u64,
-    /// How long nothing may come of an upload.
+    /// Least bytes a second of an upload, over `stall`.
+    pub min_rate: u64,
+    /// How long so little may come of one.
     pub stall: Duration,
+    /// How long one may take.
+    pub max_time: Duration,
     /// Bytes that stay free on the disk.
     pub min_free: u64,
     /// How long an upload waits for its build.
@@ -172,26 +176,7 @@ impl App {
         let (id, scratch) = self.sources.scratch()?;
         let (send, receiver) = mpsc::channel(AHEAD);
         let unpacked = self.unpacked(&scratch, Pieces { receiver, now: Bytes::new() });
-        let stall = self.settings.sources.stall;
-        let feed = async move {
-            let mut archive = pin!(archive);
-            loop {
-                let next = tokio::time::timeout(stall, archive.next()).await;
-                let piece = match next {
-                    Ok(Some(piece)) => piece,
-                    Ok(None) => return,
-                    Err(_) => {
-                        let why =
-                            format!("nothing came for {} s; upload it again", stall.as_secs());
-                        Err(Error::new(Kind::DeadlineExceeded, "UPLOAD_STALLED", why))
-                    }
-                };
-                let ends = piece.is_err();
-                if send.send(piece).await.is_err() || ends {
-                    return;
-                }
-            }
-        };
+        let feed = self.feed(archive, send);
         let (bytes, ()) = tokio::join!(unpacked, feed);
         let (bytes, age) = (bytes?, self.settings.sources.upload_max_age);
         let upload = Upload { scratch, since: Instant::now(), _place: place };
@@ -201,6 +186,52 @@ impl App {
             bytes,
             expires_at: Timestamp::now().saturating_add(age).unwrap_or(Timestamp::MAX),
         })
+    }
+
+    /// Passes on what comes of an upload, and minds how fast it comes.
+    async fn feed(
+        &self,
+        archive: impl Stream<Item = Result<Bytes>> + Send,
+        pieces: mpsc::Sender<Result<Bytes>>,
+    ) {
+        let SourceSettings { min_rate, stall, max_time, .. } = self.settings.sources;
+        let least = (min_rate.saturating_mul(stall.as_millis() as u64) / 1000).max(1);
+        let mut archive = pin!(archive);
+        // Messages may be empty, so it is bytes that count, over a time.
+        let (until, mut since, mut came) = (Instant::now() + max_time, Instant::now(), 0);
+        loop {
+            let next =
+                tokio::time::timeout_at(until.min(since + stall).into(), archive.next()).await;
+            let mut piece = match next {
+                Ok(Some(piece)) => piece,
+                Ok(None) => return,
+                Err(_) => Ok(Bytes::new()),
+            };
+            came += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+            if since.elapsed() >= stall {
+                if piece.is_ok() && came < least {
+                    let seconds = stall.as_secs_f32();
+                    piece = Err(stalled(format!(
+                        "{came} bytes came within {seconds} s, less than the least rate of \
+                         {min_rate} a second; upload it again"
+                    )));
+                }
+                (since, came) = (Instant::now(), 0);
+            }
+            if piece.is_ok() && Instant::now() >= until {
+                piece = Err(stalled(format!(
+                    "the upload was not whole after {} s, which build_source_max_time decides; \
+                     leave something out, or use a faster way",
+                    max_time.as_secs()
+                )));
+            }
+            let (ends, asked) = (piece.is_err(), Instant::now());
+            if pieces.send(piece).await.is_err() || ends {
+                return;
+            }
+            // That unpacking is slow is no fault of who sends.
+            since += asked.elapsed();
+        }
     }
 
     /// An upload, which is this build's from now on.
@@ -336,6 +367,10 @@ impl App {
         });
         work.await.map_err(|error| Error::internal("unpacking ended early").because(error))?
     }
+}
+
+fn stalled(why: String) -> Error {
+    Error::new(Kind::DeadlineExceeded, "UPLOAD_STALLED", why)
 }
 
 /// How far fetching is. What the caller is too slow to read is left out.

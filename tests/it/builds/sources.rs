@@ -3,10 +3,11 @@
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use container_svc::{config::Config, rpc::pb};
-use pb::build_source::Source as From;
+use futures_util::stream;
+use pb::{build_service_client::BuildServiceClient, build_source::Source as From};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use tonic::Code;
+use tonic::{Code, Request, metadata::MetadataValue, transport::Channel};
 
 use super::{
     BUILDERS, Tree, begin,
@@ -18,7 +19,7 @@ use super::{
 use crate::{
     assets::{lenient, source, tls::Secure},
     cli::cli,
-    support::{Service, docker, eventually, image, unique, within},
+    support::{DEADLINE, Service, docker, eventually, image, unique, within},
 };
 
 const CONTEXT: &str = "/container-svc/image/context";
@@ -150,6 +151,36 @@ async fn uploads_are_bounded_by_size_count_and_age() {
     let (code, _) = refusal(&service, of(&tree, From::UploadId(last))).await;
     assert_eq!(code, Code::NotFound, "it is too old");
     assert_eq!(upload(&service, &tree).await.0, 200, "there is room again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_trickles_or_takes_too_long_is_given_up() {
+    let service = Service::with(|config: &mut Config| {
+        config.asset_stall_timeout = Duration::from_secs(1);
+        config.build_source_max_time = Duration::from_secs(3);
+    });
+    let service = service.await.synced().await;
+    for (length, words) in [
+        (0, "0 bytes came within 1 s"),
+        (1, "least rate of 1024 a second"),
+        (4096, "not whole after 3 s"),
+    ] {
+        let ticks = tokio::time::interval(Duration::from_millis(50));
+        let pieces = stream::unfold(ticks, move |mut ticks| async move {
+            ticks.tick().await;
+            Some((pb::UploadBuildContextRequest { data: vec![0; length] }, ticks))
+        });
+        let mut request = Request::new(pieces);
+        let bearer: MetadataValue<_> = format!("Bearer {}", service.token).parse().expect("ascii");
+        request.metadata_mut().insert("authorization", bearer);
+        let channel = Channel::from_shared(service.url.clone()).expect("a url").connect().await;
+        let mut client = BuildServiceClient::new(channel.expect("it listens"));
+        let upload = tokio::time::timeout(DEADLINE, client.upload_build_context(request)).await;
+        let refused = upload.expect("in time").expect_err("it is given up");
+        assert_eq!(refused.code(), Code::DeadlineExceeded, "{refused:?}");
+        assert!(refused.message().contains(words), "{words} in {refused:?}");
+    }
+    nothing_is_held(&service).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

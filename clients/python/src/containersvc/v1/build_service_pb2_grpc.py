@@ -110,7 +110,8 @@ class BuildServiceServicer:
         idempotent. INVALID_ARGUMENT for what is no archive, is not whole, or holds devices
         or paths that lead out; RESOURCE_EXHAUSTED when it is larger than
         build_source_max_bytes, 16 uploads wait, or the disk is full; DEADLINE_EXCEEDED
-        when nothing comes for the time of asset_stall_timeout.
+        when less than asset_min_rate a second comes over the time of asset_stall_timeout,
+        or it is not whole after build_source_max_time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

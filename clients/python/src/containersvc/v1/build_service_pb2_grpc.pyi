@@ -73,7 +73,8 @@ class BuildServiceStub:
     idempotent. INVALID_ARGUMENT for what is no archive, is not whole, or holds devices
     or paths that lead out; RESOURCE_EXHAUSTED when it is larger than
     build_source_max_bytes, 16 uploads wait, or the disk is full; DEADLINE_EXCEEDED
-    when nothing comes for the time of asset_stall_timeout.
+    when less than asset_min_rate a second comes over the time of asset_stall_timeout,
+    or it is not whole after build_source_max_time.
     """
 
 @_typing.type_check_only
@@ -121,7 +122,8 @@ class BuildServiceAsyncStub(BuildServiceStub):
     idempotent. INVALID_ARGUMENT for what is no archive, is not whole, or holds devices
     or paths that lead out; RESOURCE_EXHAUSTED when it is larger than
     build_source_max_bytes, 16 uploads wait, or the disk is full; DEADLINE_EXCEEDED
-    when nothing comes for the time of asset_stall_timeout.
+    when less than asset_min_rate a second comes over the time of asset_stall_timeout,
+    or it is not whole after build_source_max_time.
     """
 
 class BuildServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -184,7 +186,8 @@ class BuildServiceServicer(metaclass=_abc_1.ABCMeta):
         idempotent. INVALID_ARGUMENT for what is no archive, is not whole, or holds devices
         or paths that lead out; RESOURCE_EXHAUSTED when it is larger than
         build_source_max_bytes, 16 uploads wait, or the disk is full; DEADLINE_EXCEEDED
-        when nothing comes for the time of asset_stall_timeout.
+        when less than asset_min_rate a second comes over the time of asset_stall_timeout,
+        or it is not whole after build_source_max_time.
         """
 
 def add_BuildServiceServicer_to_server(servicer: BuildServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
