@@ -183,14 +183,27 @@ struct View {
     step: Option<Running>,
     /// What steps are called, by their vertices.
     labels: HashMap<String, String>,
-    /// What they wrote, the last of it.
-    output: HashMap<String, Vec<u8>>,
+    /// What they wrote.
+    output: HashMap<String, Wrote>,
+    /// The step that wrote last.
+    wrote: String,
     /// The step that failed.
     failed: String,
 }
 
+/// The last that a step wrote.
+#[derive(Default)]
+struct Wrote {
+    last: Vec<u8>,
+    /// Others wrote since it began to.
+    mixed: bool,
+}
+
 enum Sort {
-    Silent,
+    /// The events are printed, all of them.
+    Json,
+    /// Nothing but why it failed.
+    Quiet,
     /// Lines, and the output as it comes.
     Plain,
     /// The step that runs on a line of its own, with the last that it wrote.
@@ -206,8 +219,10 @@ struct Running {
 
 impl View {
     fn new(out: Output, quiet: bool) -> Self {
-        let sort = if out.json || quiet {
-            Sort::Silent
+        let sort = if out.json {
+            Sort::Json
+        } else if quiet {
+            Sort::Quiet
         } else if io::stderr().is_terminal() {
             let bar = ProgressBar::new_spinner();
             let style = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg}");
@@ -218,7 +233,8 @@ impl View {
             Sort::Plain
         };
         let (labels, output) = (HashMap::new(), HashMap::new());
-        Self { sort, step: None, labels, output, failed: String::new() }
+        let (wrote, failed) = (String::new(), String::new());
+        Self { sort, step: None, labels, output, wrote, failed }
     }
 
     fn show(&mut self, event: Event) -> Result<(), Failure> {
@@ -231,7 +247,7 @@ impl View {
                     number => format!("[{number}/{}] {name}", step.total),
                 };
                 match &self.sort {
-                    Sort::Silent => {}
+                    Sort::Json | Sort::Quiet => {}
                     Sort::Plain => warn(&label),
                     Sort::Live(bar) => {
                         bar.reset_elapsed();
@@ -274,19 +290,26 @@ impl View {
 
     fn log(&mut self, vertex: String, data: &[u8]) -> Result<(), Failure> {
         match &self.sort {
+            Sort::Json => return Ok(()),
+            Sort::Quiet => {}
             Sort::Plain => Output { json: false }.bytes(Target::Stderr, data)?,
             Sort::Live(bar) => {
-                let output = self.output.entry(vertex).or_default();
-                output.extend_from_slice(data);
-                let over = output.len().saturating_sub(KEPT);
-                output.drain(..over);
                 let text = String::from_utf8_lossy(data);
                 if let Some(last) = text.lines().rev().find(|line| !line.trim().is_empty()) {
                     bar.set_message(last.replace(char::is_control, " "));
                 }
             }
-            Sort::Silent => {}
         }
+        if self.wrote != vertex {
+            for (_, other) in self.output.iter_mut().filter(|(other, _)| **other != vertex) {
+                other.mixed = true;
+            }
+            self.wrote.clone_from(&vertex);
+        }
+        let output = &mut self.output.entry(vertex).or_default().last;
+        output.extend_from_slice(data);
+        let over = output.len().saturating_sub(KEPT);
+        output.drain(..over);
         Ok(())
     }
 
@@ -312,24 +335,29 @@ impl View {
         self.clear();
     }
 
-    /// The output of the step that failed comes last, before the error.
+    /// The output of the step that failed comes last, before the error, unless it stands
+    /// there already.
     fn failed(&mut self) -> Result<(), Failure> {
         let began_last = self.step.take().map(|step| step.label);
         let failed = self.labels.remove(&self.failed).or(began_last);
-        if let Some(label) = failed.filter(|_| matches!(self.sort, Sort::Live(_))) {
+        let Wrote { mut last, mixed } = self.output.remove(&self.failed).unwrap_or_default();
+        if matches!(self.sort, Sort::Plain) && !mixed {
+            return Ok(());
+        }
+        if let Some(label) = failed {
             self.line(&format!("{label}  failed"));
         }
         self.clear();
-        match self.output.remove(&self.failed) {
-            Some(output) => Output { json: false }.bytes(Target::Stderr, &output),
-            None => Ok(()),
+        if last.last().is_some_and(|end| *end != b'\n') {
+            last.push(b'\n');
         }
+        Output { json: false }.bytes(Target::Stderr, &last)
     }
 
     fn line(&self, text: &str) {
         let text = text.replace(char::is_control, "?");
         match &self.sort {
-            Sort::Silent => {}
+            Sort::Json | Sort::Quiet => {}
             Sort::Plain => warn(text),
             Sort::Live(bar) => bar.println(text),
         }

@@ -40,6 +40,10 @@ async fn shown(tree: &Tree, builder: &str, word: &str, why: &str) {
     for part in [&step, "  cached\n", &why, "error: the build failed"] {
         assert!(script.err.contains(part), "{part:?} in {}", script.err);
     }
+    let said = |ended: &Ended| ended.err.lines().filter(|line| *line == why.trim_end()).count();
+    assert_eq!(said(&script), 1, "it stands there already: {}", script.err);
+    let silent = cli(&service, &[&args[..], &["-q"]].concat()).await;
+    assert!(silent.err.starts_with(&format!("{why}error: ")), "{silent:?}");
 
     let fixed = tree.root().join("ctx/Dockerfile");
     let text = std::fs::read_to_string(&fixed).expect("a file").replace("; test -e /fixed", "");
@@ -76,6 +80,21 @@ async fn the_step_that_failed_is_shown_and_not_one_that_ran_beside_it() {
     let last: Vec<_> = rest.lines().rev().take(2).collect();
     assert!(last[0].contains("error: the build failed at step 2 of 2, line 5"), "{last:?}");
     assert!(last[1].ends_with("the reason"), "its output last: {last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_step_that_failed_wrote_comes_last_where_others_wrote_beside_it() {
+    let tree = Tree::with_steps_at_once();
+    let service = tree.service().await;
+    let path = tree.path("ctx");
+    let args = ["build", "-t", tree.name(), &path];
+    let script = cli(&service, &args).await;
+    assert_eq!(script.code, Some(6), "{script:?}");
+    let (before, last) = script.err.rsplit_once("  failed\n").expect("a step failed");
+    assert!(before.contains("\nnoise\n"), "{before}");
+    assert!(last.starts_with("the reason\nerror: the build failed"), "{last}");
+    let silent = cli(&service, &[&args[..], &["-q"]].concat()).await;
+    assert!(silent.err.starts_with("the reason\nerror: the build failed"), "{silent:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
