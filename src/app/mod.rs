@@ -239,7 +239,7 @@ impl App {
     /// what was remembered for restarts is forgotten.
     async fn put_record(&self, record: Record, event: Event) -> Result<()> {
         let key = record.key.clone();
-        self.store.put_record(record, event).await?;
+        self.store.put_record(record, self.restarts.with_untold(&key, event)).await?;
         self.restarts.forget(&key);
         Ok(())
     }
@@ -257,7 +257,8 @@ impl App {
                 };
                 let gone = events::now(subject, What::Removed { by_service: false });
                 // A run may have come to its end since the records were read.
-                if self.store.delete_unchanged(&record, gone).await? {
+                let told = self.restarts.with_untold(&record.key, gone);
+                if self.store.delete_unchanged(&record, told).await? {
                     self.restarts.forget(&record.key);
                 }
             }

@@ -95,7 +95,8 @@ impl App {
                 return Ok(());
             }
             let event = events::now(Subject::container(&container), what);
-            app.store.delete_record(container.key(), event).await?;
+            let told = app.restarts.with_untold(container.key(), event);
+            app.store.delete_record(container.key(), told).await?;
             app.restarts.forget(container.key());
             app.turns.overtake(container.key(), number, Newer::Removal);
             Ok(())

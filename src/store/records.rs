@@ -125,9 +125,9 @@ impl Store {
 
     /// Writes a record and what happened in one transaction. What was remembered for
     /// restarts is forgotten: somebody decided anew.
-    pub async fn put_record(&self, record: Record, event: Event) -> Result<()> {
+    pub async fn put_record(&self, record: Record, events: Vec<Event>) -> Result<()> {
         let (key, id) = (record.key.clone(), record.container_id.clone());
-        self.with_events(vec![event], move |change, _| {
+        self.with_events(events, move |change, _| {
             put(change, "containers", &record)?;
             intents::forget(change, [record.key, record.container_id])
         })
@@ -137,9 +137,9 @@ impl Store {
     }
 
     /// Forgets a container, and says what happened in the same transaction.
-    pub async fn delete_record(&self, key: &str, event: Event) -> Result<()> {
+    pub async fn delete_record(&self, key: &str, events: Vec<Event>) -> Result<()> {
         let forgotten = key.to_owned();
-        self.with_events(vec![event], move |change, _| {
+        self.with_events(events, move |change, _| {
             change.execute("DELETE FROM containers WHERE key = ?1", [forgotten])
         })
         .await?;
@@ -149,14 +149,14 @@ impl Store {
 
     /// Forgets a record as it was read; one that is of another container by now stays.
     /// True when it was forgotten.
-    pub async fn delete_unchanged(&self, record: &Record, event: Event) -> Result<bool> {
+    pub async fn delete_unchanged(&self, record: &Record, told: Vec<Event>) -> Result<bool> {
         let (key, id) = (record.key.clone(), record.container_id.clone());
         let deleted = self
             .with_events(Vec::new(), move |change, events| {
                 let of_it = "DELETE FROM containers WHERE key = ?1 AND container_id = ?2";
                 let deleted = change.execute(of_it, [key, id])? > 0;
                 if deleted {
-                    events.push(event);
+                    events.extend(told);
                 }
                 Ok(deleted)
             })

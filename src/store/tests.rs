@@ -43,7 +43,7 @@ async fn records_and_their_events_outlive_the_process() {
     let store = Store::open(&path).expect("open");
     let id = store.events_id();
     for turn in 0..105 {
-        store.put_record(record("k"), event(turn, "web", What::Created)).await.expect("put");
+        store.put_record(record("k"), vec![event(turn, "web", What::Created)]).await.expect("put");
     }
     drop(store);
     let store = Store::open(&path).expect("again");
@@ -54,7 +54,7 @@ async fn records_and_their_events_outlive_the_process() {
     assert_eq!(page.events[0].event, event(104, "web", What::Created));
     assert!(page.more && (page.oldest, page.latest) == (1, 105));
     let removed = event(105, "web", What::Removed { by_service: true });
-    store.delete_record("k", removed).await.expect("delete");
+    store.delete_record("k", vec![removed]).await.expect("delete");
     assert_eq!(store.records().await.expect("records"), []);
     assert_eq!(numbers(&store, EventQuery { after: 105, ..all() }).await, [106]);
 }
@@ -164,14 +164,14 @@ async fn a_record_that_is_of_another_container_by_now_is_not_forgotten() {
     let dir = tempfile::tempdir().expect("dir");
     let store = Store::open(&dir.path().join("db")).expect("open");
     let gone = record("k");
-    store.put_record(gone.clone(), event(1, "web", What::Created)).await.expect("put");
+    store.put_record(gone.clone(), vec![event(1, "web", What::Created)]).await.expect("put");
     let removed = || event(2, "web", What::Removed { by_service: false });
     let newer = Record { container_id: "another".into(), ..record("k") };
-    store.put_record(newer.clone(), event(3, "web", What::Created)).await.expect("put");
-    assert!(!store.delete_unchanged(&gone, removed()).await.expect("looked at"));
+    store.put_record(newer.clone(), vec![event(3, "web", What::Created)]).await.expect("put");
+    assert!(!store.delete_unchanged(&gone, vec![removed()]).await.expect("looked at"));
     assert_eq!(store.records().await.expect("records"), std::slice::from_ref(&newer));
     assert_eq!(numbers(&store, all()).await, [1, 2], "and nothing is told");
-    assert!(store.delete_unchanged(&newer, removed()).await.expect("forgotten"));
+    assert!(store.delete_unchanged(&newer, vec![removed()]).await.expect("forgotten"));
     assert_eq!(store.records().await.expect("records"), []);
     assert_eq!(numbers(&store, all()).await, [1, 2, 3]);
 }

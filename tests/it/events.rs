@@ -11,6 +11,7 @@ use crate::{
 
 mod cli;
 mod deaths;
+mod held;
 mod pulled;
 
 type Events = Vec<pb::Event>;

@@ -225,7 +225,16 @@ impl Restarts {
         let events = states.entry(key.to_owned()).or_default().unwritten.get_or_insert_default();
         events.extend(told);
         let over = events.len().saturating_sub(KEPT_EVENTS);
-        events.drain(..over);
+        for event in events.drain(..over) {
+            let (name, what) = (event.subject.name.as_str(), event.message());
+            tracing::warn!(name, what, "an event is lost: the store has taken none for too long");
+        }
+    }
+
+    /// An event of one identity, after those that the store could not take before.
+    pub(in crate::app) fn with_untold(&self, key: &str, event: Event) -> Vec<Event> {
+        let untold = self.unwritten(key).map(|(_, events)| events);
+        untold.into_iter().flatten().chain([event]).collect()
     }
 
     /// What the store lacks, if anything.
