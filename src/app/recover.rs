@@ -131,8 +131,16 @@ impl App {
                 }
             }
         }
+        self.is_back(&old.id, started).await
+    }
+
+    /// Takes over how a predecessor is that may have been started again. Nobody is told of
+    /// that: it is what it was before.
+    pub(super) async fn is_back(&self, id: &str, started: bool) -> Result<()> {
         // By now it has its name back.
-        if let Some(now) = self.refresh(&old.id).await?.filter(|_| started) {
+        let Some(now) = self.refresh(id).await? else { return Ok(()) };
+        self.restarts.run_is_told(id, now.started_at);
+        if started {
             self.is_used_again(&now).await;
         }
         Ok(())

@@ -119,12 +119,9 @@ impl App {
             true => self.engine.start(&old.id).await,
             false => Ok(()),
         };
-        let now = self.refresh(&old.id).await?;
+        self.is_back(&old.id, back.is_ok() && old.is_running()).await?;
         match back {
             Ok(()) => {
-                if let Some(now) = now.filter(|_| old.is_running()) {
-                    self.is_used_again(&now).await;
-                }
                 tracing::warn!(name, "the successor does not start; the predecessor is back");
                 Ok(true)
             }

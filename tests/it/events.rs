@@ -13,6 +13,7 @@ mod cli;
 mod deaths;
 mod held;
 mod pulled;
+mod started;
 
 type Events = Vec<pb::Event>;
 

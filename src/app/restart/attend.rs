@@ -112,6 +112,7 @@ impl App {
             held: false,
         };
         case.take_late_start().await;
+        case.take_start_of_others().await?;
         let done = match case.container.state {
             State::Running | State::Paused => case.runs(complaint.as_ref()).await,
             _ if has_ended(&case.container) => {
@@ -225,10 +226,7 @@ impl Case<'_> {
             if !self.app.restarts.was_started_since(id, run) {
                 return Ok(None);
             }
-            // A start on the engine is a wish also where its run is over already.
-            self.record.wanted = true;
-            self.decided(What::Started).await?;
-            (self.state, self.asked) = (Supervised::default(), false);
+            self.is_started_by_others().await?;
         }
         let for_health = matches!(self.state.phase, Phase::BackingOff { for_health: true, .. });
         // While we stopped it, somebody else may have done so too.
@@ -308,9 +306,29 @@ impl Case<'_> {
         self.decided(What::Stopped).await
     }
 
+    /// Somebody started one that this service left alone: its policy left it stopped when it
+    /// ended, or it ran and was restarted on the engine.
+    async fn take_start_of_others(&mut self) -> Result<()> {
+        let (id, run) = (&self.container.id, self.container.started_at);
+        let alone = self.record.wanted && self.state.phase == Phase::Watching;
+        if alone && run.is_some() && !self.app.restarts.is_told(id, &self.record.key, run) {
+            self.is_started_by_others().await?;
+        }
+        Ok(())
+    }
+
+    /// A start on the engine is a wish as good as a run, also where its run is over already.
+    async fn is_started_by_others(&mut self) -> Result<()> {
+        self.record.wanted = true;
+        self.decided(What::Started).await?;
+        (self.state, self.asked) = (Supervised::default(), false);
+        Ok(())
+    }
+
     /// Writes down what somebody else decided; all that was remembered is void.
     async fn decided(&mut self, what: What) -> Result<Option<Duration>> {
         self.app.put_record(self.record.clone(), self.event(what)).await?;
+        self.app.restarts.run_is_told(&self.container.id, self.container.started_at);
         self.app.view.touch(&self.container.id);
         Ok(None)
     }

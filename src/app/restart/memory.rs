@@ -34,6 +34,9 @@ pub struct Restarts {
     /// When the run began that each container had when it was stopped for good, by id:
     /// another one is of somebody who started it since.
     rests: Mutex<HashMap<String, Option<Timestamp>>>,
+    /// When the run began that each container had when it was last told of a start, or was
+    /// first seen, by id: another one is of somebody who started it since.
+    told: Mutex<HashMap<String, Option<Timestamp>>>,
     /// Who is ending containers.
     pub(in crate::app) signals: Signals,
     /// Who may load the engine.
@@ -89,6 +92,7 @@ impl Restarts {
             stopped: Mutex::default(),
             complaints: Mutex::default(),
             rests: Mutex::default(),
+            told: Mutex::default(),
             signals: Signals::default(),
             places: Places::default(),
             news: Notify::new(),
@@ -150,6 +154,22 @@ impl Restarts {
         *lock(&self.rests).entry(id.to_owned()).or_insert(run) != run
     }
 
+    /// Notes that a run of a container is told, or is no news: this service began it.
+    pub(in crate::app) fn run_is_told(&self, id: &str, run: Option<Timestamp>) {
+        lock(&self.told).insert(id.to_owned(), run);
+    }
+
+    /// True when a run is told, or was there already when the container was first seen. Of
+    /// one whose end was dealt with, that run is remembered, also by the store.
+    pub(super) fn is_told(&self, id: &str, key: &str, run: Option<Timestamp>) -> bool {
+        let states = lock(&self.states);
+        let state = states.get(key).map(|remembered| &remembered.state);
+        let before = state.filter(|state| state.phase == Phase::Watching);
+        let before = before.and_then(|state| state.run).or(run);
+        drop(states);
+        *lock(&self.told).entry(id.to_owned()).or_insert(before) == run
+    }
+
     /// Notes what is wrong with a run of a container: it is taken for one that failed.
     pub(in crate::app) fn complain(&self, id: &str, run: Option<Timestamp>, cause: Cause) {
         lock(&self.complaints).insert(id.to_owned(), Complaint { cause, run, told: false });
@@ -199,12 +219,14 @@ impl Restarts {
     pub(super) fn forget_container(&self, id: &str) {
         self.signals.forget(id);
         lock(&self.rests).remove(id);
+        lock(&self.told).remove(id);
     }
 
     /// Forgets all containers but these.
     pub(super) fn keep_containers(&self, ids: &HashSet<&str>) {
         self.signals.keep(ids);
         lock(&self.rests).retain(|id, _| ids.contains(id.as_str()));
+        lock(&self.told).retain(|id, _| ids.contains(id.as_str()));
     }
 
     /// All that is remembered of one identity.
@@ -329,6 +351,23 @@ mod tests {
         let since = restarts.since(put_back);
         assert!(since < put_back, "what ended while it was there counts: {since}");
         assert!(put_back.duration_since(since).as_secs() < 60, "what ended before does not");
+    }
+
+    #[test]
+    fn a_run_is_told_unless_it_began_after_the_one_that_is_known() {
+        let restarts = restarts();
+        let [first, second] = at([1, 2]);
+        assert!(restarts.is_told("a", "k", first), "it was there");
+        assert!(!restarts.is_told("a", "k", second));
+        restarts.run_is_told("a", second);
+        assert!(restarts.is_told("a", "k", second));
+        // Of one that had ended by itself before the service began, the store knows the run.
+        let mut state = Supervised::default();
+        state.runs(first);
+        restarts.hold("l", &state, false);
+        assert!(!restarts.is_told("b", "l", second));
+        restarts.keep_containers(&HashSet::from(["a"]));
+        assert!(restarts.is_told("b", "l", first));
     }
 
     #[test]

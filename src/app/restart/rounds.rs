@@ -90,8 +90,11 @@ impl Rounds {
             health: app.health_of(container).map(|health| health.status),
         };
         let before = self.seen.insert(container.id.clone(), sign);
+        let run = container.started_at;
+        let told = run.is_none() || app.restarts.is_told(&container.id, container.key(), run);
         // One that is new and well needs nobody, unless something is remembered of it.
         let plain = before.is_none()
+            && told
             && container.is_running()
             && sign.health != Some(Status::Unhealthy)
             && !unwanted

@@ -85,6 +85,7 @@ impl Case<'_> {
         let restarted = self.event(What::Restarted { attempt, reason });
         self.state.runs(run);
         self.asked = false;
+        self.app.restarts.run_is_told(&self.container.id, run);
         tracing::info!(name = self.record.name, attempt, "restarted a container");
         self.write(vec![restarted]).await;
         self.app.is_used_again(&self.container).await;

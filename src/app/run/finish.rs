@@ -39,6 +39,7 @@ impl App {
         self.used_keeps(&container).await?;
         self.used_assets(spec).await?;
         self.put_record(record, event).await?;
+        self.restarts.run_is_told(id, container.started_at);
         Ok(outcome(action, spec, &container))
     }
 
@@ -56,6 +57,7 @@ impl App {
         self.used_keeps(container).await?;
         self.used_contents(container).await?;
         self.put_record(record.clone(), events::now(Subject::container(container), what)).await?;
+        self.restarts.run_is_told(id, container.started_at);
         self.view.touch(id);
         Ok(Some(record))
     }
