@@ -15,6 +15,7 @@ async fn slow() -> Source {
         let (_, head) = head(&asked, 1 << 20, "\"a\"");
         say(&mut stream, head.as_bytes()).await;
         let mut ticks = tokio::time::interval(std::time::Duration::from_millis(125));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for _ in 0..8 {
             ticks.tick().await;
             say(&mut stream, &[b'x'; 128 << 10]).await;
