@@ -139,7 +139,7 @@ impl App {
     pub(super) async fn is_back(&self, id: &str, started: bool) -> Result<()> {
         // By now it has its name back.
         let Some(now) = self.refresh(id).await? else { return Ok(()) };
-        self.restarts.run_is_told(id, now.started_at);
+        self.take_up(&now).await;
         if started {
             self.is_used_again(&now).await;
         }

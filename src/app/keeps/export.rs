@@ -68,7 +68,7 @@ impl App {
         let guards = self.locks.take(vec![format!("name:{owner}")]).await;
         let (volume, keep) = self.find_keep(owner, path).await?;
         self.refuse_half_imported(owner, &keep.path)?;
-        let since = *self.view.subscribe().borrow();
+        let (since, known) = self.view.snapshot();
         let mut reading = Reading { volume, path: keep.path, starts: None, since };
         if !live {
             let users = self.users(&reading.volume).await?;
@@ -82,8 +82,11 @@ impl App {
                     ),
                 ));
             }
-            let starts = users.into_iter().map(|user| (user.id, user.started_at));
-            reading.starts = Some(starts.collect());
+            // One that is gone by now is told as gone later on, with the run that it had.
+            let had = known.iter().filter(|user| self.uses(user, &reading.volume));
+            let mut starts: Starts = had.map(|user| (user.id.clone(), user.started_at)).collect();
+            starts.extend(users.into_iter().map(|user| (user.id, user.started_at)));
+            reading.starts = Some(starts);
         }
         let (send, end, archive) = pieces();
         let app = self.clone();

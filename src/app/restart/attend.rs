@@ -4,7 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{has_ended, memory::is_of_run, places::Place, rounds::AGAIN, signals::LONGEST};
+use super::{
+    has_ended,
+    memory::{Remembered, is_of_run},
+    places::Place,
+    rounds::AGAIN,
+    signals::LONGEST,
+};
 use crate::{
     app::{App, events},
     domain::{
@@ -112,7 +118,7 @@ impl App {
             held: false,
         };
         case.take_late_start().await;
-        case.take_start_of_others().await?;
+        case.take_start_of_others().await;
         let done = match case.container.state {
             State::Running | State::Paused => case.runs(complaint.as_ref()).await,
             _ if has_ended(&case.container) => {
@@ -127,6 +133,24 @@ impl App {
             Some(_) => Some(done.unwrap_or(AGAIN).min(AGAIN)),
             None => done,
         })
+    }
+
+    /// Takes over the run of a container that is what it was before: nobody is told of it,
+    /// now or after the next start of this service.
+    pub(in crate::app) async fn take_up(&self, container: &Container) {
+        let (key, run) = (container.key(), container.started_at);
+        self.restarts.run_is_told(&container.id, run);
+        let Remembered { mut state, asked, .. } = self.restarts.remembered(key);
+        if state.phase != Phase::Watching || state.run.is_none() || state.run == run {
+            return;
+        }
+        state.run = run;
+        self.restarts.hold(key, &state, asked);
+        self.restarts.is_unwritten(key, Vec::new());
+        if let Err(error) = self.write_down(key).await {
+            let name = container.name();
+            tracing::warn!(?error, name, "its run cannot be written down; trying again");
+        }
     }
 
     /// Writes down what is remembered of one identity, where the store lacks it.
@@ -308,13 +332,15 @@ impl Case<'_> {
 
     /// Somebody started one that this service left alone: its policy left it stopped when it
     /// ended, or it ran and was restarted on the engine.
-    async fn take_start_of_others(&mut self) -> Result<()> {
+    async fn take_start_of_others(&mut self) {
         let (id, run) = (&self.container.id, self.container.started_at);
         let alone = self.record.wanted && self.state.phase == Phase::Watching;
         if alone && run.is_some() && !self.app.restarts.is_told(id, &self.record.key, run) {
-            self.is_started_by_others().await?;
+            self.app.restarts.run_is_told(id, run);
+            (self.state, self.asked) = (Supervised::default(), false);
+            self.state.runs(run);
+            self.write(vec![self.event(What::Started)]).await;
         }
-        Ok(())
     }
 
     /// A start on the engine is a wish as good as a run, also where its run is over already.

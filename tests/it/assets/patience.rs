@@ -72,7 +72,7 @@ async fn sources_that_are_busy_hold_up_no_other() {
     let service = service().await;
     let source = Source::start(|asked, mut stream| async move {
         match asked.before < AT_ONCE {
-            true => say(&mut stream, busy("8").as_bytes()).await,
+            true => say(&mut stream, busy("20").as_bytes()).await,
             false => give(&asked, &mut stream, b"weights", "\"a\"").await,
         }
     })

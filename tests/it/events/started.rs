@@ -81,3 +81,32 @@ async fn a_restart_on_the_engine_is_told_as_a_start_and_one_by_the_policy_is_not
     let after = [Kind::Started, Kind::BackingOff, Kind::Restarted];
     assert_eq!(deeds, [&by_policy[..], &after[..]].concat());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_predecessor_that_is_back_was_started_by_nobody_else() {
+    use pb::EventKind as Kind;
+    let mut service = Service::start().await.synced().await;
+    let name = unique("back");
+    let request = policy(&service, &name, pb::RestartPolicy::Always, "exec sleep 1000");
+    run(&service, request.clone()).await;
+    let restarts = async |service: &Service, times| {
+        docker(&["kill", &name]);
+        eventually("it comes back", || async {
+            let deeds = kinds(&deeds(of(service, &name).await));
+            deeds.iter().filter(|kind| **kind == Kind::Restarted).count() == times
+        })
+        .await;
+    };
+    restarts(&service, 1).await;
+    let broken = pb::RunContainerRequest { command: vec!["/none".into()], ..request };
+    service.grpc().await.run_container(broken).await.expect_err("it does not start");
+    service.stop().await;
+    service.resume().await;
+    let service = service.synced().await;
+    restarts(&service, 2).await;
+    let by_policy = [Kind::BackingOff, Kind::Restarted];
+    let all = [&[Kind::Created], &by_policy[..], &by_policy[..]].concat();
+    assert_eq!(kinds(&deeds(of(&service, &name).await)), all);
+    let (_, body) = service.get(&format!("/container-svc/container?name={name}")).await;
+    assert_eq!(body["container"]["restart"]["attempts"], 2, "{body}");
+}

@@ -177,7 +177,7 @@ async fn waits_and_budgets_hold_while_the_disk_is_full_and_are_told_afterwards()
     });
     let service = service.await.synced().await;
     let (fails, dies, last) = (unique("fails"), unique("dies"), unique("last"));
-    let gone = unique("gone");
+    let (gone, hand) = (unique("gone"), unique("hand"));
     let with = |name: &str, end: &str, restart| pb::RunContainerRequest {
         restart,
         ..script(&service, name, &format!("echo start; {end}"))
@@ -187,12 +187,16 @@ async fn waits_and_budgets_hold_while_the_disk_is_full_and_are_told_afterwards()
     run(&service, with(&last, "sleep 2; exit 1", quick(100, 100, 2))).await;
     becomes(&service, &fails, pb::RestartState::BackingOff).await;
     run(&service, with(&gone, "exec sleep 1000", None)).await;
+    run(&service, with(&hand, "exec sleep 1000", quick(100, 100, 100))).await;
     disk.fill();
     let before = starts(&fails);
     // Neither by us nor by others, and neither stops the rest.
     docker(&["rm", "-f", &gone]);
-    docker(&["kill", &dies]);
-    eventually("what ends now comes back", || async { starts(&dies) == 2 }).await;
+    docker(&["restart", "-t", "0", &hand]);
+    for (name, times) in [(&dies, 2), (&hand, 3)] {
+        docker(&["kill", name]);
+        eventually("what ends now comes back", || async { starts(name) == times }).await;
+    }
     let status = becomes(&service, &last, pb::RestartState::GaveUp).await;
     assert_eq!((status.attempts, starts(&last)), (2, 3), "the budget holds");
     let end = Timestamp::now() + Duration::from_secs(9);
@@ -214,6 +218,7 @@ async fn waits_and_budgets_hold_while_the_disk_is_full_and_are_told_afterwards()
     eventually("all starts are told", || async {
         restarted().await + 1 == starts(&fails)
             && did(&service, &dies, pb::EventKind::Restarted).await
+            && did(&service, &hand, pb::EventKind::Restarted).await
             && did(&service, &last, pb::EventKind::GaveUp).await
     })
     .await;

@@ -186,17 +186,25 @@ async fn a_stop_on_the_engine_wins_a_start_there_counts_and_a_kill_is_a_crash() 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_takes_too_much_memory_is_given_up_for_that() {
     let service = Service::start().await.synced().await;
-    let name = unique("greedy");
-    let request = pb::RunContainerRequest {
-        command: vec!["tail".into(), "/dev/zero".into()],
-        resources: Some(pb::Resources { memory_mb: 8, ..Default::default() }),
-        restart: quick(100, 100, 1),
-        ..service.request(&name)
-    };
-    run(&service, request).await;
-    let status = becomes(&service, &name, pb::RestartState::GaveUp).await;
-    assert_eq!(status.reason, "out of memory (exit code 137)");
-    assert!(container(&service, &name).await.oom_killed);
+    // A busy engine may hear of the want of memory after the end, and then it never tells.
+    for _ in 0..5 {
+        let name = unique("greedy");
+        let request = pb::RunContainerRequest {
+            command: vec!["tail".into(), "/dev/zero".into()],
+            resources: Some(pb::Resources { memory_mb: 8, ..Default::default() }),
+            restart: quick(100, 100, 1),
+            ..service.request(&name)
+        };
+        run(&service, request).await;
+        let status = becomes(&service, &name, pb::RestartState::GaveUp).await;
+        if docker(&["inspect", "-f", "{{.State.OOMKilled}}", &name]) == "true" {
+            assert_eq!(status.reason, "out of memory (exit code 137)");
+            assert!(container(&service, &name).await.oom_killed);
+            return;
+        }
+        assert_eq!(status.reason, "exit code 137");
+    }
+    panic!("the engine never told of it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -198,8 +198,10 @@ async fn a_stop_on_the_engine_while_it_is_stopped_for_its_health_wins() {
     eventually("it is well", healthy).await;
     docker(&["exec", &name, "rm", "/www/health"]);
     becomes(&service, &name, pb::RestartState::BackingOff).await;
-    let mut stop = docker_stop(&name);
     let asked = || docker(&["logs", &name]).matches("asked").count();
+    // Two signals at once are one.
+    eventually("it was asked to end for its health", || async { asked() == 1 }).await;
+    let mut stop = docker_stop(&name);
     eventually("it was asked by both", || async { asked() == 2 }).await;
     may_end(&name);
     assert!(stop.wait().expect("it ends").success());
