@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     Progress,
-    rotation::{Body, Sibling, digest, is_damage, siblings},
+    rotation::{Body, Sibling, digest, is_damage, let_rotate, siblings},
 };
 use crate::domain::logs::{Batch, Checkpoint, Decoder, GapReason, Place};
 
@@ -275,6 +275,14 @@ impl LogFiles {
         }
     }
 
+    /// True when, at the first look, there is one file less than the engine keeps, as there
+    /// is for a moment while it rotates: the oldest may have been thrown away just now.
+    fn may_be_rotated(&self, files: &[Sibling]) -> bool {
+        let first = self.resume.is_none() && self.decoder.last_time().is_none();
+        let less = self.kept.is_some_and(|kept| kept > 1 && files.len() + 1 == kept);
+        first && less && files.iter().any(|file| file.size > 0)
+    }
+
     /// Opens the file in which to begin; false when there is none.
     fn find(&mut self, out: &mut Batch) -> io::Result<bool> {
         for _ in 0..TRIES {
@@ -311,6 +319,9 @@ impl LogFiles {
                 begin = files.iter().position(cut).unwrap_or(0);
             }
             let Some(body) = Body::open(&files[begin])? else { continue };
+            if self.may_be_rotated(&files) {
+                let_rotate();
+            }
             // As in `advance`.
             if !settled(&files, &self.path)? {
                 continue;

@@ -10,6 +10,8 @@ use std::{
     io::{self, BufReader, ErrorKind, Read as _},
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use flate2::bufread::MultiGzDecoder;
@@ -20,6 +22,9 @@ use crate::domain::spec::hex;
 /// Bytes before a place that prove that a file is the one that was read. A record
 /// has the nanosecond in it, so two files do not agree on so many bytes.
 pub(super) const ANCHOR: usize = 1024;
+
+/// How long a rotation may take on a busy machine.
+const ROTATION: Duration = Duration::from_millis(20);
 
 /// One file of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +41,8 @@ pub(super) struct Sibling {
 thread_local! {
     /// What a test does to the files right after they were listed.
     pub(super) static LISTED: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
+    /// And while the reader waits for the end of a rotation.
+    pub(super) static WAITED: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
 }
 
 /// All files of a log that are there, the oldest first.
@@ -75,6 +82,16 @@ pub(super) fn siblings(log: &Path) -> io::Result<Vec<Sibling>> {
         act();
     }
     Ok(found)
+}
+
+/// Waits for as long as a rotation may take that has begun: the engine removes a file
+/// and renames the others.
+pub(super) fn let_rotate() {
+    #[cfg(test)]
+    if let Some(act) = WAITED.take() {
+        return act();
+    }
+    thread::sleep(ROTATION);
 }
 
 /// An open file of a log.

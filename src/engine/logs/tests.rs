@@ -12,7 +12,10 @@ use flate2::{Compression, write::GzEncoder};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{LogFiles, Progress, rotation::LISTED};
+use super::{
+    LogFiles, Progress,
+    rotation::{LISTED, WAITED},
+};
 use crate::domain::logs::{Batch, Checkpoint, EntryKind, Gap, GapReason};
 
 /// A log that is written as the engine writes it.
@@ -135,6 +138,34 @@ fn a_single_file_that_may_have_been_cut_before_anything_was_read_has_a_gap() {
     log.write(1);
     read_all(&mut reader, &mut out);
     assert_eq!(numbers(&out), [None, Some(10), Some(11), Some(12)]);
+}
+
+/// One file is missing then, and what was in it.
+#[test]
+fn a_first_look_in_the_middle_of_a_rotation_has_a_gap() {
+    for renamed in [false, true] {
+        let (mut log, mut out) = (Log::new(), Batch::default());
+        for _ in 0..3 {
+            log.write(5);
+            log.rotate(2, false);
+        }
+        log.write(5);
+        let mut reader = LogFiles::new(&log.path(), None).keeping(Some(2));
+        fs::remove_file(log.aged(1)).expect("removed");
+        if renamed {
+            fs::rename(log.path(), log.aged(1)).expect("renamed");
+        }
+        let (path, aged) = (log.path(), log.aged(1));
+        WAITED.set(Some(Box::new(move || {
+            if !renamed {
+                fs::rename(&path, aged).expect("renamed");
+            }
+            drop(File::create(path).expect("a file"));
+        })));
+        read_all(&mut reader, &mut out);
+        let expected: Vec<_> = [None].into_iter().chain((15..20).map(Some)).collect();
+        assert_eq!(numbers(&out), expected, "renamed: {renamed}");
+    }
 }
 
 #[test]
