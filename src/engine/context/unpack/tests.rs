@@ -121,19 +121,17 @@ fn what_is_too_much_no_archive_or_not_whole_is_refused() {
 
 #[test]
 fn an_archive_that_needs_a_large_window_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
     let whole = archive("head -c 20000 /dev/urandom > x", &["x"]);
-    fs::write(dir.path().join("whole"), whole).unwrap();
-    let packed = |options: &str| {
-        // From a pipe: of a file it would know that it needs no more than its length.
-        let script = format!("cat whole | zstd -c {options}");
-        let out = Command::new("sh").args(["-c", &script]).current_dir(&dir).output().unwrap();
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        unpacked(&out.stdout).1
+    let packed = |level, window| {
+        // It is not told the length, else it would need no more than that.
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level).unwrap();
+        encoder.window_log(window).unwrap();
+        encoder.write_all(&whole).unwrap();
+        unpacked(&encoder.finish().unwrap()).1
     };
-    assert_eq!(packed("-19").unwrap(), 20_000);
-    for options in ["-3 --long=24", "--ultra -22"] {
-        let error = packed(options).unwrap_err();
+    assert_eq!(packed(19, 23).unwrap(), 20_000);
+    for (level, window) in [(3, 24), (22, 27)] {
+        let error = packed(level, window).unwrap_err();
         assert_eq!((error.kind(), error.reason()), (Kind::InvalidArgument, "ARCHIVE_REFUSED"));
         assert!(error.message().contains("more than 8 MiB"), "{error}");
     }
