@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     io::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -27,6 +27,15 @@ impl SmallDisk {
     /// A file on it.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    /// Has a database of a service on it, which opens it later by its own name.
+    pub(crate) fn hold(&self, database: &Path) {
+        let (Some(folder), Some(name)) = (database.parent(), database.file_name()) else {
+            panic!("no file: {}", database.display());
+        };
+        fs::create_dir_all(folder).expect("a directory");
+        std::os::unix::fs::symlink(self.0.path().join(name), database).expect("a link");
     }
 
     /// Fills it to the last byte.

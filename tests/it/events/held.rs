@@ -22,12 +22,7 @@ fn fails(service: &Service, name: &str) -> pb::RunContainerRequest {
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_that_the_disk_had_no_room_for_are_told_before_what_a_caller_does() {
     let disk = SmallDisk::mount();
-    let database = disk.path("container-svc.db");
-    let service = Service::with(|config| {
-        std::fs::create_dir_all(&config.data_dir).expect("a directory");
-        std::os::unix::fs::symlink(&database, config.database()).expect("a link");
-    });
-    let service = service.await.synced().await;
+    let service = Service::with(|config| disk.hold(&config.database())).await.synced().await;
     let names = [unique("stopped"), unique("started"), unique("removed")];
     for name in &names {
         run(&service, fails(&service, name)).await;

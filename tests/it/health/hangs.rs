@@ -170,12 +170,7 @@ async fn a_start_without_an_answer_is_tried_again_by_its_waits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn waits_and_budgets_hold_while_the_disk_is_full_and_are_told_afterwards() {
     let disk = SmallDisk::mount();
-    let database = disk.path("container-svc.db");
-    let service = Service::with(|config| {
-        std::fs::create_dir_all(&config.data_dir).expect("a directory");
-        std::os::unix::fs::symlink(&database, config.database()).expect("a link");
-    });
-    let service = service.await.synced().await;
+    let service = Service::with(|config| disk.hold(&config.database())).await.synced().await;
     let (fails, dies, last) = (unique("fails"), unique("dies"), unique("last"));
     let (gone, hand) = (unique("gone"), unique("hand"));
     let with = |name: &str, end: &str, restart| pb::RunContainerRequest {
@@ -229,12 +224,7 @@ async fn waits_and_budgets_hold_while_the_disk_is_full_and_are_told_afterwards()
 #[tokio::test(flavor = "multi_thread")]
 async fn what_falls_ill_while_the_disk_is_full_is_told_afterwards() {
     let disk = SmallDisk::mount();
-    let database = disk.path("container-svc.db");
-    let service = Service::with(|config| {
-        std::fs::create_dir_all(&config.data_dir).expect("a directory");
-        std::os::unix::fs::symlink(&database, config.database()).expect("a link");
-    });
-    let service = service.await.synced().await;
+    let service = Service::with(|config| disk.hold(&config.database())).await.synced().await;
     let name = unique("ill");
     let request = pb::RunContainerRequest {
         health_check: Some(pb::HealthCheck {

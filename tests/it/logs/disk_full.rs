@@ -1,7 +1,7 @@
 //! A disk that is full: nothing is lost while the engine keeps it (F10). On an
 //! engine of its own, since the logs of other tests would fill the disk too.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -62,8 +62,7 @@ async fn a_full_log_disk_stops_only_collection_and_everything_is_back_filled() {
         let mut service = Service::with(|config| {
             config.engine = engine.address();
             config.logs_source = source;
-            fs::create_dir_all(&config.data_dir).expect("a directory");
-            std::os::unix::fs::symlink(&database, config.log_database()).expect("a link");
+            disk.hold(&config.log_database());
         })
         .await
         .synced()
@@ -114,8 +113,7 @@ async fn a_kill_while_the_disk_is_full_loses_nothing() {
     let database = disk.path("logs.db");
     let mut service = Service::program(|config| {
         config.engine = engine.address();
-        fs::create_dir_all(&config.data_dir).expect("a directory");
-        std::os::unix::fs::symlink(&database, config.log_database()).expect("a link");
+        disk.hold(&config.log_database());
     })
     .await
     .synced()
